@@ -1,0 +1,1 @@
+"""Callbacks for other trainers; each is imported only by who uses it."""

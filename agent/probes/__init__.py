@@ -1,0 +1,1 @@
+"""Sensors: each watches one thing in the training process."""

@@ -1,0 +1,1 @@
+"""Watch a run directory from a terminal, and act on it."""

@@ -1,0 +1,1 @@
+"""Pure folds from events to what a pane shows: no Textual, no clock, no files."""

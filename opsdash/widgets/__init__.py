@@ -1,0 +1,1 @@
+"""Widgets take data in and post messages out; they read no files."""

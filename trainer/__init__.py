@@ -1,0 +1,1 @@
+"""Train data-parallel or in federated rounds, and survive being killed."""

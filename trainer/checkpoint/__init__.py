@@ -1,0 +1,1 @@
+"""Save, publish, load and retire checkpoints."""

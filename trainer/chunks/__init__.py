@@ -1,0 +1,1 @@
+"""The chunked model store: one SQLite database per node."""

@@ -1,0 +1,1 @@
+"""Federated rounds: server, clients, and what happens when one comes back."""

@@ -1,0 +1,1 @@
+"""AdamW, SGD and a training loop from scratch, to read."""
