@@ -1,0 +1,93 @@
+"""Which process is meant, so that a reused pid is never taken for it.
+
+A pid alone lies after a crash or a reboot. Host, boot, pid namespace, pid and
+the process's start time together do not.
+"""
+
+import os
+import socket
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+_PROC = Path("/proc")
+_START_TIME_FIELD = 19
+"""Of /proc/<pid>/stat, counted after the command's closing bracket."""
+
+
+class Liveness(StrEnum):
+    """What can be said from here about a process."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+    """It runs, or ran, where this process cannot look."""
+
+
+class ProcessId(msgspec.Struct, frozen=True, kw_only=True):
+    """One process on one boot of one host."""
+
+    host: str
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    pid_start: int
+    """Clock ticks since boot."""
+
+
+def this_process() -> ProcessId:
+    """Describe the calling process."""
+    pid = os.getpid()
+    return ProcessId(
+        host=socket.gethostname(),
+        boot_id=boot_id(),
+        pid_namespace=_pid_namespace(),
+        pid=pid,
+        pid_start=start_ticks(pid) or 0,
+    )
+
+
+def liveness(process: ProcessId) -> Liveness:
+    """Say whether a process runs; another host's is never presumed dead."""
+    if process.host != socket.gethostname():
+        return Liveness.UNKNOWN
+    if process.boot_id != boot_id():
+        return Liveness.DEAD
+    if process.pid_namespace != _pid_namespace():
+        return Liveness.UNKNOWN
+    if start_ticks(process.pid) != process.pid_start:
+        return Liveness.DEAD
+    return Liveness.ALIVE
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None: it is gone.
+
+    A zombie is gone: it holds no lock and writes nothing.
+    """
+    if pid <= 0:
+        return None
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    if len(fields) <= _START_TIME_FIELD or fields[0] in ("Z", "X"):
+        return None
+    return int(fields[_START_TIME_FIELD])
+
+
+def boot_id() -> str:
+    """Return the id of this boot; empty where the system has none."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return str((_PROC / "self/ns/pid").readlink())
+    except OSError:
+        return ""
