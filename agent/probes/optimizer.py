@@ -1,0 +1,246 @@
+"""Norms of gradients, parameters, updates and optimizer state, sampled.
+
+The probe hangs on the optimizer's own step hooks, so a trainer adds one line.
+All norms of a sample are computed by `torch._foreach_norm` and read with one
+synchronisation; a norm that is not finite costs nothing extra to notice, and
+names its tensor. State is read by whatever names the optimizer uses, so an
+optimizer that nobody here knows is measured too.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from agent.emitter import Emitter
+from agent.rundir.events import GroupNorms, OptimizerNorms
+
+_MAX_NAMED = 8
+"""Names of tensors in one event: the first few tell what happened."""
+
+
+@dataclass(frozen=True)
+class Norms:
+    """L2 norms of one optimizer. None: not finite, or not there."""
+
+    grad: float | None
+    param: float | None
+    state: dict[str, float | None]
+    state_steps: tuple[int, int] | None
+    groups: tuple[GroupNorms, ...]
+    nonfinite: tuple[str, ...]
+
+
+@dataclass
+class _Bucket:
+    """Tensors whose joint norm is wanted."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        self.tensors.append(local.detach())
+        self.names.append(name)
+
+
+class OptimizerProbe:
+    """Measures one optimizer every so many of its steps and writes an event."""
+
+    def __init__(
+        self,
+        emitter: Emitter,
+        optimizer: Optimizer,
+        named_parameters: Iterable[tuple[str, Tensor]],
+        *,
+        every: int = 50,
+    ) -> None:
+        """Hang on the optimizer's step; `every` counts its steps, the first too."""
+        self._emitter = emitter
+        self._names = {id(param): name for name, param in named_parameters}
+        self._every = every
+        self._num_steps = 0
+        self._before: list[Tensor] | None = None
+        optimizer.register_step_pre_hook(self._before_step)
+        optimizer.register_step_post_hook(self._after_step)
+
+    def _before_step(self, optimizer: Optimizer, *_: object) -> None:
+        if self._num_steps % self._every == 0:
+            with torch.no_grad():
+                self._before = [p.detach().clone() for p in _parameters(optimizer)]
+
+    def _after_step(self, optimizer: Optimizer, *_: object) -> None:
+        self._num_steps += 1
+        before, self._before = self._before, None
+        if before is None:
+            return
+        try:
+            began = time.perf_counter_ns()
+            norms = measure(optimizer, self._names)
+            ratio = _update_ratio(_parameters(optimizer), before, norms.param)
+            self._emitter.emit(
+                OptimizerNorms,
+                optimizer=type(optimizer).__name__,
+                grad=norms.grad,
+                param=norms.param,
+                update_ratio=ratio,
+                state=norms.state,
+                state_steps=norms.state_steps,
+                groups=norms.groups,
+                nonfinite=norms.nonfinite,
+                probe_ns=time.perf_counter_ns() - began,
+            )
+        except Exception as error:  # noqa: BLE001 - training must not see it
+            self._emitter.num_dropped += 1
+            self._emitter.problem = f"optimizer probe: {error}"
+
+
+@torch.no_grad()
+def measure(optimizer: Optimizer, names: Mapping[int, str] | None = None) -> Norms:
+    """Return the norms of an optimizer's gradients, parameters and state.
+
+    Args:
+        optimizer: Any; its state is read by its own key names.
+        names: Parameter names by `id`; unnamed ones are called by their place.
+    """
+    buckets: dict[tuple[int, str], _Bucket] = {}
+    steps: list[Tensor | float] = []
+    for index, group in enumerate(optimizer.param_groups):
+        for place, param in enumerate(group["params"]):
+            name = (names or {}).get(id(param), f"group{index}.{place}")
+            _collect(buckets, index, name, param, optimizer.state.get(param, {}))
+            step = optimizer.state.get(param, {}).get("step")
+            if step is not None:
+                steps.append(step)
+    values, nonfinite = _all_norms(buckets)
+    groups = tuple(
+        _group_norms(index, group, values)
+        for index, group in enumerate(optimizer.param_groups)
+    )
+    totals = _totals(values)
+    return Norms(
+        grad=totals.pop("grad", None),
+        param=totals.pop("param", None),
+        state=totals,
+        state_steps=_step_range(steps),
+        groups=groups,
+        nonfinite=nonfinite,
+    )
+
+
+def _collect(
+    buckets: dict[tuple[int, str], _Bucket],
+    index: int,
+    name: str,
+    param: Tensor,
+    state: Mapping[str, Any],
+) -> None:
+    def add(key: str, label: str, tensor: Tensor) -> None:
+        buckets.setdefault((index, key), _Bucket()).add(label, tensor)
+
+    add("param", name, param)
+    if param.grad is not None:
+        add("grad", f"{name}.grad", param.grad)
+    for key, value in state.items():
+        if isinstance(value, Tensor) and key != "step" and _has_norm(value):
+            add(key, f"{name}.{key}", value)
+        elif isinstance(value, list):
+            # LBFGS keeps its history as lists of flat tensors.
+            for item in value:
+                if isinstance(item, Tensor) and _has_norm(item):
+                    add(key, f"{name}.{key}", item)
+
+
+def _has_norm(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and not tensor.is_sparse and tensor.numel() > 0
+
+
+def _all_norms(
+    buckets: Mapping[tuple[int, str], _Bucket],
+) -> tuple[dict[tuple[int, str], list[float]], tuple[str, ...]]:
+    """Return each bucket's norms, per tensor, with one read from the device."""
+    flat: list[Tensor] = []
+    for bucket in buckets.values():
+        flat.extend(_foreach_norm(bucket.tensors))
+    read: list[float] = []
+    if flat:
+        device = flat[0].device
+        read = torch.stack([n.to(device) for n in flat]).tolist()
+    values: dict[tuple[int, str], list[float]] = {}
+    nonfinite: list[str] = []
+    place = 0
+    for key, bucket in buckets.items():
+        mine = read[place : place + len(bucket.tensors)]
+        place += len(mine)
+        values[key] = mine
+        nonfinite += [n for n, v in zip(bucket.names, mine, strict=True) if v - v != 0]
+    return values, tuple(nonfinite[:_MAX_NAMED])
+
+
+def _foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return 0-d float32 norms; reduced precisions are accumulated in float32."""
+    norms = torch._foreach_norm(list(tensors), 2, dtype=torch.float32)  # noqa: SLF001 - the only norm of many tensors in one kernel
+    return list(norms)
+
+
+def _joint(values: Sequence[float]) -> float | None:
+    total = sum(value * value for value in values)
+    return float(total**0.5) if total - total == 0 else None
+
+
+def _totals(values: Mapping[tuple[int, str], list[float]]) -> dict[str, float | None]:
+    by_key: dict[str, list[float]] = {}
+    for (_index, key), mine in values.items():
+        by_key.setdefault(key, []).extend(mine)
+    return {key: _joint(mine) for key, mine in by_key.items()}
+
+
+def _group_norms(
+    index: int,
+    group: Mapping[str, Any],
+    values: Mapping[tuple[int, str], list[float]],
+) -> GroupNorms:
+    mine = {key: _joint(norms) for (i, key), norms in values.items() if i == index}
+    return GroupNorms(
+        lr=float(group["lr"]) if "lr" in group else None,
+        num_params=sum(param.numel() for param in group["params"]),
+        grad=mine.pop("grad", None),
+        param=mine.pop("param", None),
+        state=mine,
+    )
+
+
+def _step_range(steps: Sequence[Tensor | float]) -> tuple[int, int] | None:
+    """Return least and greatest step counter; tensors are read at once."""
+    if not steps:
+        return None
+    tensors = [s.reshape(()).float() for s in steps if isinstance(s, Tensor)]
+    plain = [float(s) for s in steps if not isinstance(s, Tensor)]
+    if tensors:
+        device = tensors[0].device
+        plain += torch.stack([t.to(device) for t in tensors]).tolist()
+    return int(min(plain)), int(max(plain))
+
+
+def _update_ratio(
+    now: list[Tensor], before: list[Tensor], param: float | None
+) -> float | None:
+    if not param:
+        return None
+    with torch.no_grad():
+        torch._foreach_sub_(before, now)
+        norms = torch.stack([n.cpu() for n in _foreach_norm(before)]).tolist()
+    joint = _joint(norms)
+    return None if joint is None else joint / param
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [
+        param.to_local() if hasattr(param, "to_local") else param
+        for group in optimizer.param_groups
+        for param in group["params"]
+    ]

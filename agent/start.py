@@ -1,0 +1,253 @@
+"""Begin a run or another attempt of it: directory, lock, identity, attempt.
+
+Only rank 0 or the server does this, before anything of the run is opened.
+Unlike the rest of the agent it is strict: a start that must not happen is
+refused here, with the reason, before any training.
+"""
+
+import os
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.rundir.atomic import write_atomic, write_new
+from agent.rundir.attempts import (
+    Attempt,
+    RunIdentity,
+    encode_document,
+    list_attempts,
+    read_identity,
+    read_newest_attempt,
+)
+from agent.rundir.errors import ConfigMismatchError, NotARunError
+from agent.rundir.layout import SCHEMA, RunDir
+from agent.rundir.lock import Holder, release_lock, take_lock
+
+_OWN_NAMES = {"run.lock"}
+_LAUNCH_VARIABLES = (
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+)
+RECORDED_VARIABLES = (
+    *_LAUNCH_VARIABLES,
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "NCCL_DEBUG",
+    "NCCL_DEBUG_SUBSYS",
+    "NCCL_IB_DISABLE",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_TIMEOUT",
+    "GLOO_SOCKET_IFNAME",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    "TORCH_FR_BUFFER_SIZE",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
+"""What an attempt records of its environment."""
+
+
+@dataclass
+class RunStart:
+    """A start that holds the lock. Record the attempt once its facts are known."""
+
+    run: RunDir
+    identity: RunIdentity
+    attempt: int
+    is_new: bool
+    """Whether this is the run's first attempt."""
+    _holder: Holder
+    _config: dict[str, Any]
+
+    def record(
+        self,
+        *,
+        resume_command: list[str] | None = None,
+        world_size: int | None = None,
+        num_nodes: int = 1,
+        versions: dict[str, str] | None = None,
+        resumed_from: str | None = None,
+        resumed_step: int | None = None,
+        parent_digest: str | None = None,
+    ) -> Attempt:
+        """Write `attempts/<attempt>.json`, once.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        attempt = Attempt(
+            attempt=self.attempt,
+            started_ns=time.time_ns(),
+            process=self._holder.process,
+            argv=tuple(sys.orig_argv),
+            cwd=str(Path.cwd()),
+            resume_command=tuple(resume_command) if resume_command else None,
+            launch_id=self._holder.launch_id,
+            world_size=world_size,
+            num_nodes=num_nodes,
+            batch_job=_batch_job(),
+            config=self._config,
+            versions=versions or {},
+            environment=_recorded_environment(),
+            resumed_from=resumed_from,
+            resumed_step=resumed_step,
+            parent_digest=parent_digest,
+        )
+        write_new(self.run.attempt_file(self.attempt), encode_document(attempt))
+        return attempt
+
+    def release(self) -> None:
+        """Give the lock back."""
+        release_lock(self.run.lock, self._holder)
+
+
+def begin_run(
+    run_dir: Path,
+    *,
+    kind: str,
+    config: dict[str, Any] | None = None,
+    launch_id: str | None = None,
+    new_attempt: bool = False,
+) -> RunStart:
+    """Take the directory for one attempt.
+
+    Args:
+        run_dir: Made if missing.
+        kind: `ddp` or `federated`.
+        config: What must not change between attempts, in plain types.
+        launch_id: What the ranks of this start have in common; None: taken from
+            the environment that torchrun or Slurm sets.
+        new_attempt: Go on although the configuration differs.
+
+    Raises:
+        LockedError: another trainer runs there, or may do so.
+        NotARunError: the directory holds something else.
+        ConfigMismatchError: the run was started with another configuration.
+        OSError: the directory cannot be written.
+    """
+    run = RunDir(run_dir.absolute())
+    _make_or_check(run, kind)
+    holder = _take_next_attempt(run, launch_id or launch_id_from_environment())
+    try:
+        plain = _plain(config or {})
+        if not new_attempt:
+            _refuse_other_config(run, plain)
+        identity = _identity(run, kind)
+        run.attempts.mkdir(exist_ok=True)
+    except BaseException:
+        release_lock(run.lock, holder)
+        raise
+    return RunStart(run, identity, holder.attempt, holder.attempt == 1, holder, plain)
+
+
+def launch_id_from_environment() -> str:
+    """Return what all ranks of one start know, and no other start has.
+
+    Under torchrun the parent process is the launcher: it tells two starts with
+    the same address and port apart on one host.
+    """
+    known = [os.environ.get(name, "") for name in _LAUNCH_VARIABLES]
+    if "TORCHELASTIC_RUN_ID" in os.environ and not _is_multi_node():
+        known.append(str(os.getppid()))
+    return "/".join(known)
+
+
+def _is_multi_node() -> bool:
+    return os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
+
+
+def _take_next_attempt(run: RunDir, launch_id: str) -> Holder:
+    """Lock the run under a number that no attempt had, however many race."""
+    while True:
+        number = _newest_number(run) + 1
+        holder = take_lock(run.lock, number, launch_id=launch_id)
+        if _newest_number(run) < number:
+            return holder
+        release_lock(run.lock, holder)
+
+
+def _newest_number(run: RunDir) -> int:
+    """Return the greatest attempt that left anything, recorded or not."""
+    numbers = list_attempts(run)
+    if run.telemetry.is_dir():
+        names = [path.name for path in run.telemetry.iterdir()]
+        numbers += [int(name) for name in names if name.isdecimal()]
+    return max(numbers, default=0)
+
+
+def _make_or_check(run: RunDir, kind: str) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    if run.identity.exists():
+        found = read_identity(run).kind
+        if found != kind:
+            raise NotARunError(
+                f"`{run.path}` is a {found} run, this trainer makes a {kind} run",
+                hint=f"opsdash status {run.path}",
+            )
+        return
+    others = sorted(
+        path.name
+        for path in run.path.iterdir()
+        if path.name not in _OWN_NAMES and not path.name.startswith(".")
+    )
+    if others:
+        raise NotARunError(
+            f"`{run.path}` is not a run and not empty: it holds `{others[0]}`",
+            hint=f"python -m trainer launch ddp {run.path}/run-1 --nproc 2",
+        )
+
+
+def _identity(run: RunDir, kind: str) -> RunIdentity:
+    if not run.identity.exists():
+        identity = RunIdentity(
+            schema=SCHEMA,
+            run_id=uuid.uuid4().hex,
+            kind=kind,
+            created_ns=time.time_ns(),
+        )
+        write_atomic(run.identity, encode_document(identity))
+    return read_identity(run)
+
+
+def _refuse_other_config(run: RunDir, config: dict[str, Any]) -> None:
+    previous = read_newest_attempt(run)
+    if previous is None or not previous.config:
+        return
+    for name in sorted(previous.config.keys() | config.keys()):
+        old, new = previous.config.get(name), config.get(name)
+        if old != new:
+            raise ConfigMismatchError(
+                f"`{run.path}` was started with `{name}` = `{old}`, "
+                f"this start has `{new}`",
+                hint="the same command with --new-attempt goes on with the new value",
+            )
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration as it will be read back from JSON."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
+    return plain
+
+
+def _recorded_environment() -> dict[str, str]:
+    return {k: os.environ[k] for k in RECORDED_VARIABLES if k in os.environ}
+
+
+def _batch_job() -> str | None:
+    for system, variable in (
+        ("slurm", "SLURM_JOB_ID"),
+        ("pbs", "PBS_JOBID"),
+        ("lsf", "LSB_JOBID"),
+        ("sge", "JOB_ID"),
+    ):
+        if variable in os.environ:
+            return f"{system} {os.environ[variable]}"
+    return None
