@@ -194,6 +194,10 @@ class Agent:
         if fields.get("nonfinite"):
             self.emit(NonfiniteFound, tensor=fields["nonfinite"], where="gradient")
 
+    def begin_at(self, step: int) -> None:
+        """Tell how many optimizer steps were complete when this start began."""
+        self.emitter.step = step
+
     def eval_done(self, **fields: Any) -> None:  # noqa: ANN401 - EvalDone checks them
         """Tell a held-out loss; see `events.EvalDone`."""
         self.emit(EvalDone, **fields)

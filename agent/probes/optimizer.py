@@ -84,6 +84,8 @@ class OptimizerProbe:
             ratio = _update_ratio(_parameters(optimizer), before, norms.param)
             self._emitter.emit(
                 OptimizerNorms,
+                # The hook runs inside the step that `step_done` will count.
+                step=(self._emitter.step or 0) + 1,
                 optimizer=type(optimizer).__name__,
                 grad=norms.grad,
                 param=norms.param,
