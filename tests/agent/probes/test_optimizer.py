@@ -1,0 +1,176 @@
+import json
+
+import pytest
+import torch
+
+from agent.emitter import Emitter
+from agent.probes.optimizer import OptimizerProbe, measure
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "SGD-nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1),
+    "AdamW-fused": lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
+    "AMSGrad": lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9, centered=True),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.1),
+    "NAdam": lambda p: torch.optim.NAdam(p, lr=0.1),
+    "Rprop": lambda p: torch.optim.Rprop(p, lr=0.1),
+}
+
+
+def trained(make, num_steps: int = 2) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)
+    )
+    optimizer = make(model.parameters())
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        model(torch.randn(4, 6)).square().mean().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def plain_norm(tensors) -> float:
+    return torch.cat([t.detach().float().flatten() for t in tensors]).norm().item()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_norms_equal_those_taken_tensor_by_tensor(name):
+    model, optimizer = trained(OPTIMIZERS[name])
+
+    norms = measure(optimizer)
+
+    by_key = {}
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and key != "step":
+                by_key.setdefault(key, []).append(value)
+    assert norms.grad == pytest.approx(plain_norm(p.grad for p in model.parameters()))
+    assert norms.param == pytest.approx(plain_norm(model.parameters()))
+    assert norms.state == pytest.approx({k: plain_norm(v) for k, v in by_key.items()})
+    assert norms.nonfinite == ()
+
+
+def test_adam_shows_its_moments_and_its_step():
+    _, optimizer = trained(OPTIMIZERS["AMSGrad"], num_steps=3)
+
+    norms = measure(optimizer)
+
+    assert set(norms.state) == {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+    assert norms.state_steps == (3, 3)
+
+
+def test_lbfgs_keeps_its_history_in_lists():
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+    data = torch.randn(8, 4)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(data) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+    assert {"old_dirs", "old_stps"} <= set(measure(optimizer).state)
+
+
+def test_groups_are_told_apart():
+    layers = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": layers[0].parameters(), "lr": 0.5},
+            {"params": layers[1].parameters(), "lr": 0.25},
+        ],
+        lr=1.0,
+    )
+
+    first, second = measure(optimizer).groups
+
+    assert (first.lr, second.lr) == (0.5, 0.25)
+    assert first.num_params == second.num_params == 12
+    assert first.param == pytest.approx(plain_norm(layers[0].parameters()))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_names_its_tensor(bad):
+    model, optimizer = trained(OPTIMIZERS["Adam"])
+    weight = model[2].weight
+    optimizer.state[weight]["exp_avg_sq"][1, 2] = bad
+    names = {id(p): n for n, p in model.named_parameters()}
+
+    norms = measure(optimizer, names)
+
+    assert norms.nonfinite == ("2.weight.exp_avg_sq",)
+    assert norms.state["exp_avg_sq"] is None
+    assert norms.state["exp_avg"] is not None
+
+
+def test_reduced_precision_is_accumulated_in_float32():
+    param = torch.nn.Parameter(torch.full((70_000,), 3.0, dtype=torch.float16))
+    optimizer = torch.optim.SGD([param], lr=0.1)
+
+    assert measure(optimizer).param == pytest.approx(3.0 * 70_000**0.5, rel=1e-4)
+
+
+def test_without_state_or_gradients_there_is_less_to_tell():
+    optimizer = torch.optim.AdamW(torch.nn.Linear(2, 2).parameters())
+
+    norms = measure(optimizer)
+
+    assert norms.grad is None
+    assert norms.state == {}
+    assert norms.state_steps is None
+
+
+def test_an_optimizer_that_nobody_knows_is_measured_by_its_own_names():
+    class Odd(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"lr": 1.0})
+
+        def step(self):
+            for param in self.param_groups[0]["params"]:
+                self.state[param]["swirl"] = torch.ones_like(param)
+                self.state[param]["note"] = "text"
+
+    _, optimizer = trained(Odd)
+
+    assert set(measure(optimizer).state) == {"swirl"}
+
+
+def test_every_so_many_steps_an_event_with_the_step_it_belongs_to(tmp_path):
+    path = tmp_path / "x.jsonl"
+    emitter = Emitter(path, node="rank-0", rank=0)
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    OptimizerProbe(emitter, optimizer, model.named_parameters(), every=3)
+
+    for step in range(1, 8):
+        model(torch.ones(4)).sum().backward()
+        optimizer.step()
+        emitter.step = step
+
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [e["step"] for e in found] == [1, 4, 7]
+    assert all(e["update_ratio"] > 0 for e in found)
+
+
+def test_a_probe_that_fails_is_counted_and_training_goes_on(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    OptimizerProbe(emitter, optimizer, model.named_parameters(), every=1)
+    model(torch.ones(2)).sum().backward()
+    before = model.weight.clone()
+
+    optimizer.state[model.weight]["momentum_buffer"] = torch.ones(2, device="meta")
+    optimizer.step()
+
+    assert not torch.equal(model.weight, before)
+    assert emitter.num_dropped == 1
+    assert "optimizer probe" in emitter.problem

@@ -1,0 +1,245 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from agent.emitter import Emitter
+from agent.rundir.events import Heartbeat, StepDone, decode_lines
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_one_event_is_one_line_with_the_common_fields(tmp_path):
+    emitter = Emitter(tmp_path / "a" / "rank-00003.jsonl", node="rank-3", rank=3)
+    emitter.step = 7
+
+    assert emitter.emit(StepDone, loss=0.5)
+
+    [event] = lines(tmp_path / "a" / "rank-00003.jsonl")
+    assert event["kind"] == "step_done"
+    assert (event["node"], event["rank"], event["step"]) == ("rank-3", 3, 7)
+    assert event["loss"] == 0.5
+    assert event["time_ns"] > 10**18
+    assert event["mono_ns"] > 0
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+
+    emitter.emit(StepDone, loss=float("nan"), grad_norm=float("inf"))
+
+    [event] = lines(tmp_path / "x.jsonl")
+    assert event["loss"] is None
+    assert event["grad_norm"] is None
+
+
+def test_a_torn_last_line_is_ended_before_the_next_event(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"kind":"heart')
+
+    Emitter(path, node="rank-0", rank=0).emit(StepDone, loss=1.0)
+
+    torn, whole = path.read_bytes().splitlines()
+    assert torn == b'{"kind":"heart'
+    assert json.loads(whole)["loss"] == 1.0
+
+
+def test_what_cannot_be_written_is_counted_and_told_afterwards(tmp_path):
+    path = tmp_path / "x.jsonl"
+    emitter = Emitter(path, node="rank-0", rank=0)
+    emitter.emit(StepDone, loss=1.0)
+    good = os.dup(emitter._fd)
+    read_only = os.open(path, os.O_RDONLY)
+    os.dup2(read_only, emitter._fd)
+
+    assert not emitter.emit(StepDone, loss=2.0)
+    assert not emitter.emit(StepDone, loss=3.0)
+    os.dup2(good, emitter._fd)
+    assert emitter.emit(StepDone, loss=4.0)
+
+    found = lines(path)
+    assert [e["kind"] for e in found] == ["step_done", "events_dropped", "step_done"]
+    assert found[1]["num_dropped"] == 2
+    assert "Bad file descriptor" in found[1]["reason"]
+    assert emitter.num_dropped == 0
+    for fd in (good, read_only):
+        os.close(fd)
+
+
+def test_an_event_with_wrong_fields_is_dropped_not_raised(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+
+    assert not emitter.emit(StepDone, no_such_field=1)
+
+    assert emitter.num_dropped == 1
+
+
+def test_a_path_that_cannot_be_opened_drops_and_never_raises(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    emitter = Emitter(tmp_path / "file" / "x.jsonl", node="rank-0", rank=0)
+
+    assert not emitter.emit(StepDone, loss=1.0)
+    assert emitter.num_dropped == 1
+    assert emitter.problem
+
+
+def test_a_fifo_without_a_reader_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "x.jsonl")
+
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+    for _ in range(20_000):
+        emitter.emit(StepDone, loss=1.0)
+
+    assert emitter.num_dropped > 0
+    emitter.close()
+
+
+def test_a_removed_file_is_made_again(tmp_path):
+    path = tmp_path / "telemetry" / "x.jsonl"
+    emitter = Emitter(path, node="rank-0", rank=0)
+    emitter.emit(StepDone, loss=1.0)
+    path.unlink()
+    path.parent.rmdir()
+
+    emitter.reopen_if_removed()
+    emitter.emit(StepDone, loss=2.0)
+
+    assert [e["loss"] for e in lines(path)] == [2.0]
+
+
+def test_events_from_many_threads_are_whole_lines_with_distinct_numbers(tmp_path):
+    path = tmp_path / "x.jsonl"
+    emitter = Emitter(path, node="rank-0", rank=0)
+
+    def work():
+        for _ in range(500):
+            emitter.emit(Heartbeat, phase="x" * 300, phase_age_ns=1, progress=1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(e.get("seq", 0) for e in lines(path)) == list(range(2000))
+
+
+def test_a_forked_child_writes_nothing_and_the_parent_goes_on(tmp_path):
+    path = tmp_path / "x.jsonl"
+    script = f"""
+        import os
+        from pathlib import Path
+        from agent.emitter import Emitter
+        from agent.rundir.events import StepDone
+        emitter = Emitter(Path({str(path)!r}), node="rank-0", rank=0)
+        emitter.emit(StepDone, loss=1.0)
+        child = os.fork()
+        if child == 0:
+            emitter.emit(StepDone, loss=666.0)
+            os._exit(0)
+        os.waitpid(child, 0)
+        emitter.emit(StepDone, loss=2.0)
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=ROOT
+    )
+
+    assert [e["loss"] for e in lines(path)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "os.kill(os.getpid(), 9)",
+        "os.kill(os.getpid(), 15)",
+        "os._exit(3)",
+        "os.abort()",
+        "raise RuntimeError",
+        "ctypes.string_at(0)",
+        "os.execv('/bin/true', ['true'])",
+    ],
+)
+def test_however_a_process_ends_no_event_that_was_emitted_is_lost(tmp_path, end):
+    path = tmp_path / "x.jsonl"
+    script = f"""
+        import ctypes, os, resource
+        from pathlib import Path
+        from agent.emitter import Emitter
+        from agent.rundir.events import StepDone
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        emitter = Emitter(Path({str(path)!r}), node="rank-0", rank=0)
+        for step in range(1000):
+            assert emitter.emit(StepDone, step=step)
+        {end}
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+
+    assert [e["step"] for e in lines(path)] == list(range(1000))
+
+
+def test_sigkill_at_full_speed_loses_nothing_that_was_acknowledged(tmp_path):
+    path = tmp_path / "x.jsonl"
+    script = f"""
+        import os
+        from pathlib import Path
+        from agent.emitter import Emitter
+        from agent.rundir.events import StepDone
+        emitter = Emitter(Path({str(path)!r}), node="rank-0", rank=0)
+        step = 0
+        while True:
+            emitter.emit(StepDone, step=step)
+            os.write(1, b"%d\\n" % step)
+            step += 1
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    acknowledged = [process.stdout.readline() for _ in range(5000)]
+    process.send_signal(signal.SIGKILL)
+    acknowledged += process.stdout.read().splitlines()
+    process.stdout.close()
+    process.wait()
+
+    steps = [e.step for e in decode_lines(path.read_bytes())]
+    assert steps[: len(acknowledged)] == list(range(len(acknowledged)))
+
+
+def test_a_signal_handler_may_emit_in_the_middle_of_an_emit(tmp_path):
+    path = tmp_path / "x.jsonl"
+    emitter = Emitter(path, node="rank-0", rank=0)
+    fired = []
+
+    def handler(*_):
+        fired.append(
+            emitter.emit(Heartbeat, phase="signal", phase_age_ns=0, progress=0)
+        )
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        while len(fired) < 50:
+            emitter.emit(StepDone, loss=1.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    found = lines(path)
+    assert sum(e["kind"] == "heartbeat" for e in found) == len(fired)
+    assert all(fired)

@@ -1,0 +1,196 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from agent.rundir.errors import LockedError, RunDirError
+from agent.rundir.events import EvalDone, Undecodable, decode_lines, kind
+from agent.rundir.layout import RunDir
+from agent.session import Agent
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def events(run_dir: Path, attempt: int = 1, stem: str = "rank-00000") -> list:
+    data = RunDir(run_dir).telemetry_file(attempt, stem).read_bytes()
+    found = decode_lines(data)
+    assert not any(isinstance(event, Undecodable) for event in found)
+    return found
+
+
+def test_a_run_begins_and_ends_in_its_telemetry(tmp_path):
+    with Agent.attach(tmp_path) as agent:
+        agent.phase("training")
+        agent.step_done(1, loss=0.5, lr=1e-3)
+
+    found = events(tmp_path)
+    kinds = [kind(event) for event in found]
+    assert kinds[0] == "run_started"
+    assert kinds[-1] == "run_ended"
+    assert found[0].attempt == 1
+    assert found[-1].reason == "completed"
+    assert {"heartbeat", "phase_changed", "step_done"} <= set(kinds)
+    assert not RunDir(tmp_path).lock.exists()
+
+
+def test_an_exception_is_the_reason_of_the_end_and_goes_on_its_way(tmp_path):
+    with pytest.raises(ZeroDivisionError), Agent.attach(tmp_path):
+        1 / 0  # noqa: B018
+
+    last = events(tmp_path)[-1]
+    assert last.reason == "error"
+    assert "ZeroDivisionError" in last.error
+
+
+def test_a_wait_travels_in_the_line_of_its_step(tmp_path):
+    with Agent.attach(tmp_path) as agent:
+        for step in (1, 2):
+            with agent.wait("step.agree"):
+                pass
+            agent.step_done(step)
+
+    waits = [e.waits for e in events(tmp_path) if kind(e) == "step_done"]
+    assert [[(w.name, w.index) for w in wait] for wait in waits] == [
+        [("step.agree", 0)],
+        [("step.agree", 1)],
+    ]
+
+
+def test_a_barrier_says_arrived_before_it_waits_and_released_after(tmp_path):
+    with Agent.attach(tmp_path) as agent, agent.barrier("save", limit_s=2):
+        inside = [kind(e) for e in events(tmp_path)]
+
+    assert "barrier_arrived" in inside
+    assert "barrier_released" not in inside
+    released = next(e for e in events(tmp_path) if kind(e) == "barrier_released")
+    assert released.name == "save"
+    assert released.error is None
+
+
+def test_a_barrier_that_fails_says_why(tmp_path):
+    with (
+        Agent.attach(tmp_path) as agent,
+        pytest.raises(TimeoutError),
+        agent.barrier("save"),
+    ):
+        raise TimeoutError("rank 1 did not come")
+
+    released = next(e for e in events(tmp_path) if kind(e) == "barrier_released")
+    assert released.error == "TimeoutError: rank 1 did not come"
+
+
+def test_the_beat_shows_where_the_main_thread_waits(tmp_path):
+    with Agent.attach(tmp_path, heartbeat_s=0.01) as agent, agent.wait("step.agree"):
+        while True:
+            beats = [e for e in events(tmp_path) if kind(e) == "heartbeat"]
+            if beats and beats[-1].waiting_at:
+                break
+
+    assert beats[-1].waiting_at == "step.agree"
+    assert beats[-1].waiting_age_ns > 0
+
+
+def test_a_phase_ends_with_its_block(tmp_path):
+    with Agent.attach(tmp_path) as agent:
+        agent.phase("training")
+        with agent.in_phase("saving", limit_s=60):
+            pass
+
+    phases = [e.phase for e in events(tmp_path) if kind(e) == "phase_changed"]
+    assert phases == ["training", "saving", "training"]
+
+
+def test_switched_off_it_touches_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPSDASH_AGENT", "off")
+
+    with Agent.attach(tmp_path / "run") as agent:
+        agent.phase("training")
+        with agent.barrier("save"), agent.wait("step"):
+            agent.step_done(1, loss=0.5)
+            agent.emit(EvalDone, loss=1.0)
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_trainer_is_refused(tmp_path):
+    with Agent.attach(tmp_path), pytest.raises(LockedError):
+        Agent.attach(tmp_path)
+
+
+@pytest.mark.parametrize("node", ["", "../x", "a/b", ".hidden", "x" * 100, "a\nb"])
+def test_a_key_that_cannot_be_a_file_name_is_refused(tmp_path, node):
+    with pytest.raises(RunDirError, match="cannot name a client"):
+        Agent.attach(tmp_path, rank=-1, node=node, attempt=1)
+
+
+def test_a_client_writes_under_its_key(tmp_path):
+    with Agent.attach(tmp_path, kind="federated", rank=-1, node="client-1", attempt=1):
+        pass
+
+    assert events(tmp_path, stem="client-1")[0].node == "client-1"
+
+
+def test_the_other_ranks_of_a_start_find_its_attempt_without_a_collective(tmp_path):
+    script = """
+        import sys
+        from agent.session import Agent
+        with Agent.attach(sys.argv[1]) as agent:
+            agent.step_done(1)
+            print("ready", flush=True)
+            sys.stdin.readline()
+    """
+    environment = {
+        **os.environ,
+        "TORCHELASTIC_RUN_ID": "none",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+        "WORLD_SIZE": "3",
+        "LOCAL_WORLD_SIZE": "3",
+    }
+
+    for attempt in (1, 2):
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+                cwd=ROOT,
+                env={**environment, "RANK": str(rank)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in (2, 1, 0)
+        ]
+        for rank in ranks:
+            assert rank.stdout.readline() == "ready\n"
+        for rank in ranks:
+            rank.communicate("end\n")
+
+        found = [events(tmp_path, attempt, f"rank-0000{rank}")[0] for rank in range(3)]
+        assert [e.rank for e in found] == [0, 1, 2]
+        assert {e.attempt for e in found} == {attempt}
+
+
+def test_telemetry_that_cannot_be_written_leaves_training_alone(tmp_path):
+    with Agent.attach(tmp_path) as agent:
+        os.close(agent.emitter._fd)
+        agent.emitter._fd = os.open("/dev/full", os.O_WRONLY)
+        for step in range(100):
+            agent.step_done(step, loss=1.0)
+
+        assert agent.emitter.num_dropped >= 100
+        assert "No space left" in agent.emitter.problem
+
+
+def test_every_line_is_json_that_other_tools_read(tmp_path):
+    with Agent.attach(tmp_path) as agent:
+        agent.step_done(1, loss=float("nan"))
+
+    data = RunDir(tmp_path).telemetry_file(1, "rank-00000").read_text()
+    parsed = [
+        json.loads(line, parse_constant=pytest.fail) for line in data.splitlines()
+    ]
+    assert all(isinstance(event["kind"], str) for event in parsed)
