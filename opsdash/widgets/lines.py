@@ -1,0 +1,164 @@
+"""A widget made of whole lines that repaints only the cells that changed.
+
+A subclass says in `lines` what it shows now, as spans of text with the name of
+a tone; it calls `changed` after its data did. Bytes over ssh are the scarce
+thing: equal cells are never sent again. Text is data: whatever could act in a
+terminal is spelt out here, once, for every widget.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region, Size
+from textual.strip import Strip
+from textual.widget import Widget
+
+from opsdash.units import visible
+from opsdash.widgets.spans import Line, changed_cells
+
+
+class LineWidget(Widget):
+    """Draws what `lines` returns; data in, nothing out."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "tone--ok",
+        "tone--warn",
+        "tone--bad",
+        "tone--dim",
+        "tone--accent",
+        "tone--strong",
+        "tone--title",
+    }
+    DEFAULT_CSS = """
+    LineWidget {
+        width: 1fr;
+        height: auto;
+        background: $background;
+        color: $foreground;
+        & > .tone--ok { color: $text-success; }
+        & > .tone--warn { color: $text-warning; }
+        & > .tone--bad { color: $text-error; text-style: bold; }
+        & > .tone--dim { color: $text-muted; }
+        & > .tone--accent { color: $text-primary; }
+        & > .tone--strong { text-style: bold; }
+        & > .tone--title { text-style: bold; }
+        &:focus > .tone--title { color: $text-primary; text-style: bold underline; }
+        &:ansi {
+            & > .tone--warn { color: $text-warning; text-style: bold; }
+            & > .tone--dim { color: ansi_default; text-style: dim; }
+        }
+    }
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str | None = None,  # noqa: A002 - Textual's name for it
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self._drawn: list[Line] | None = None
+        self._drawn_size = Size(0, 0)
+        self._strips: dict[int, Strip] = {}
+        self._styles_by_tone: dict[str, Style] = {}
+
+    def lines(self, width: int, height: int) -> Sequence[Line]:
+        """Return what to show in `width` x `height` cells, from the top.
+
+        Fewer lines leave the rest blank; more, and longer ones, are cut. For a
+        widget of automatic height the number of lines is its height, and
+        `height` is that of the screen.
+        """
+        raise NotImplementedError
+
+    def changed(self) -> None:
+        """Show what `lines` returns now, sending only the cells that differ."""
+        if self._drawn is None or self._drawn_size != self.size:
+            self.refresh(layout=self._has_automatic_height)
+            return
+        old, new = self._drawn, self._draw()
+        if self._has_automatic_height and len(old) != len(new):
+            self._forget()
+            self.refresh(layout=True)
+            return
+        self._drawn = new
+        if dirty := self._dirty_regions_between(old, new):
+            self.refresh(*dirty)
+
+    def tone_style(self, tone: str) -> Style:
+        """Return the style of a tone: that of the component class `tone--<tone>`."""
+        style = self._styles_by_tone.get(tone)
+        if style is None:
+            style = (
+                self.get_component_rich_style(f"tone--{tone}", default=self.rich_style)
+                if tone
+                else self.rich_style
+            )
+            self._styles_by_tone[tone] = style
+        return style
+
+    def get_content_height(
+        self,
+        container: Size,  # noqa: ARG002 - Textual's signature
+        viewport: Size,
+        width: int,
+    ) -> int:
+        """Return the number of lines, for an automatic height."""
+        return len(self.lines(width, viewport.height))
+
+    def notify_style_update(self) -> None:
+        """Forget what was drawn in the old style."""
+        super().notify_style_update()
+        self._forget()
+
+    def render_line(self, y: int) -> Strip:
+        """Return one line of the widget's content."""
+        if self._drawn is None or self._drawn_size != self.size:
+            self._forget()
+            self._drawn, self._drawn_size = self._draw(), self.size
+        strip = self._strips.get(y)
+        if strip is None:
+            line = self._drawn[y] if y < len(self._drawn) else ()
+            strip = self._strips[y] = self._strip(line)
+        return strip
+
+    @property
+    def _has_automatic_height(self) -> bool:
+        height = self.styles.height
+        return height is not None and height.is_auto
+
+    def _draw(self) -> list[Line]:
+        width, height = self.size
+        lines = self.lines(width, height)
+        return list(lines if self._has_automatic_height else lines[:height])
+
+    def _dirty_regions_between(
+        self, old: Sequence[Line], new: Sequence[Line]
+    ) -> list[Region]:
+        dirty: list[Region] = []
+        for y in range(max(len(old), len(new))):
+            before = old[y] if y < len(old) else ()
+            after = new[y] if y < len(new) else ()
+            if before == after:
+                continue
+            self._strips.pop(y, None)
+            dirty.extend(
+                Region(start, y, stop - start, 1)
+                for start, stop in changed_cells(before, after)
+            )
+        return dirty
+
+    def _strip(self, line: Line) -> Strip:
+        segments = [
+            Segment(visible(span.text), self.tone_style(span.tone))
+            for span in line
+            if span.text
+        ]
+        return Strip(segments).adjust_cell_length(self.size.width, self.tone_style(""))
+
+    def _forget(self) -> None:
+        self._drawn = None
+        self._strips.clear()
+        self._styles_by_tone.clear()
