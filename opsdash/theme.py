@@ -131,6 +131,8 @@ def _ansi(name: str, *, dark: bool, variables: Mapping[str, str]) -> Theme:
             "block-cursor-blurred-text-style": "underline",
             "input-cursor-text-style": "reverse",
             "text-muted": ground,
+            "ansi-background": ground,
+            "ansi-foreground": ground,
             **variables,
         },
     )

@@ -16,7 +16,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from opsdash.units import visible
-from opsdash.widgets.spans import Line, changed_cells
+from opsdash.widgets.spans import Line, Span, changed_cells
 
 
 class LineWidget(Widget):
@@ -132,7 +132,10 @@ class LineWidget(Widget):
     def _draw(self) -> list[Line]:
         width, height = self.size
         lines = self.lines(width, height)
-        return list(lines if self._has_automatic_height else lines[:height])
+        shown = lines if self._has_automatic_height else lines[:height]
+        return [
+            tuple(Span(visible(text), tone) for text, tone in line) for line in shown
+        ]
 
     def _dirty_regions_between(
         self, old: Sequence[Line], new: Sequence[Line]
@@ -151,11 +154,7 @@ class LineWidget(Widget):
         return dirty
 
     def _strip(self, line: Line) -> Strip:
-        segments = [
-            Segment(visible(span.text), self.tone_style(span.tone))
-            for span in line
-            if span.text
-        ]
+        segments = [Segment(text, self.tone_style(tone)) for text, tone in line if text]
         return Strip(segments).adjust_cell_length(self.size.width, self.tone_style(""))
 
     def _forget(self) -> None:

@@ -110,10 +110,10 @@ class Series:
         # The total of huge values may have left the range of a double.
         return Summary(low, high, min(max(low, mean), high), last)
 
-    def has_nonfinite(self, start: float, stop: float) -> bool:
-        """Whether a value with `start <= x < stop` is not finite."""
+    def next_nonfinite(self, start: float) -> float | None:
+        """Return the first step at or after `start` whose value is not finite."""
         index = bisect_left(self._nonfinite, start)
-        return index < len(self._nonfinite) and self._nonfinite[index] < stop
+        return self._nonfinite[index] if index < len(self._nonfinite) else None
 
     def at(self, x: float) -> float | None:
         """Return the newest value at or before step `x`; NaN if not finite."""

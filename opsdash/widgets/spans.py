@@ -14,6 +14,10 @@ _MERGE_CELLS = 20
 """Fewer equal cells than this cost less to send again than to step over."""
 
 
+_PAINTED = frozenset({"cursor", "blurred", "header", "title"})
+"""Tones that show on a blank as well: they have a background or a line."""
+
+
 class Span(NamedTuple):
     """A piece of a line."""
 
@@ -92,12 +96,11 @@ def _cells(line: Line) -> list[tuple[str, str]]:
     """One entry per cell: its character and tone; a wide one's second is empty."""
     cells: list[tuple[str, str]] = []
     for text, tone in line:
-        if text.isascii() or cell_len(text) == len(text):
-            cells.extend((character, tone) for character in text)
-            continue
+        blank = (" ", tone if tone in _PAINTED else "")
         for character in text:
-            width = cell_len(character)
+            width = 1 if character.isascii() else cell_len(character)
+            cell = blank if character == " " else (character, tone)
             if width == 0 and cells:
                 cells[-1] = (cells[-1][0] + character, cells[-1][1])
-            cells.extend([(character, tone), ("", character)][:width])
+            cells.extend([cell, ("", character)][:width])
     return cells
