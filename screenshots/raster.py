@@ -7,6 +7,7 @@ widgets in a test and a real program under a pseudo-terminal can be pictured.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,9 @@ def from_pyte(screen: Screen, palette: Palette = DARK) -> list[list[Cell]]:
 def draw(rows: Sequence[Sequence[Cell]], path: Path, *, size: int = 28) -> Path:
     """Write the screen as a PNG, in a font of `size` pixels."""
     face = load_face(size)
-    background = rows[0][0].background if rows and rows[0] else DARK.background
+    # The margin takes the colour that most of the screen has.
+    colors = Counter(cell.background for row in rows for cell in row)
+    background = colors.most_common(1)[0][0] if colors else DARK.background
     width = max((len(row) for row in rows), default=1)
     margin = size // 2
     image = Image.new(

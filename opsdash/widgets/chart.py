@@ -82,7 +82,9 @@ class Chart(LineWidget, can_focus=True):
 
         def can_replace(self, message: Message) -> bool:
             """Only where the cursor is now matters to a slow screen."""
-            return isinstance(message, Chart.CursorMoved)
+            return isinstance(message, Chart.CursorMoved) and (
+                message.chart is self.chart
+            )
 
     def __init__(
         self,

@@ -30,6 +30,9 @@ class LineWidget(Widget):
         "tone--accent",
         "tone--strong",
         "tone--title",
+        "tone--header",
+        "tone--cursor",
+        "tone--blurred",
     }
     DEFAULT_CSS = """
     LineWidget {
@@ -45,9 +48,26 @@ class LineWidget(Widget):
         & > .tone--strong { text-style: bold; }
         & > .tone--title { text-style: bold; }
         &:focus > .tone--title { color: $text-primary; text-style: bold underline; }
+        & > .tone--header {
+            background: $panel;
+            color: $text-muted;
+            text-style: bold;
+        }
+        &:focus > .tone--header { color: $text-primary; }
+        & > .tone--cursor {
+            background: $block-cursor-background;
+            color: $block-cursor-foreground;
+            text-style: $block-cursor-text-style;
+        }
+        & > .tone--blurred {
+            background: $block-cursor-blurred-background;
+            color: $foreground;
+            text-style: $block-cursor-blurred-text-style;
+        }
         &:ansi {
             & > .tone--warn { color: $text-warning; text-style: bold; }
             & > .tone--dim { color: ansi_default; text-style: dim; }
+            & > .tone--header { color: ansi_default; text-style: bold underline; }
         }
     }
     """
