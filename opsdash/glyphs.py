@@ -99,7 +99,7 @@ ASCII = Glyphs(
     track="|",
     done="#",
     to_do=".",
-    heat=" .:+%#",
+    heat=" .:=%#",
     bars="_.,-=+*#",
     heads="*+ox#@",
     rule=":",

@@ -7,7 +7,7 @@ a cell has one tone. Row 0 is at the top, dot 0 at the bottom.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from opsdash.widgets.spans import Line, Span
+from opsdash.widgets.spans import PAINTED, Line, Span
 
 _BRAILLE = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
 _WHOLE = ((1,),)
@@ -118,8 +118,10 @@ def joined(cells: Sequence[tuple[str, str]]) -> Line:
     """
     line: list[Span] = []
     for character, tone in cells:
-        if line and (character == " " or line[-1].tone == tone):
-            line[-1] = Span(line[-1].text + character, line[-1].tone)
+        last = line[-1] if line else None
+        hidden = character == " " and tone not in PAINTED
+        if last and (last.tone == tone or (hidden and last.tone not in PAINTED)):
+            line[-1] = Span(last.text + character, last.tone)
         else:
             line.append(Span(character, tone))
     return tuple(line)

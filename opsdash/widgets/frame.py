@@ -6,13 +6,11 @@ Pure.
 import math
 from collections.abc import Sequence
 
-from rich.cells import cell_len
-
 from opsdash.glyphs import Glyphs
-from opsdash.units import number, visible
+from opsdash.units import number
 from opsdash.widgets.axes import StepAxis, ValueAxis
 from opsdash.widgets.series import Series
-from opsdash.widgets.spans import Line, Span, fit
+from opsdash.widgets.spans import Line, Span, within
 
 
 def legend(
@@ -32,7 +30,7 @@ def legend(
             spans.append(Span(f"{glyphs.heads[index % 6]} {one.name} ", tone))
         bad = value is not None and not math.isfinite(value)
         spans.append(Span(f"{number(value)} ", "bad" if bad else tone))
-    return _cut([*spans, note], width, glyphs.ellipsis)
+    return within([*spans, note], width, glyphs.ellipsis)
 
 
 def value_labels(
@@ -59,16 +57,3 @@ def step_labels(steps: StepAxis, cells: int, columns_per_cell: int) -> str:
         if start >= len(text) + bool(text) and start + len(label) <= cells:
             text = text.ljust(start) + label
     return text
-
-
-def _cut(spans: Sequence[Span], width: int, ellipsis: str) -> Line:
-    kept: list[Span] = []
-    left = width
-    for text, tone in spans:
-        shown = visible(text)
-        if cell_len(shown.rstrip()) > left:
-            kept.append(Span(fit(shown, left, ellipsis=ellipsis), tone))
-            break
-        kept.append(Span(shown, tone))
-        left -= min(left, cell_len(shown))
-    return tuple(kept)

@@ -4,6 +4,7 @@ Pure: a tone is a name that a widget maps to a style, so the same lines serve
 every theme, and a test reads them without a terminal. Widths are in cells.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
@@ -14,7 +15,7 @@ _MERGE_CELLS = 20
 """Fewer equal cells than this cost less to send again than to step over."""
 
 
-_PAINTED = frozenset({"cursor", "blurred", "header", "title"})
+PAINTED = frozenset({"cursor", "blurred", "header", "title", "spot"})
 """Tones that show on a blank as well: they have a background or a line."""
 
 
@@ -43,6 +44,20 @@ def fit(text: str, width: int, *, ellipsis: str = "", right: bool = False) -> st
         return set_cell_size(set_cell_size(text, keep) + ellipsis, width)
     padding = " " * (width - length)
     return padding + text if right else text + padding
+
+
+def within(spans: Iterable[Span], width: int, ellipsis: str) -> Line:
+    """Return the spans that fit into `width` cells, the last one cut if need be."""
+    kept: list[Span] = []
+    left = width
+    for text, tone in spans:
+        shown = visible(text)
+        if cell_len(shown.rstrip()) > left:
+            kept.append(Span(fit(shown, left, ellipsis=ellipsis), tone))
+            break
+        kept.append(Span(shown, tone))
+        left -= min(left, cell_len(shown))
+    return tuple(kept)
 
 
 def wrap(text: str, width: int) -> list[str]:
@@ -96,7 +111,7 @@ def _cells(line: Line) -> list[tuple[str, str]]:
     """One entry per cell: its character and tone; a wide one's second is empty."""
     cells: list[tuple[str, str]] = []
     for text, tone in line:
-        blank = (" ", tone if tone in _PAINTED else "")
+        blank = (" ", tone if tone in PAINTED else "")
         for character in text:
             width = 1 if character.isascii() else cell_len(character)
             cell = blank if character == " " else (character, tone)
