@@ -1,0 +1,111 @@
+"""Verify whatever lies at a path, and always answer with a verdict.
+
+Never unpickles, never maps a file, never writes. Bad input of any kind ends in
+a verdict; only cancellation ends without one.
+"""
+
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.rundir.layout import MANIFEST_NAME, parse_checkpoint_name
+from agent.rundir.verify.advice import advise
+from agent.rundir.verify.checkpoint import verify_checkpoint_dir
+from agent.rundir.verify.deep import look_deep
+from agent.rundir.verify.one_file import verify_file
+from agent.rundir.verify.outcome import Outcome
+from agent.rundir.verify.shards import METADATA_NAME, verify_shards
+from agent.rundir.verify.source import reason
+from agent.rundir.verify.task import Task
+from agent.rundir.verify.text import visible
+from agent.rundir.verify.verdict import Level, State, Verdict
+from agent.rundir.verify.watch import VerifyCancelled, Watch
+
+__all__ = ["VerifyCancelled", "verify_path"]
+
+
+def verify_path(
+    path: Path,
+    level: Level = Level.CONTENT,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+    num_threads: int = 2,
+) -> Verdict:
+    """Say whether a checkpoint directory or file holds what was saved.
+
+    Args:
+        path: a published checkpoint, a DCP directory, a `.pt` or `.safetensors`
+            file, or anything else.
+        level: how much to look at. `deep` starts a process with torch, and only
+            for what the content level did not find fault with.
+        progress: called in this thread with bytes read so far and in all.
+        is_cancelled: called in this thread every few milliseconds.
+        num_threads: that read and compute; 1 starts none.
+
+    Raises:
+        VerifyCancelled: `is_cancelled` said so; there is no verdict.
+    """
+    started_ns = time.perf_counter_ns()
+    task = Task(
+        watch=Watch(progress=progress, is_cancelled=is_cancelled),
+        with_content=level is not Level.STRUCTURE,
+        num_threads=max(1, num_threads),
+    )
+    outcome = Outcome()
+    digest = _verify_any(path, task, outcome)
+    if level is Level.DEEP and outcome.state.severity <= State.NON_CANONICAL.severity:
+        outcome.take(look_deep(path, task.watch))
+    return Verdict(
+        path=visible(str(path)),
+        state=outcome.state,
+        level=level,
+        format=outcome.format,
+        findings=outcome.all_findings(),
+        num_bytes=outcome.num_bytes,
+        elapsed_ns=time.perf_counter_ns() - started_ns,
+        digest=digest,
+        advice=advise(path, outcome.state, level, outcome.format),
+    )
+
+
+def _verify_any(path: Path, task: Task, outcome: Outcome) -> str | None:
+    """Dispatch on what is there; return the manifest's digest if there is one."""
+    name = path.name or str(path)
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            task.watch.total_bytes = path.stat().st_size
+            found = verify_file(path, name, task)
+            outcome.format = found.format
+            outcome.take(found)
+            return None
+        names = {entry.name for entry in path.iterdir()}
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        outcome.add(State.UNREADABLE, name, f"it cannot be read: {why}")
+        return None
+    if MANIFEST_NAME in names:
+        return verify_checkpoint_dir(path, task, outcome)
+    if METADATA_NAME in names:
+        verify_shards(path, task, outcome)
+    else:
+        _report_directory(path, name, outcome)
+    return None
+
+
+def _report_directory(path: Path, name: str, outcome: Outcome) -> None:
+    if parse_checkpoint_name(path.name):
+        # It gets this name only after its manifest was written.
+        outcome.add(
+            State.DAMAGED,
+            MANIFEST_NAME,
+            f"`{visible(name)}` is named as a checkpoint and its manifest is missing",
+        )
+    else:
+        outcome.add(
+            State.UNREADABLE,
+            name,
+            f"`{visible(name)}` is a directory without a `{MANIFEST_NAME}`",
+        )
