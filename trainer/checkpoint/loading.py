@@ -1,0 +1,125 @@
+"""Load together: every rank reads, checks and restores, and all must succeed.
+
+Only when every rank has its state are the checkpoints above it set aside: a
+resume that is refused has changed nothing.
+"""
+
+import time
+
+from agent.rundir.errors import RunDirError
+from agent.rundir.events import CheckpointLoaded, OptimizerReset
+from agent.rundir.layout import RunDir
+from agent.session import Agent
+from trainer.checkpoint.checking import require_equal
+from trainer.checkpoint.describe import OptimizerMismatchError, check_optimizer
+from trainer.checkpoint.load import Decision, Loaded, load_decided
+from trainer.checkpoint.rollback import supersede_above
+from trainer.checkpoint.state import TrainState, restore
+from trainer.config import TrainConfig
+from trainer.distributed.verdict import from_main, verdict
+from trainer.distributed.world import World
+
+LOAD_BARRIER = "checkpoint.load"
+SUPERSEDE_BARRIER = "checkpoint.supersede"
+
+
+def load_together(
+    world: World,
+    run: RunDir,
+    agent: Agent,
+    decision: Decision,
+    state: TrainState,
+    config: TrainConfig,
+) -> list[str]:
+    """Restore a checkpoint on all ranks, or raise the same error on all.
+
+    Args:
+        world: Every rank has to call it.
+        run: The run.
+        agent: Of this rank.
+        decision: Of rank 0; it names a checkpoint.
+        state: Is replaced.
+        config: Says how long it may take and what may differ.
+
+    Returns:
+        What an operator has to know about it, in words.
+
+    Raises:
+        RunDirError: of the lowest rank that could not load.
+    """
+    assert decision.name is not None
+    assert decision.digest is not None
+    began = time.monotonic_ns()
+    remarks: list[str] = []
+    with (
+        agent.in_phase("loading", limit_s=config.load_limit_s),
+        verdict(world, LOAD_BARRIER, limit_s=config.load_limit_s),
+    ):
+        loaded = load_decided(run, decision, view_limit_s=config.view_limit_s)
+        keeps = _keeps_optimizer(loaded, state, agent, config)
+        remarks = restore(
+            loaded.state, state, world, seed=config.seed, with_optimizer=keeps
+        )
+        state.progress.step = decision.step
+        if config.check_resume:
+            require_equal(loaded.state, state, world)
+    agent.begin_at(decision.step)
+    agent.emit(
+        CheckpointLoaded,
+        checkpoint=decision.name,
+        digest=decision.digest,
+        load_ns=time.monotonic_ns() - began,
+        resumed_step=decision.step,
+    )
+    return remarks
+
+
+def give_up_above(
+    world: World,
+    run: RunDir,
+    agent: Agent,
+    decision: Decision,
+    *,
+    attempt: int,
+    limit_s: float,
+) -> list[str]:
+    """Set aside what lies above the point that all ranks begin at.
+
+    Returns:
+        The names that were set aside, on every rank.
+    """
+
+    def supersede() -> str:
+        aside = supersede_above(
+            run, decision.number, attempt, agent.emit, start=decision.name
+        )
+        return "\n".join(aside)
+
+    told = from_main(world, SUPERSEDE_BARRIER, supersede, limit_s=limit_s)
+    return told.splitlines()
+
+
+def _keeps_optimizer(
+    loaded: Loaded, state: TrainState, agent: Agent, config: TrainConfig
+) -> bool:
+    """Say whether the saved optimizer state is loaded; False: not, on purpose."""
+    try:
+        check_optimizer(
+            loaded.manifest, loaded.state["optimizer"], state.optimizer, state.model
+        )
+    except OptimizerMismatchError as error:
+        if not config.allow_new_optimizer:
+            raise
+        agent.emit(
+            OptimizerReset,
+            optimizer=type(state.optimizer).__name__,
+            reason=str(error),
+            before={},
+            after={},
+        )
+        return False
+    except (KeyError, TypeError, IndexError) as error:
+        raise RunDirError(
+            f"the checkpoint's optimizer state is not as this trainer saves it: {error}"
+        ) from error
+    return True

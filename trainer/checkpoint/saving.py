@@ -1,0 +1,124 @@
+"""Save together: rank 0 writes, the others wait by the store, then all agree.
+
+Nobody waits inside a collective while the disk works. Every rank learns how the
+save ended; an error on rank 0 is the same error on all of them.
+"""
+
+import platform
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import torch
+from torch.serialization import get_crc32_options
+
+from agent.rundir.layout import STATE_NAME, RunDir, checkpoint_name
+from agent.rundir.manifest import MANIFEST_SCHEMA, Manifest
+from agent.session import Agent
+from trainer.checkpoint.describe import describe_optimizer, describe_tensors
+from trainer.checkpoint.publish import Outcome, Publisher
+from trainer.checkpoint.retention import prune
+from trainer.checkpoint.rng import capture_rng, gather_rng
+from trainer.checkpoint.state import TrainState, capture
+from trainer.distributed.verdict import from_main
+from trainer.distributed.world import World
+
+SAVE_BARRIER = "checkpoint.save"
+
+
+@dataclass
+class Saver:
+    """Saves one run's checkpoints, on all ranks together."""
+
+    world: World
+    run: RunDir
+    agent: Agent
+    run_id: str
+    attempt: int
+    keep: int
+    limit_s: float
+    parent_digest: str | None = None
+    """Of the checkpoint that this attempt began with."""
+    last_name: str | None = None
+    """The last one that this attempt saved, soundly."""
+    last_mono_s: float = field(default_factory=time.monotonic)
+    """When the last save ended, or this attempt began."""
+
+    def __post_init__(self) -> None:
+        self._publisher = Publisher(self.run, self.agent.emit)
+
+    def save(
+        self,
+        state: TrainState,
+        reason: str,
+        *,
+        metrics: dict[str, float] | None = None,
+        label_step: int | None = None,
+    ) -> Outcome:
+        """Save the state of now. Every rank has to call it, at the same step.
+
+        Args:
+            state: Of this rank; that of rank 0 is written, with the random
+                number generators of all ranks.
+            reason: `interval`, `best`, `final`, `signal`, `request` …
+            metrics: Held-out results of this very state.
+            label_step: The step in the name, where it is not the completed one.
+
+        Returns:
+            How it ended, equal on all ranks: saved, or refused for want of room.
+
+        Raises:
+            RunDirError: rank 0 failed, or a rank is missing; on every rank.
+        """
+        step = state.progress.step
+        name = checkpoint_name(step if label_step is None else label_step)
+        with self.agent.in_phase("saving", limit_s=self.limit_s):
+            rng = gather_rng(self.world, capture_rng(self.world.device))
+
+            def write() -> str:
+                saved = capture(state, rng)
+                facts = self._facts(state, saved, reason, metrics or {}, label_step)
+                outcome = self._publisher.publish(name, saved, facts)
+                if outcome.refusal is None:
+                    prune(self.run, self.keep, self.agent.emit)
+                return msgspec.json.encode(outcome).decode()
+
+            told = from_main(self.world, SAVE_BARRIER, write, limit_s=self.limit_s)
+        outcome = msgspec.json.decode(told, type=Outcome)
+        self.last_mono_s = time.monotonic()
+        if outcome.refusal is None:
+            self.last_name = name
+        return outcome
+
+    def _facts(
+        self,
+        state: TrainState,
+        saved: dict[str, Any],
+        reason: str,
+        metrics: dict[str, float],
+        label_step: int | None,
+    ) -> Manifest:
+        progress = state.progress
+        return Manifest(
+            schema=MANIFEST_SCHEMA,
+            run_id=self.run_id,
+            attempt=self.attempt,
+            created_ns=time.time_ns(),
+            reason=reason,
+            files=(),
+            step=progress.step,
+            label_step=label_step,
+            epoch=progress.epoch,
+            num_samples=progress.num_samples,
+            world_size=self.world.world_size,
+            parent_digest=self.parent_digest,
+            metrics=metrics,
+            tensors=describe_tensors(saved, STATE_NAME),
+            optimizer=describe_optimizer(state.optimizer, state.model),
+            has_rng=True,
+            has_ema=state.average is not None,
+            crc32=get_crc32_options(),
+            torch_version=str(torch.__version__),
+            python_version=platform.python_version(),
+        )

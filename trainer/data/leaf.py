@@ -1,0 +1,97 @@
+"""LEAF's JSON, in which FEMNIST and other federated sets are published.
+
+A file holds `users` and `user_data[user] = {"x": [[…]], "y": […]}`; a directory
+holds many, in `train/` and `test/`. Users are dealt to clients in the order of
+their names, so that every client finds its own without being told.
+
+Source: Caldas et al. 2018, https://github.com/TalwalkarLab/leaf
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from agent.rundir.errors import RunDirError
+from trainer.data.examples import Examples
+from trainer.data.folder import as_examples
+
+
+class _UserData(msgspec.Struct):
+    x: list[list[float]]
+    y: list[Annotated[int, msgspec.Meta(ge=0)]]
+
+
+class _LeafFile(msgspec.Struct):
+    users: list[str]
+    user_data: dict[str, _UserData]
+
+
+def is_leaf(path: Path) -> bool:
+    """Whether a path is a LEAF file, or a directory with `train/*.json` in it."""
+    return path.suffix == ".json" or any((path / "train").glob("*.json"))
+
+
+def load_leaf_client(path: Path, index: int, num_clients: int) -> Examples:
+    """Return the training examples of the users dealt to one client.
+
+    Args:
+        path: A file, or a directory with `train/`.
+        index: Of the client, from 0.
+        num_clients: Among how many the users are dealt.
+
+    Raises:
+        RunDirError: no LEAF data, or fewer users than clients.
+    """
+    users = _read_users(_files(path, "train"))
+    mine = sorted(users)[index::num_clients]
+    if not mine:
+        raise RunDirError(
+            f"`{path}` has {len(users)} users, too few for {num_clients} clients",
+            hint=f"--clients {len(users)}",
+        )
+    return _joined([users[user] for user in mine], path)
+
+
+def load_leaf_test(path: Path) -> Examples | None:
+    """Return the examples of all users that are held out; None: there are none.
+
+    Raises:
+        RunDirError: `test/` holds something else than LEAF data.
+    """
+    if path.is_file() or not (path / "test").is_dir():
+        return None
+    return _joined(list(_read_users(_files(path, "test")).values()), path)
+
+
+def _files(path: Path, part: str) -> list[Path]:
+    files = [path] if path.is_file() else sorted((path / part).glob("*.json"))
+    if not files:
+        raise RunDirError(f"`{path}` has no LEAF data: no `{part}/*.json`")
+    return files
+
+
+def _read_users(files: list[Path]) -> dict[str, _UserData]:
+    users: dict[str, _UserData] = {}
+    for file in files:
+        try:
+            found = msgspec.json.decode(file.read_bytes(), type=_LeafFile)
+            users |= {user: found.user_data[user] for user in found.users}
+        except (OSError, msgspec.DecodeError, KeyError) as error:
+            raise RunDirError(f"`{file}` is not LEAF's JSON: {error}") from error
+    return users
+
+
+def _joined(users: list[_UserData], path: Path) -> Examples:
+    """Return flat pixels as square images; other rows stay rows."""
+    try:
+        rows = np.array([row for user in users for row in user.x], dtype=np.float32)
+        labels = np.array([label for user in users for label in user.y])
+        side = math.isqrt(rows.shape[1])
+        if side > 1 and side * side == rows.shape[1]:
+            rows = rows.reshape(-1, 1, side, side)
+        return as_examples(rows, labels)
+    except (ValueError, IndexError) as error:
+        raise RunDirError(f"`{path}` holds no examples: {error}") from error

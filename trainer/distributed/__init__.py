@@ -1,0 +1,1 @@
+"""Join and leave a process group, named barriers, verdicts over all ranks."""

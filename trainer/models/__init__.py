@@ -1,0 +1,1 @@
+"""Neural networks small enough to train on two cores in a minute."""
