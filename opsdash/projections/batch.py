@@ -136,6 +136,8 @@ class Batch:
     """Lines too long to be lines, skipped, in total."""
     problems: tuple[Problem, ...] = ()
     """Telemetry that cannot be read now."""
+    is_blind: bool = False
+    """The pass failed; everything else is from the one before."""
     is_polling: bool = False
     """The file system tells of no changes: they are looked for once a second."""
 

@@ -64,6 +64,8 @@ class RankRow(NamedTuple):
     """Reserved by torch."""
     num_dropped: int
     """Events that the process could not write."""
+    dropped_age_ns: int | None
+    """Since the last of them."""
     clock_skew_ns: int | None
     """Its wall clock minus the reader's, from its newest live line."""
 
@@ -99,6 +101,7 @@ class _Process:
     num_gaps: int = 0
     num_unread: int = 0
     num_told: int = 0
+    dropped_ns: int | None = None
 
     @property
     def num_dropped(self) -> int:
@@ -207,6 +210,7 @@ class Ranks:
         """Take in events that the process could not write."""
         if process := self._process(origin):
             process.num_told += whole(event.num_dropped) or 0
+            process.dropped_ns = event.mono_ns
 
     def rows(self, now_mono_ns: int) -> list[RankRow]:
         """Return the processes of the newest attempt, by rank, then by name."""
@@ -258,7 +262,9 @@ class Ranks:
         seq = whole(event.seq)
         if seq is None or seq <= process.last_seq:
             return
-        process.num_gaps += seq - process.last_seq - 1
+        if seq > process.last_seq + 1:
+            process.num_gaps += seq - process.last_seq - 1
+            process.dropped_ns = event.mono_ns
         process.last_seq = seq
 
     def _step(self, process: _Process, event: Event) -> None:
@@ -299,6 +305,11 @@ class Ranks:
             cpu_frac=finite(host.cpu_frac) if host else None,
             gpu_bytes=whole(host.gpu_reserved_bytes) if host else None,
             num_dropped=process.num_dropped,
+            dropped_age_ns=(
+                process.age_ns(process.dropped_ns, now_ns)
+                if process.num_dropped
+                else None
+            ),
             clock_skew_ns=process.skew_ns,
         )
 

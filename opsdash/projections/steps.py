@@ -90,8 +90,10 @@ class Steps:
 
     def on_loaded(self, origin: Origin, event: CheckpointLoaded) -> None:
         """Take in from where an attempt goes on."""
-        if event.resumed_step is not None and self._speaks(origin):
-            self.curves.begin(origin.attempt, event.resumed_step)
+        step = whole(event.resumed_step)
+        if step is not None and self._speaks(origin):
+            self.curves.begin(origin.attempt, step)
+            self._enter(origin.attempt, step)
 
     @property
     def attempt(self) -> int | None:
@@ -154,8 +156,8 @@ class Steps:
             self._attempt, self._step, self._num_skipped = attempt, None, 0
             self._step_ns.clear()
             self._tokens_per_s.clear()
-        if attempt == self._attempt:
-            self._step = step if self._step is None else max(self._step, step)
+        if attempt == self._attempt and (self._step is None or step > self._step):
+            self._step = step
 
     def _measure(self, attempt: int, step: int, event: StepDone) -> None:
         step_ns = nanoseconds(event.step_ns)

@@ -1,0 +1,1 @@
+"""Turn changes of a run directory's files into frozen batches."""

@@ -1,0 +1,156 @@
+"""Every telemetry file of a run, found and read in pieces that keep step.
+
+Files of an attempt are read in turns, a piece each, so that ranks advance
+together and a barrier's arrivals meet. Attempts are read oldest first.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from agent.rundir.layout import RunDir, parse_telemetry_name
+from opsdash.feed.cursor import Clocks, Cursor
+from opsdash.projections.batch import Lines, Problem
+from opsdash.projections.plausible import MAX_RANKS
+
+_MAX_FILES = 8_192
+_MAX_PROBLEMS = 20
+_RANK = re.compile(r"rank-(\d{1,9})")
+
+
+class Telemetry:
+    """All telemetry files of one run."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._cursors: dict[str, Cursor] = {}
+        self._scanned: dict[str, int] = {}
+        self._problems: dict[str, Problem] = {}
+        self.newest_attempt = 0
+        self.backlog_bytes = 0
+        """Known to be on disk and not read."""
+        self.read_bytes = 0
+        """Read in total."""
+        self.num_overlong = 0
+        """Lines too long to be lines, in total."""
+        self.problems: tuple[Problem, ...] = ()
+        """What cannot be read now, a few of many."""
+
+    @property
+    def cursors(self) -> list[Cursor]:
+        """Every file that was found, oldest attempt first."""
+        return list(self._cursors.values())
+
+    def take_stock(self, clocks: Clocks) -> None:
+        """Count what was read, what was not, and what cannot be."""
+        cursors = self._cursors.values()
+        self.backlog_bytes = sum(cursor.backlog for cursor in cursors)
+        self.read_bytes = sum(cursor.tail.offset for cursor in cursors)
+        self.num_overlong = sum(cursor.tail.num_overlong for cursor in cursors)
+        self.problems = self._find_problems(clocks)
+
+    def discover(self, *, is_thorough: bool) -> None:
+        """Look for new files.
+
+        Args:
+            is_thorough: Also in folders whose modification time stands still,
+                which a file created within the clock's tick leaves it do.
+        """
+        root, num_known = self._run.telemetry, len(self._cursors)
+        for attempt, folder in self._attempt_folders(root):
+            self.newest_attempt = max(self.newest_attempt, attempt)
+            try:
+                changed_ns = folder.stat().st_mtime_ns
+                if is_thorough or self._scanned.get(folder.name) != changed_ns:
+                    self._scanned[folder.name] = changed_ns
+                    self._scan(attempt, folder)
+                self._problems.pop(folder.name, None)
+            except OSError as error:
+                text = error.strerror or str(error)
+                self._problems[folder.name] = Problem(f"telemetry/{folder.name}", text)
+        if len(self._cursors) > num_known:
+            found = sorted(self._cursors.values(), key=_file_order)
+            self._cursors = {cursor.file: cursor for cursor in found}
+
+    def read_turn(self, clocks: Clocks, *, with_old: bool) -> list[Lines]:
+        """Read a piece of each file of the oldest attempt that has unread lines.
+
+        Args:
+            clocks: Now.
+            with_old: Also look at files of earlier attempts that were read to
+                their end; nobody writes them, so rarely is enough.
+        """
+        found: list[Lines] = []
+        behind: set[tuple[int, str]] = set()
+        busy_attempt: int | None = None
+        for cursor in self._cursors.values():
+            if busy_attempt is not None and cursor.attempt > busy_attempt:
+                break
+            process = (cursor.attempt, cursor.stem)
+            # A process's next segment waits until the one before is read.
+            if process in behind or (self._is_settled(cursor) and not with_old):
+                continue
+            if cursor.look() and (lines := cursor.read(clocks)) is not None:
+                found.append(lines)
+            if cursor.backlog:
+                behind.add(process)
+                busy_attempt = cursor.attempt
+        return found
+
+    def _find_problems(self, clocks: Clocks) -> tuple[Problem, ...]:
+        found = list(self._problems.values())
+        for cursor in self._cursors.values():
+            text = cursor.problem or cursor.clock_problem(clocks)
+            if text:
+                found.append(Problem(f"telemetry/{cursor.file}", text))
+            if len(found) >= _MAX_PROBLEMS:
+                break
+        return tuple(found)
+
+    def _is_settled(self, cursor: Cursor) -> bool:
+        return cursor.attempt < self.newest_attempt and cursor.is_live
+
+    def _attempt_folders(self, root: Path) -> list[tuple[int, Path]]:
+        try:
+            with os.scandir(root) as entries:
+                names = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+            self._problems.pop("", None)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._problems[""] = Problem("telemetry", error.strerror or str(error))
+            return []
+        numbers = [name for name in names if name.isdecimal() and len(name) <= 9]
+        return sorted((int(name), root / name) for name in numbers)
+
+    def _scan(self, attempt: int, folder: Path) -> None:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in names:
+            file = f"{folder.name}/{name}"
+            parsed = parse_telemetry_name(name)
+            if parsed is None or file in self._cursors:
+                continue
+            if len(self._cursors) >= _MAX_FILES:
+                text = f"more than {_MAX_FILES} files; the rest is not read"
+                self._problems["many"] = Problem("telemetry", text)
+                return
+            self._cursors[file] = Cursor(
+                path=folder / name,
+                attempt=attempt,
+                file=file,
+                stem=parsed.stem,
+                rank=_rank(parsed.stem),
+            )
+
+
+def _rank(stem: str) -> int | None:
+    match = _RANK.fullmatch(stem)
+    rank = int(match[1]) if match else MAX_RANKS
+    return rank if rank < MAX_RANKS else None
+
+
+def _file_order(cursor: Cursor) -> tuple[int, int, str, str]:
+    parsed = parse_telemetry_name(cursor.path.name)
+    segment = parsed.segment if parsed else 1
+    return cursor.attempt, segment, cursor.stem, cursor.file

@@ -1,0 +1,232 @@
+"""The newest events of a run as rows of a list that never outgrows its bound.
+
+Columns are arrays and interned strings: 200,000 rows take about 8 MB. What
+comes with every step keeps no text; its line is found again by file and
+offset. Heartbeats are no rows: they are state, and the overview shows it.
+"""
+
+from array import array
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from agent.rundir.events import Heartbeat, kind
+from opsdash.projections.batch import Batch, Lines, UnreadableLine
+from opsdash.projections.event_words import Severity, describe, severity
+from opsdash.projections.plausible import MAX_COUNT, clip, whole
+
+MAX_ROWS = 200_000
+_BLOCK = 8_192
+"""Rows are dropped by the block."""
+_MAX_TEXTS = 50_000
+_MAX_NAMES = 65_000
+_NO_STEP = -1
+UNREADABLE, NEWER = "unreadable", "newer"
+"""Kinds of rows that are lines and no events."""
+
+
+class EventRow(NamedTuple):
+    """One event."""
+
+    time_ns: int
+    """Writer's wall clock, Unix ns; 0 for a line that is no event."""
+    kind: str
+    node: str
+    """The process: `rank-00003`, `server`, or a client's key."""
+    attempt: int
+    step: int | None
+    severity: Severity
+    text: str | None
+    """In words; None: say it again from its line, at `file` and `offset`."""
+    file: str
+    """Below `telemetry/`."""
+    offset: int
+    """Where its line begins, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which rows are meant; what is None does not restrict."""
+
+    kinds: frozenset[str] | None = None
+    node: str | None = None
+    min_severity: Severity = Severity.DETAIL
+    step: int | None = None
+    attempt: int | None = None
+
+
+class _File(NamedTuple):
+    attempt: int
+    stem: str
+    file: str
+
+
+class EventsLog:
+    """Folds everything into a ring of rows, numbered from 0 since attaching."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        """Number of the oldest row that is still kept."""
+        self.num_undecodable = 0
+        self.num_newer = 0
+        self.num_overlong = 0
+        self._times = array("q")
+        self._offsets = array("q")
+        self._steps = array("q")
+        self._kinds = array("H")
+        self._files = array("H")
+        self._severities = array("B")
+        self._texts: dict[int, str] = {}
+        self._text_order: deque[int] = deque()
+        self._kind_names: list[str] = []
+        self._kind_ids: dict[str, int] = {}
+        self._file_names: list[_File] = []
+        self._file_ids: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    @property
+    def stop(self) -> int:
+        """Number that the next row will have."""
+        return self.first + len(self)
+
+    def on_batch(self, batch: Batch) -> None:
+        """Take in what could not be read as lines at all."""
+        self.num_overlong = batch.num_overlong
+
+    def on_lines(self, lines: Lines) -> None:
+        """Take in consecutive lines of one file."""
+        self.num_undecodable += lines.num_undecodable
+        self.num_newer += lines.num_newer
+        file_id = self._file_id(lines)
+        for event, offset in zip(lines.events, lines.offsets, strict=True):
+            if type(event) is Heartbeat:
+                continue
+            weight = severity(event)
+            text = describe(event) if weight > Severity.DETAIL else None
+            step = whole(event.step)
+            self._append(
+                event.time_ns, kind(event), file_id, offset, step, weight, text
+            )
+        for line in lines.unreadable:
+            self._append_unreadable(line, file_id)
+
+    def row(self, number: int) -> EventRow:
+        """Return a row by its number.
+
+        Raises:
+            IndexError: it was dropped, or does not exist yet.
+        """
+        index = number - self.first
+        if not 0 <= index < len(self):
+            raise IndexError(number)
+        file = self._file_names[self._files[index]]
+        step = self._steps[index]
+        return EventRow(
+            time_ns=self._times[index],
+            kind=self._kind_names[self._kinds[index]],
+            node=file.stem,
+            attempt=file.attempt,
+            step=None if step == _NO_STEP else step,
+            severity=Severity(self._severities[index]),
+            text=self._texts.get(number),
+            file=file.file,
+            offset=self._offsets[index],
+        )
+
+    def select(self, wanted: EventFilter, since: int = 0) -> list[int]:
+        """Return the numbers of the rows that a filter lets through, from `since`."""
+        kinds = self._wanted_kinds(wanted)
+        files = self._wanted_files(wanted)
+        start = max(since, self.first)
+        return [
+            number
+            for number in range(start, self.stop)
+            if self._severities[number - self.first] >= wanted.min_severity
+            and (kinds is None or self._kinds[number - self.first] in kinds)
+            and (files is None or self._files[number - self.first] in files)
+            and (wanted.step is None or self._steps[number - self.first] == wanted.step)
+        ]
+
+    def search_text(self, number: int) -> str:
+        """Return what a search looks at: kind, process, step, and words if kept."""
+        row = self.row(number)
+        step = "" if row.step is None else str(row.step)
+        return f"{row.kind} {row.node} {step} {row.text or ''}"
+
+    def _append(
+        self,
+        time_ns: int,
+        kind_name: str,
+        file_id: int,
+        offset: int,
+        step: int | None,
+        weight: Severity,
+        text: str | None,
+    ) -> None:
+        number = self.stop
+        self._times.append(time_ns if 0 <= time_ns <= 1 << 62 else 0)
+        self._offsets.append(min(offset, MAX_COUNT))
+        self._steps.append(_NO_STEP if step is None else step)
+        self._kinds.append(self._kind_id(kind_name))
+        self._files.append(file_id)
+        self._severities.append(weight)
+        if text is not None:
+            self._keep_text(number, text)
+        if len(self) > MAX_ROWS:
+            self._drop_block()
+
+    def _append_unreadable(self, line: UnreadableLine, file_id: int) -> None:
+        name = NEWER if line.is_newer_kind else UNREADABLE
+        weight = Severity.INFO if line.is_newer_kind else Severity.WARNING
+        text = clip(f"{line.reason}: {line.head}")
+        self._append(0, name, file_id, line.offset, None, weight, text)
+
+    def _keep_text(self, number: int, text: str) -> None:
+        self._texts[number] = text
+        self._text_order.append(number)
+        if len(self._text_order) > _MAX_TEXTS:
+            self._texts.pop(self._text_order.popleft(), None)
+
+    def _drop_block(self) -> None:
+        columns = (self._times, self._offsets, self._steps)
+        small = (self._kinds, self._files, self._severities)
+        for column in (*columns, *small):
+            del column[:_BLOCK]
+        self.first += _BLOCK
+        while self._text_order and self._text_order[0] < self.first:
+            self._texts.pop(self._text_order.popleft(), None)
+
+    def _kind_id(self, name: str) -> int:
+        found = self._kind_ids.get(name)
+        if found is None:
+            found = self._kind_ids[name] = len(self._kind_names)
+            self._kind_names.append(name)
+        return found
+
+    def _file_id(self, lines: Lines) -> int:
+        origin = lines.origin
+        found = self._file_ids.get(origin.file)
+        if found is None:
+            if len(self._file_names) >= _MAX_NAMES:
+                return len(self._file_names) - 1
+            found = self._file_ids[origin.file] = len(self._file_names)
+            file = _File(origin.attempt, origin.stem, origin.file)
+            self._file_names.append(file)
+        return found
+
+    def _wanted_kinds(self, wanted: EventFilter) -> set[int] | None:
+        if wanted.kinds is None:
+            return None
+        return {self._kind_ids[name] for name in wanted.kinds if name in self._kind_ids}
+
+    def _wanted_files(self, wanted: EventFilter) -> set[int] | None:
+        if wanted.node is None and wanted.attempt is None:
+            return None
+        return {
+            number
+            for number, file in enumerate(self._file_names)
+            if wanted.node in (None, file.stem)
+            and wanted.attempt in (None, file.attempt)
+        }

@@ -1,0 +1,288 @@
+"""What is worth saying about a run, each with the command that helps.
+
+One function per threshold of the contract. A limit that the trainer gave for a
+phase goes before ours; where it gave none, what may take minutes has minutes.
+"""
+
+import shlex
+from collections.abc import Iterable, Iterator
+
+from agent.rundir.process import Liveness
+from opsdash import units
+from opsdash.projections.event_words import Severity
+from opsdash.projections.ranks import RankRow
+from opsdash.projections.run_state import STALE_NS, START_NS, Evidence, Reason
+
+STRAGGLER_FRAC = 0.10
+RUNWAY_CHECKPOINTS = 3
+_DROP_MEMORY_NS = 600 * 10**9
+_UNVERIFIED_GRACE_NS = 60 * 10**9
+"""Reading back a checkpoint that was just published takes its time."""
+_SKEW_NS = 5 * 10**9
+_MINUTE_NS = 60 * 10**9
+_PHASE_LIMITS_NS: dict[str, int] = {
+    "starting": 5 * _MINUTE_NS,
+    "loading": 10 * _MINUTE_NS,
+    "saving": 10 * _MINUTE_NS,
+    "evaluating": 10 * _MINUTE_NS,
+    "compiling": 15 * _MINUTE_NS,
+    "ending": 5 * _MINUTE_NS,
+}
+_SLOW_STEP_FACTOR = 3
+"""A step may take so many typical steps before it counts as stuck."""
+
+
+def all_reasons(evidence: Evidence) -> list[Reason]:
+    """Return everything worth saying."""
+    found: list[Reason] = []
+    for source in (
+        _barriers,
+        _processes,
+        _heartbeats,
+        _progress,
+        _unheard_ranks,
+        _straggler,
+        _checkpoint,
+        _nonfinite,
+        _drops,
+        _disk,
+        _clients,
+        _telemetry,
+        _notes,
+    ):
+        found += source(evidence)
+    return found
+
+
+def progress_limit_ns(row: RankRow, step_ns: int | None) -> int | None:
+    """Return how long a process may stand still in its phase; None: for ever."""
+    if row.limit_ns is not None:
+        return row.limit_ns
+    if row.phase == "paused":
+        return None
+    if row.phase == "training":
+        if step_ns is None:
+            return _MINUTE_NS
+        return max(STALE_NS, _SLOW_STEP_FACTOR * step_ns)
+    return _PHASE_LIMITS_NS.get(row.phase or "", _MINUTE_NS)
+
+
+def _alive(evidence: Evidence) -> list[RankRow]:
+    """Return the processes that said no goodbye and are not known to be gone."""
+    rows = evidence.ranks
+    return [r for r in rows if not r.ended and r.liveness is not Liveness.DEAD]
+
+
+def _barriers(evidence: Evidence) -> Iterator[Reason]:
+    by_rank = {row.rank: row for row in evidence.ranks if row.rank is not None}
+    for row in evidence.board:
+        limit_ns = row.limit_ns
+        if limit_ns is None:
+            limit_ns = max(STALE_NS, _SLOW_STEP_FACTOR * (evidence.step_ns or 0))
+        if row.waited_ns <= limit_ns or not row.missing:
+            continue
+        waiting = [w.rank for w in row.arrived if w.rank is not None]
+        missing = ", ".join(_doing(rank, by_rank.get(rank)) for rank in row.missing[:3])
+        text = (
+            f"{_ranks(waiting)} waiting at {row.name} for "
+            f"{units.duration(row.waited_ns)}; missing: {missing}"
+        )
+        more = len(row.missing) - 3
+        yield Reason(
+            Severity.ERROR if row.is_hung else Severity.WARNING,
+            text + (f" and {more} more" if more > 0 else ""),
+            _command("barriers", evidence),
+        )
+
+
+def _processes(evidence: Evidence) -> Iterator[Reason]:
+    gone = [r for r in evidence.ranks if not r.ended and r.liveness is Liveness.DEAD]
+    if gone:
+        text = f"{_nodes(gone)}: the process is gone without a goodbye"
+        yield Reason(Severity.ERROR, text, _command("events", evidence))
+    for row in [r for r in evidence.ranks if r.ended == "error"][:3]:
+        text = f"{row.node} ended with an error: {row.error or 'untold'}"
+        yield Reason(Severity.ERROR, text, _command("events", evidence))
+
+
+def _heartbeats(evidence: Evidence) -> Iterator[Reason]:
+    late = [r for r in _alive(evidence) if (r.heartbeat_age_ns or 0) > STALE_NS]
+    if late:
+        longest = max(r.heartbeat_age_ns or 0 for r in late)
+        yield Reason(
+            Severity.WARNING,
+            f"{_nodes(late)}: no heartbeat for {units.duration(longest)}",
+            _command("status", evidence),
+        )
+
+
+def _progress(evidence: Evidence) -> Iterator[Reason]:
+    for row in _alive(evidence):
+        if row.waiting_at or (row.heartbeat_age_ns or 0) > STALE_NS:
+            continue
+        limit_ns = progress_limit_ns(row, evidence.step_ns)
+        still_ns = row.progress_age_ns
+        if limit_ns is None or still_ns is None or still_ns <= limit_ns:
+            continue
+        yield Reason(
+            Severity.WARNING,
+            f"{row.node} has made no progress for {units.duration(still_ns)} "
+            f"({row.phase or 'phase untold'})",
+            _command("barriers", evidence),
+        )
+
+
+def _unheard_ranks(evidence: Evidence) -> Iterator[Reason]:
+    age_ns, world_size = evidence.attempt_age_ns, evidence.world_size
+    if age_ns is None or age_ns <= START_NS:
+        return
+    there = {row.rank for row in evidence.ranks}
+    expected = range(world_size or 0)
+    missing = [rank for rank in expected if rank not in there]
+    if missing and evidence.ranks:
+        yield Reason(Severity.WARNING, f"{_ranks(missing)} wrote no telemetry")
+    if not evidence.ranks:
+        text = f"no telemetry {units.duration(age_ns)} after the start"
+        yield Reason(Severity.WARNING, text, _command("doctor", evidence))
+
+
+def _straggler(evidence: Evidence) -> Iterator[Reason]:
+    late = evidence.straggler
+    if late is None:
+        return
+    lost_frac = late.lost_frac if late.is_persistent else late.total_lost_frac
+    if lost_frac <= STRAGGLER_FRAC:
+        return
+    if late.is_persistent:
+        text = (
+            f"rank {late.rank} costs {units.percent(late.lost_frac)} of the time, "
+            f"persistent since step {units.count(late.since_step)}"
+        )
+    else:
+        text = (
+            f"{units.percent(late.total_lost_frac)} of the time is waited for "
+            f"changing ranks, rank {late.rank} most"
+        )
+    yield Reason(Severity.WARNING, text, _command("barriers", evidence))
+
+
+def _checkpoint(evidence: Evidence) -> Iterator[Reason]:
+    newest = evidence.newest
+    if newest is None or newest.is_resumable:
+        return
+    fix = _command("verify", evidence)
+    if newest.stage == "damaged":
+        text = f"the newest checkpoint {newest.name} is damaged: {newest.why_not}"
+        yield Reason(Severity.ERROR, text, fix)
+        return
+    is_saving = any(row.phase == "saving" for row in evidence.ranks)
+    age_ns = evidence.now_ns - (newest.created_ns or 0)
+    if not is_saving and not 0 <= age_ns <= _UNVERIFIED_GRACE_NS:
+        text = f"the newest checkpoint {newest.name} is not verified: {newest.why_not}"
+        yield Reason(Severity.WARNING, text, fix)
+
+
+def _nonfinite(evidence: Evidence) -> Iterator[Reason]:
+    found = evidence.nonfinite
+    if found is not None:
+        yield Reason(
+            Severity.WARNING,
+            f"{found.what} was not finite at step {units.count(found.step)}",
+            _command("optimizer", evidence),
+        )
+
+
+def _drops(evidence: Evidence) -> Iterator[Reason]:
+    rows = [
+        row
+        for row in evidence.ranks
+        if row.num_dropped
+        and row.dropped_age_ns is not None
+        and row.dropped_age_ns <= _DROP_MEMORY_NS
+    ]
+    if rows:
+        num = sum(row.num_dropped for row in rows)
+        text = f"{_nodes(rows)}: {units.count(num)} events were dropped"
+        yield Reason(Severity.WARNING, text, _command("events", evidence))
+
+
+def _disk(evidence: Evidence) -> Iterator[Reason]:
+    free, newest = evidence.disk_free_bytes, evidence.newest
+    size = newest.size_bytes if newest else None
+    if free is None or not size:
+        return
+    if free < RUNWAY_CHECKPOINTS * size:
+        room = units.number(free / size)
+        yield Reason(
+            Severity.WARNING,
+            f"{units.byte_size(free)} free: room for {room} checkpoints",
+            f"df -h {shlex.quote(evidence.path)}",
+        )
+
+
+def _clients(evidence: Evidence) -> Iterator[Reason]:
+    for client in evidence.absent[:3]:
+        since = (
+            "" if client.since_round is None else f" since round {client.since_round}"
+        )
+        why = f": {client.why_absent}" if client.why_absent else ""
+        yield Reason(
+            Severity.WARNING,
+            f"{client.client} is missing{since}{why}",
+            _command("rounds", evidence),
+        )
+    more = len(evidence.absent) - 3
+    if more > 0:
+        yield Reason(Severity.WARNING, f"{more} more clients are missing")
+
+
+def _telemetry(evidence: Evidence) -> Iterator[Reason]:
+    """What cannot be read, while something else can."""
+    for problem in (*evidence.batch.problems, *evidence.batch.directory.problems)[:5]:
+        yield Reason(Severity.WARNING, f"{problem.where}: {problem.text}")
+
+
+def _notes(evidence: Evidence) -> Iterator[Reason]:
+    """What does not degrade the run and must not be hidden."""
+    if evidence.num_newer:
+        text = f"{units.count(evidence.num_newer)} events of a newer kind"
+        yield Reason(Severity.INFO, text, "pip install --upgrade opsdash")
+    if evidence.num_undecodable:
+        text = f"{units.count(evidence.num_undecodable)} lines could not be read"
+        yield Reason(Severity.INFO, text, _command("events", evidence))
+    if evidence.num_hidden:
+        text = f"{units.count(evidence.num_hidden)} lines of processes not shown"
+        yield Reason(Severity.INFO, text)
+    skews = [r.clock_skew_ns for r in evidence.ranks if r.clock_skew_ns is not None]
+    worst = max(skews, key=abs, default=0)
+    if abs(worst) > _SKEW_NS:
+        where = "ahead of" if worst > 0 else "behind"
+        text = f"the run's wall clock is {units.duration(abs(worst))} {where} this one"
+        yield Reason(Severity.INFO, text)
+
+
+def _doing(rank: int, row: RankRow | None) -> str:
+    if row is None:
+        return f"rank {rank} (never heard)"
+    step = "" if row.step is None else f", step {units.count(row.step)}"
+    return f"rank {rank} ({row.phase or 'phase untold'}{step})"
+
+
+def _ranks(ranks: Iterable[int]) -> str:
+    numbers = list(ranks)
+    verb = "rank" if len(numbers) == 1 else "ranks"
+    return f"{verb} {units.rank_ranges(numbers)}"
+
+
+def _nodes(rows: list[RankRow]) -> str:
+    ranks = [row.rank for row in rows if row.rank is not None]
+    names = [_ranks(ranks)] if ranks else []
+    others = [row.node for row in rows if row.rank is None]
+    names += others[:3]
+    return ", ".join(names) + (
+        f" and {len(others) - 3} more" if len(others) > 3 else ""
+    )
+
+
+def _command(name: str, evidence: Evidence) -> str:
+    return f"opsdash {name} {shlex.quote(evidence.path)}"

@@ -1,0 +1,338 @@
+"""Federated rounds and clients: who took part, who is missing, what it took.
+
+The server's own events decide; a client's file adds what the server cannot
+know. On a data-parallel run there is nothing to fold, and `why_empty` says so.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+from agent.rundir.events import (
+    ClientJoined,
+    ClientLost,
+    ClientUpdate,
+    OptimizerReset,
+    RoundCommitted,
+    RoundStarted,
+    UpdateRefused,
+)
+from opsdash.projections.batch import Origin
+from opsdash.projections.plausible import (
+    MAX_NODES,
+    clip,
+    finite,
+    nanoseconds,
+    whole,
+)
+
+_MAX_ROUNDS = 10_000
+_MAX_DETAILED = 200
+"""Older rounds keep their figures and lose who did what in them."""
+_MAX_CLIENTS = 1_024
+_RECENT = 16
+_NOT_FEDERATED = (
+    "this is a data-parallel run: it has steps and no rounds; federated runs have them"
+)
+_NO_ROUND_YET = "no round was opened yet"
+
+
+class Update(NamedTuple):
+    """One client's contribution to one round."""
+
+    num_examples: int | None
+    loss: float | None
+    accuracy_frac: float | None
+    queue_ns: int | None
+    compute_ns: int | None
+    transfer_ns: int | None
+    num_bytes: int | None
+    update_norm: float | None
+    cosine: float | None
+    """To the weighted mean of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """One round."""
+
+    round_num: int
+    attempt: int
+    clients: tuple[str, ...]
+    """For whom it was opened."""
+    members: tuple[str, ...] | None
+    """Whose updates were aggregated; None: not committed, or not detailed."""
+    round_ns: int | None
+    loss: float | None
+    accuracy_frac: float | None
+    reason: str | None
+    """`complete` or `deadline`; None: not committed."""
+    model_digest: str | None
+    num_clients: int
+    num_members: int | None
+    """How many updates were aggregated; None: not committed."""
+    is_detailed: bool
+    """False: too old, only its figures are kept."""
+    updates: dict[str, Update]
+    refused: dict[str, str]
+    reset: tuple[str, ...]
+    """Clients that cleared their optimizer in this round."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Clients that were asked and gave nothing that counted."""
+        there = self.updates if self.members is None else self.members
+        return tuple(client for client in self.clients if client not in there)
+
+
+class ClientRow(NamedTuple):
+    """One client, as the server sees it."""
+
+    client: str
+    is_present: bool
+    why_absent: str | None
+    since_round: int | None
+    """Round in which it joined or was lost last."""
+    last_round: int | None
+    """The last round that it contributed to."""
+    num_updates: int
+    num_returns: int
+    num_resets: int
+
+
+class _Commit(NamedTuple):
+    members: tuple[str, ...]
+    num_members: int
+    round_ns: int | None
+    loss: float | None
+    accuracy_frac: float | None
+    reason: str
+    model_digest: str
+
+
+@dataclass
+class _Round:
+    round_num: int
+    attempt: int
+    clients: tuple[str, ...] = ()
+    num_clients: int = 0
+    committed: _Commit | None = None
+    is_detailed: bool = True
+    updates: dict[str, Update] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    reset: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass
+class _Client:
+    is_present: bool = False
+    why_absent: str | None = None
+    since_round: int | None = None
+    last_round: int | None = None
+    num_updates: int = 0
+    num_returns: int = 0
+    num_resets: int = 0
+
+
+class Rounds:
+    """Folds the events of a federation."""
+
+    def __init__(self) -> None:
+        self.num_hidden_clients = 0
+        self._rounds: OrderedDict[int, _Round] = OrderedDict()
+        self._clients: dict[str, _Client] = {}
+        self._now: int | None = None
+
+    def on_started(self, origin: Origin, event: RoundStarted) -> None:
+        """Take in that a round was opened."""
+        opened = self._round(origin, event.round_num)
+        if opened is not None:
+            opened.clients = tuple(clip(c, 64) for c in event.clients[:_MAX_CLIENTS])
+            opened.num_clients = len(event.clients)
+            self._now = opened.round_num
+
+    def on_committed(self, origin: Origin, event: RoundCommitted) -> None:
+        """Take in that a round's aggregate is durable."""
+        done = self._round(origin, event.round_num)
+        if done is not None:
+            done.committed = _commit(event)
+            self._now = done.round_num
+
+    def on_joined(self, origin: Origin, event: ClientJoined) -> None:  # noqa: ARG002 - one signature for all folds
+        """Take in that a client opened a session."""
+        if client := self._client(event.client):
+            client.is_present, client.why_absent = True, None
+            client.since_round = self._now_or(event.round_num)
+            client.num_returns += event.is_return
+
+    def on_lost(self, origin: Origin, event: ClientLost) -> None:  # noqa: ARG002 - one signature for all folds
+        """Take in that a client's session ended without goodbye."""
+        if client := self._client(event.client):
+            client.is_present, client.why_absent = False, clip(event.reason)
+            client.since_round = self._now_or(event.round_num)
+
+    def on_update(self, origin: Origin, event: ClientUpdate) -> None:
+        """Take in a contribution that the server accepted."""
+        its_round = self._round(origin, event.round_num)
+        client = self._client(event.client)
+        if its_round is None or client is None:
+            return
+        client.is_present = True
+        client.num_updates += 1
+        client.last_round = its_round.round_num
+        its_round.updates[clip(event.client, 64)] = _update(event)
+
+    def on_refused(self, origin: Origin, event: UpdateRefused) -> None:
+        """Take in a contribution that must not count."""
+        its_round = self._round(origin, event.round_num)
+        if its_round is not None and len(its_round.refused) < _MAX_CLIENTS:
+            its_round.refused[clip(event.client, 64)] = clip(event.reason)
+
+    def on_reset(self, origin: Origin, event: OptimizerReset) -> None:
+        """Take in that a client cleared its optimizer's state."""
+        if origin.rank is not None:
+            return
+        if client := self._client(origin.stem):
+            client.num_resets += 1
+        its_round = self._round(origin, event.round_num)
+        if its_round is not None and len(its_round.reset) < _MAX_CLIENTS:
+            its_round.reset[origin.stem] = None
+
+    def rows(self) -> list[RoundRow]:
+        """Return the rounds, newest first."""
+        return [_row(self._rounds[n]) for n in sorted(self._rounds, reverse=True)]
+
+    def clients(self) -> list[ClientRow]:
+        """Return the clients, absent ones first, then by name."""
+        rows = [
+            ClientRow(
+                client=name,
+                is_present=client.is_present,
+                why_absent=client.why_absent,
+                since_round=client.since_round,
+                last_round=client.last_round,
+                num_updates=client.num_updates,
+                num_returns=client.num_returns,
+                num_resets=client.num_resets,
+            )
+            for name, client in self._clients.items()
+        ]
+        return sorted(rows, key=lambda row: (row.is_present, row.client))
+
+    @property
+    def current(self) -> int | None:
+        """The round that was opened or committed last."""
+        return self._now
+
+    @property
+    def last_committed(self) -> int | None:
+        """The newest round that is durable."""
+        return max((n for n, r in self._rounds.items() if r.committed), default=None)
+
+    @property
+    def typical_ns(self) -> int | None:
+        """Median length of the last rounds."""
+        lengths = [
+            found.committed.round_ns
+            for found in list(self._rounds.values())[-_RECENT:]
+            if found.committed and found.committed.round_ns is not None
+        ]
+        return int(median(lengths)) if lengths else None
+
+    def why_empty(self, kind: str | None) -> str | None:
+        """Return why there is nothing to show; None: there is something."""
+        if self._rounds or self._clients:
+            return None
+        return _NO_ROUND_YET if kind == "federated" else _NOT_FEDERATED
+
+    def _round(self, origin: Origin, round_num: int | None) -> _Round | None:
+        """Return the round; a later attempt that repeats one begins it anew."""
+        number = whole(round_num)
+        if number is None:
+            return None
+        found = self._rounds.get(number)
+        if found is not None and found.attempt > origin.attempt:
+            return None
+        if found is None or found.attempt < origin.attempt:
+            self._drop_from(number, origin.attempt)
+            found = self._rounds[number] = _Round(number, origin.attempt)
+            self._condense()
+        return found if number in self._rounds else None
+
+    def _condense(self) -> None:
+        """Bound what is kept: details of the newest rounds, figures of many."""
+        if len(self._rounds) > _MAX_ROUNDS:
+            del self._rounds[next(iter(self._rounds))]
+        if len(self._rounds) > _MAX_DETAILED:
+            old = next(r for r in self._rounds.values() if r.is_detailed)
+            old.clients, old.updates, old.refused, old.reset = (), {}, {}, {}
+            if old.committed is not None:
+                old.committed = old.committed._replace(members=())
+            old.is_detailed = False
+
+    def _drop_from(self, number: int, attempt: int) -> None:
+        """Forget rounds of earlier attempts that a restart went back behind."""
+        for known in [n for n, r in self._rounds.items() if n >= number]:
+            if self._rounds[known].attempt < attempt:
+                del self._rounds[known]
+
+    def _client(self, name: str) -> _Client | None:
+        name = clip(name, 64)
+        if name not in self._clients:
+            if len(self._clients) >= MAX_NODES:
+                self.num_hidden_clients += 1
+                return None
+            self._clients[name] = _Client()
+        return self._clients[name]
+
+    def _now_or(self, round_num: int | None) -> int | None:
+        number = whole(round_num)
+        return self._now if number is None else number
+
+
+def _update(event: ClientUpdate) -> Update:
+    return Update(
+        num_examples=whole(event.num_examples),
+        loss=finite(event.loss),
+        accuracy_frac=finite(event.accuracy_frac),
+        queue_ns=nanoseconds(event.queue_ns),
+        compute_ns=nanoseconds(event.compute_ns),
+        transfer_ns=nanoseconds(event.transfer_ns),
+        num_bytes=whole(event.num_bytes),
+        update_norm=finite(event.update_norm),
+        cosine=finite(event.cosine),
+    )
+
+
+def _commit(event: RoundCommitted) -> _Commit:
+    return _Commit(
+        members=tuple(clip(member, 64) for member in event.members[:_MAX_CLIENTS]),
+        num_members=len(event.members),
+        round_ns=nanoseconds(event.round_ns),
+        loss=finite(event.loss),
+        accuracy_frac=finite(event.accuracy_frac),
+        reason=clip(event.reason, 40),
+        model_digest=clip(event.model_digest, 100),
+    )
+
+
+def _row(found: _Round) -> RoundRow:
+    done = found.committed
+    return RoundRow(
+        round_num=found.round_num,
+        attempt=found.attempt,
+        clients=found.clients,
+        members=done.members if done and found.is_detailed else None,
+        round_ns=done.round_ns if done else None,
+        loss=done.loss if done else None,
+        accuracy_frac=done.accuracy_frac if done else None,
+        reason=done.reason if done else None,
+        model_digest=done.model_digest if done else None,
+        num_clients=found.num_clients,
+        num_members=done.num_members if done else None,
+        is_detailed=found.is_detailed,
+        updates=dict(found.updates),
+        refused=dict(found.refused),
+        reset=tuple(found.reset),
+    )
