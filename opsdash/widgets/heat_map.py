@@ -18,9 +18,11 @@ from opsdash.glyphs import glyphs_of
 from opsdash.units import count, number
 from opsdash.widgets.canvas import joined
 from opsdash.widgets.heat_view import (
+    ZOOMS,
     HeatModel,
     HeatView,
     NoHeat,
+    Peak,
     first_row,
     heat_legend,
     tone_of,
@@ -32,11 +34,7 @@ from opsdash.widgets.spans import Line, Span, fit
 class HeatMap(LineWidget, can_focus=True):
     """Ranks downwards, steps to the right."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "tone--cool",
-        "tone--hot",
-        "tone--spot",
-    }
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"tone--cool", "tone--hot", "tone--spot"}
     DEFAULT_CSS = """
     HeatMap {
         height: 1fr;
@@ -86,12 +84,14 @@ class HeatMap(LineWidget, can_focus=True):
         *,
         title: str = "",
         say: Callable[[float], str] = number,
+        zooms: Sequence[int] = ZOOMS,
         id: str | None = None,  # noqa: A002 - Textual's name for it
         classes: str | None = None,
     ) -> None:
         """Make a map; `bounds`: the five least values of each density, ascending.
 
-        `say` turns a value into words, for the legend and the cell's line.
+        `say` turns a value into words. The model is asked for columns of one of
+        `zooms` steps, that begin at its multiples.
         """
         super().__init__(id=id, classes=classes)
         self.bounds = tuple(bounds)
@@ -100,7 +100,7 @@ class HeatMap(LineWidget, can_focus=True):
         self.cursor: tuple[int, int] | None = None
         """Row and step of the cell under the cursor."""
         self._say = say
-        self._view = HeatView()
+        self._view = HeatView(zooms=zooms)
         self._top = 0
         self._label_width = 0
         self._levels: dict[tuple[int, int], int | None] = {}
@@ -166,9 +166,8 @@ class HeatMap(LineWidget, can_focus=True):
     def action_zoom(self, levels: int) -> None:
         """Show more steps per column, or fewer."""
         if (span := self.model.span) is not None:
-            self._view.set_zoom(
-                self._view.zoom + levels, self.cursor[1] if self.cursor else span[1]
-            )
+            step = self.cursor[1] if self.cursor else span[1]
+            self._view.set_zoom(self._view.zoom + levels, step)
             self.changed()
 
     def action_fit(self) -> None:
@@ -181,12 +180,9 @@ class HeatMap(LineWidget, can_focus=True):
         """Open the cell under the cursor."""
         if self.cursor is None or self.cursor[0] >= len(self.model.ranks):
             return
-        rank = self.model.ranks[self.cursor[0]]
-        start = self._view.column_start(self.cursor[1])
-        stop = start + self._view.per_column
-        peak = self.model.peak(rank, start, stop)
-        step = peak.step if peak else start
-        self.post_message(self.CellSelected(self, rank, step, start, stop))
+        rank, peak, start = self._under_cursor(*self.cursor)
+        step, until = peak.step if peak else start, start + self._view.per_column
+        self.post_message(self.CellSelected(self, rank, step, start, until))
 
     def action_leave(self) -> None:
         """Take the cursor away and follow the newest step."""
@@ -209,6 +205,10 @@ class HeatMap(LineWidget, can_focus=True):
         self.cursor = (row, step)
         self._view.reveal(step)
         super().changed()
+
+    def _under_cursor(self, row: int, step: int) -> tuple[int, Peak | None, int]:
+        rank, start = self.model.ranks[row], self._view.column_start(step)
+        return rank, self.model.peak(rank, start, start + self._view.per_column), start
 
     def _row(
         self, row: int, label: str, used: dict[tuple[int, int], int | None]
@@ -243,9 +243,7 @@ class HeatMap(LineWidget, can_focus=True):
         if self.cursor is None or self.cursor[0] >= len(self.model.ranks):
             text = f"steps {span} {dot} {each} per column"
             return (Span(fit(text, width), "dim"),)
-        rank = self.model.ranks[self.cursor[0]]
-        start = view.column_start(self.cursor[1])
-        peak = self.model.peak(rank, start, start + view.per_column)
+        rank, peak, start = self._under_cursor(*self.cursor)
         value, step = (self._say(peak.value), peak.step) if peak else ("no data", start)
         text = f"{self.model.label(rank)} {dot} step {count(step)} {dot} {value}"
         return (Span(fit(f"{text} {dot} {each} per column", width), "strong"),)

@@ -16,7 +16,7 @@ ZOOMS = tuple(
     for power in (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
     for digit in (1, 2, 5)
 )
-"""Steps per column that can be chosen."""
+"""Steps per column that can be chosen, unless the owner knows better."""
 
 
 _HOT = 4
@@ -100,15 +100,17 @@ class HeatView:
     """A window of columns over the steps."""
 
     zoom: int = 0
-    """Index into `ZOOMS`."""
+    """Index into `zooms`."""
     start: int = 0
     """The step at which the first column begins."""
     num_columns: int = 0
+    zooms: Sequence[int] = ZOOMS
+    """Steps per column to choose from, ascending."""
 
     @property
     def per_column(self) -> int:
         """Steps in one column."""
-        return ZOOMS[self.zoom]
+        return self.zooms[self.zoom]
 
     @property
     def stop(self) -> int:
@@ -141,7 +143,7 @@ class HeatView:
     def set_zoom(self, zoom: int, step: int) -> None:
         """Change the steps per column; the column of `step` stays where it is."""
         before = (step - self.start) // self.per_column
-        self.zoom = max(0, min(zoom, len(ZOOMS) - 1))
+        self.zoom = max(0, min(zoom, len(self.zooms) - 1))
         self.start = max(0, self.column_start(step) - before * self.per_column)
 
     def fit(self, span: tuple[int, int]) -> None:
@@ -149,10 +151,10 @@ class HeatView:
         needed = span[1] - span[0] + 1
         fitting = (
             index
-            for index, steps in enumerate(ZOOMS)
+            for index, steps in enumerate(self.zooms)
             if needed + steps <= self.num_columns * steps
         )
-        self.zoom = next(fitting, len(ZOOMS) - 1)
+        self.zoom = next(fitting, len(self.zooms) - 1)
         self.start = self.column_start(span[0])
 
     def _show_until(self, span: tuple[int, int], spare: int = 0) -> None:
