@@ -2,7 +2,8 @@
 
 from pathlib import PurePath
 
-from agent.rundir.verify import legacy, torch_layout
+from agent.rundir.verify import torch_layout
+from agent.rundir.verify.legacy import looks_like_legacy, verify_legacy
 from agent.rundir.verify.outcome import Outcome
 from agent.rundir.verify.safetensors import looks_like_safetensors, verify_safetensors
 from agent.rundir.verify.source import Source
@@ -16,7 +17,6 @@ _START_BYTES = 512
 _TAIL_SIGNATURES = ((b"PK\x06\x06", -98), (b"PK\x06\x07", -42), (b"PK\x05\x06", -22))
 _EMPTY_ZIP = b"PK\x05\x06"
 _TAR_MAGIC = (257, b"ustar")
-_MAX_WRONG_BYTES = 2
 
 
 def verify_by_format(source: Source, task: Task, outcome: Outcome) -> bool:
@@ -39,9 +39,9 @@ def verify_by_format(source: Source, task: Task, outcome: Outcome) -> bool:
         is_shard = source.name.endswith(SHARD_SUFFIX)
         outcome.format = "dcp" if is_shard else "torch_zip"
         return verify_torch_zip(source, task, outcome)
-    elif _is_legacy(start):
+    elif looks_like_legacy(start):
         outcome.format = "torch_legacy"
-        legacy.verify_legacy(source, task.watch, outcome)
+        verify_legacy(source, task.watch, outcome)
     elif source.name.endswith(".safetensors") or looks_like_safetensors(
         start, source.size
     ):
@@ -62,13 +62,6 @@ def _is_zip(source: Source, start: bytes) -> bool:
         source.read_up_to(max(0, source.size + offset), 4) == signature
         for signature, offset in _TAIL_SIGNATURES
     )
-
-
-def _is_legacy(start: bytes) -> bool:
-    if start.startswith(legacy.MAGIC):
-        return True
-    wrong = sum(a != b for a, b in zip(legacy.MAGIC, start, strict=False))
-    return len(start) >= 4 and wrong <= min(_MAX_WRONG_BYTES, len(start) // 4)
 
 
 def _report_unknown(source: Source, start: bytes, outcome: Outcome) -> None:

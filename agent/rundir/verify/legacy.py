@@ -19,12 +19,34 @@ from agent.rundir.verify.text import plural, visible
 from agent.rundir.verify.verdict import State
 from agent.rundir.verify.watch import Watch
 
-MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-"""The first pickle: the number 0x1950a86a20f9469cfc6c."""
+_MAGIC_NUMBER = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_FRAME = b"\x95\x0d\0\0\0\0\0\0\0"
+_MAGICS = (
+    b"\x80\x02" + _MAGIC_NUMBER,
+    b"\x80\x03" + _MAGIC_NUMBER,
+    b"\x80\x04" + _FRAME + _MAGIC_NUMBER,
+    b"\x80\x05" + _FRAME + _MAGIC_NUMBER,
+)
+"""The first pickle, the number 0x1950a86a20f9469cfc6c, in protocols 2 to 5."""
+_MAX_WRONG_BYTES = 2
 _NUM_PICKLES = 5
 """Magic number, protocol version, machine, the object, the storages' keys."""
 _MAX_PICKLE_BYTES = 64 << 20
 _COUNT_BYTES = 8
+
+
+def looks_like_legacy(start: bytes) -> bool:
+    """Whether a file that starts so is a legacy one, perhaps a damaged one."""
+    allowed = min(_MAX_WRONG_BYTES, len(start) // 4)
+    return len(start) >= 4 and _num_wrong(_nearest_magic(start), start) <= allowed
+
+
+def _nearest_magic(start: bytes) -> bytes:
+    return min(_MAGICS, key=lambda magic: _num_wrong(magic, start))
+
+
+def _num_wrong(magic: bytes, start: bytes) -> int:
+    return sum(one != other for one, other in zip(magic, start, strict=False))
 
 
 def verify_legacy(source: Source, watch: Watch, outcome: Outcome) -> None:
@@ -34,9 +56,9 @@ def verify_legacy(source: Source, watch: Watch, outcome: Outcome) -> None:
         EndsEarlyError: the file became shorter meanwhile.
         VerifyCancelled: the caller asked to stop.
     """
-    start = source.read_up_to(0, len(MAGIC))
-    if start != MAGIC[: len(start)]:
-        compare(outcome, source.name, MAGIC, start, 0, "the magic number")
+    start = source.read_up_to(0, len(_MAGICS[-1]))
+    magic = _nearest_magic(start)[: len(start)]
+    compare(outcome, source.name, magic, start[: len(magic)], 0, "the magic number")
     sketches = _sketch(source, outcome)
     if sketches is not None:
         position = sum(sketch.size for sketch in sketches)

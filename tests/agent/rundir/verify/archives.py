@@ -5,10 +5,12 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import blake3
 import torch
 
 from agent.rundir.layout import MANIFEST_NAME, STATE_NAME
@@ -146,8 +148,12 @@ def _end(count: int, offset: int, size: int) -> bytes:
     return b"PK\6\6" + long + b"PK\6\7" + locator + b"PK\5\6" + short
 
 
-def digest_of(data: bytes) -> str:
+def sha256_digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def blake3_digest(data: bytes) -> str:
+    return f"blake3:{blake3.blake3(data).hexdigest()}"
 
 
 def write_checkpoint(
@@ -155,8 +161,9 @@ def write_checkpoint(
     files: dict[str, bytes],
     *,
     sealed: bool = True,
+    digest_of: Callable[[bytes], str] = sha256_digest,
     **fields: Any,
-) -> Manifest:
+) -> None:
     """Publish a checkpoint directory with these files."""
     directory.mkdir(parents=True)
     entries = []
@@ -179,7 +186,6 @@ def write_checkpoint(
     manifest = Manifest(**settings)
     encoded = encode_manifest(manifest)
     (directory / MANIFEST_NAME).write_bytes(seal(encoded) if sealed else encoded)
-    return manifest
 
 
 def write_small_checkpoint(
