@@ -199,6 +199,7 @@ class Trainer:
             val=self._held_out(world),
             num_steps=num_steps,
             stop=StopFlag(),
+            saved_step=beginning.decision.number if beginning.decision.name else None,
         )
 
     def _start_from(

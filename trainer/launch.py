@@ -6,6 +6,7 @@ code, and a rank that was killed is named.
 """
 
 import argparse
+import logging
 import os
 import signal
 import uuid
@@ -96,6 +97,7 @@ def _launch(torchrun: list[str], run: RunDir, config: TrainConfig) -> int:
     )
     from torch.distributed.launcher.api import elastic_launch  # noqa: PLC0415
 
+    _quieten("torch.distributed.elastic")
     worker = ["-m", "trainer", "ddp", str(run.path), *as_flags(config)]
     parser = torchrun_module.get_args_parser()
     arguments = parser.parse_args([*torchrun, *worker])
@@ -107,6 +109,16 @@ def _launch(torchrun: list[str], run: RunDir, config: TrainConfig) -> int:
     except ChildFailedError as failure:
         return _exit_code_of(failure, run)
     return 128 + signal.SIGTERM if was_stopped(run) else 0
+
+
+def _quieten(package: str) -> None:
+    """Keep a package from telling every signal it sends: it is told here.
+
+    Each of its loggers has a level of its own, so the parent's does not count.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(package):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _exit_code_of(failure: Exception, run: RunDir) -> int:

@@ -59,9 +59,10 @@ class Loop:
     num_steps: int
     """In total, across starts."""
     stop: StopFlag
+    saved_step: int | None = None
+    """The step that this start began at or saved last, if it is on the disk."""
     _evaluated: tuple[int, Evaluation] | None = None
     """The last evaluation and the step it was made at."""
-    _saved_step: int | None = None
     _num_skipped_in_a_row: int = 0
     _ending: str | None = None
     """Why training ends; None: it goes on."""
@@ -198,11 +199,11 @@ class Loop:
             RunDirError: `is_needed`, and there was no room.
         """
         step = self.state.progress.step
-        if self._saved_step == step:
+        if self.saved_step == step:
             return
         outcome = self.saver.save(self.state, reason, metrics=self._metrics(step))
         if outcome.refusal is None:
-            self._saved_step = step
+            self.saved_step = step
             self._say(f"step {step:>6}  saved `{outcome.name}`, verified")
             return
         self._say(f"step {step:>6}  NOT saved `{outcome.name}`: {outcome.refusal}")

@@ -8,6 +8,7 @@ all are there. Everything here works without a group: then it does nothing.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from agent.rundir.process import Liveness, ProcessId, liveness, this_process
 
 CONTROL_TIMEOUT_S = 30.0
 """How far apart ranks may enter a verdict that the store has announced."""
+
+_LAST_WORDS_S = 2.0
+"""How long a rank that failed waits for rank 0 to say why, and go first."""
 
 
 class BarrierWatch(Protocol):
@@ -103,8 +107,15 @@ def joined(
         timeout_s=timeout_s,
         control_timeout_s=control_timeout_s,
     )
+    first = _process_of(world, 0)
     try:
         yield world
+    except BaseException:
+        leave(world)
+        # The first rank to go makes torchrun end the others; rank 0 speaks.
+        if not world.is_main:
+            _wait_until_gone(first, _LAST_WORDS_S)
+        raise
     finally:
         leave(world)
 
@@ -181,11 +192,25 @@ def is_known_dead(world: World, rank: int) -> ProcessId | None:
 
     Another host's process is never known to be dead.
     """
+    process = _process_of(world, rank)
+    if process is None or liveness(process) is not Liveness.DEAD:
+        return None
+    return process
+
+
+def _process_of(world: World, rank: int) -> ProcessId | None:
     if world.store is None or not world.store.check([_process_key(rank)]):
         return None
-    process = msgspec.json.decode(world.store.get(_process_key(rank)), type=ProcessId)
-    return process if liveness(process) is Liveness.DEAD else None
+    return msgspec.json.decode(world.store.get(_process_key(rank)), type=ProcessId)
 
 
 def _process_key(rank: int) -> str:
     return f"process/{rank}"
+
+
+def _wait_until_gone(process: ProcessId | None, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while process is not None and time.monotonic() < deadline:
+        if liveness(process) is not Liveness.ALIVE:
+            return
+        time.sleep(0.02)
