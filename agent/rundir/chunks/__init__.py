@@ -1,0 +1,1 @@
+"""The chunk store's format and its reader: one SQLite database per node."""

@@ -1,0 +1,186 @@
+"""What can be wrong with a chunk store, each told apart by its type.
+
+No `sqlite3` exception leaves this package: a dashboard and a trainer both
+need to know whether a file is foreign, newer, locked, full or damaged.
+"""
+
+import errno
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.rundir.errors import (
+    LockedError,
+    NewerSchemaError,
+    RunDirError,
+    UnreadableFileError,
+)
+
+EXIT_DAMAGED = 2
+"""What `verify` ends with when something is damaged."""
+
+_SQLITE_IOERR_SHMSIZE = 4874
+"""The shared-memory file could not grow: the disk is full (SQLite's list)."""
+
+_MAX_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where else the bytes of a chunk can be had."""
+
+    node: str
+    path: Path
+    round_num: int | None
+    """None: held there without belonging to a round yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlace:
+    """Which chunk an error is about."""
+
+    node: str
+    round_num: int | None
+    """None: the chunk was asked for by its digest and belongs to no round."""
+    chunk_id: int | None
+    tensors: tuple[str, ...]
+    """Names of the tensors that have a part in it."""
+    digest: str
+
+    def __str__(self) -> str:
+        """Say it in one phrase: chunk, round, node, tensors."""
+        where = f"chunk {self.chunk_id} of round {self.round_num}"
+        if self.chunk_id is None or self.round_num is None:
+            where = f"chunk `{self.digest[:12]}`"
+        return f"{where} at `{self.node}`{_named_tensors(self.tensors)}"
+
+
+class NotAChunkStoreError(UnreadableFileError):
+    """The file is missing, empty, or no database that this version knows."""
+
+
+class ForeignStoreError(UnreadableFileError):
+    """The database was written by the original ChunkManager (pickled arrays)."""
+
+
+class NewerStoreError(NewerSchemaError):
+    """The store, or a chunk's codec, is of a newer version."""
+
+
+class StoreLockedError(LockedError):
+    """Another process holds the store's write lock, or the file is locked."""
+
+
+class StoreFullError(RunDirError):
+    """The disk has no room; the store is as it was before."""
+
+
+class DamagedStoreError(UnreadableFileError):
+    """SQLite cannot read a part of the database, or rows contradict each other."""
+
+    exit_code = EXIT_DAMAGED
+
+
+class NoSuchRoundError(RunDirError):
+    """The store does not hold the round, or no longer."""
+
+
+class NoSuchTensorError(RunDirError):
+    """The round has no tensor of that name or pattern."""
+
+
+class RoundExistsError(RunDirError):
+    """The store already holds another model under this round's number."""
+
+
+class ChunkError(RunDirError):
+    """One chunk cannot be had; `place` and `elsewhere` say all that is known."""
+
+    exit_code = EXIT_DAMAGED
+
+    def __init__(
+        self, place: ChunkPlace, what: str, elsewhere: Sequence[Source], run_dir: Path
+    ) -> None:
+        hint = None
+        if elsewhere:
+            hint = f"opsdash chunks {run_dir} --node {place.node} --repair"
+        super().__init__(f"{place} {what}{_named_sources(elsewhere)}", hint=hint)
+        self.place = place
+        self.elsewhere = tuple(elsewhere)
+
+
+class DamagedChunkError(ChunkError):
+    """The bytes on disk do not have the digest under which they are kept."""
+
+
+class MissingChunkError(ChunkError):
+    """A round names a chunk that the store does not hold."""
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises about `path` into this package's errors.
+
+    Raises:
+        RunDirError: one of the classes above.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
+def translate(error: sqlite3.Error, path: Path) -> RunDirError:
+    """Return the typed error for one of SQLite's.
+
+    Source: https://www.sqlite.org/rescode.html
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary == sqlite3.SQLITE_FULL or code == _SQLITE_IOERR_SHMSIZE:
+        return full_error(path)
+    if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return StoreLockedError(
+            f"`{path}` is locked by another process", hint=f"fuser -v {path}"
+        )
+    if primary == sqlite3.SQLITE_NOTADB:
+        return NotAChunkStoreError(f"`{path}` is not a SQLite database")
+    if primary == sqlite3.SQLITE_CANTOPEN:
+        return NotAChunkStoreError(f"`{path}` cannot be opened: {_why_not(path)}")
+    return DamagedStoreError(f"`{path}` cannot be read: {error}")
+
+
+def full_error(path: Path, detail: str = "no space left on its disk") -> StoreFullError:
+    """Return the error for a disk without room, with the command that shows it."""
+    return StoreFullError(
+        f"`{path}` cannot grow: {detail}", hint=f"df -h {path.parent}"
+    )
+
+
+def _why_not(path: Path) -> str:
+    try:
+        with path.open("rb"):
+            return "its directory cannot be written"
+    except OSError as error:
+        return error.strerror or errno.errorcode.get(error.errno or 0, "unknown")
+
+
+def _named_tensors(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(f"`{name}`" for name in names[:_MAX_NAMED])
+    more = len(names) - _MAX_NAMED
+    return f" ({shown}{f' and {more} more' if more > 0 else ''})"
+
+
+def _named_sources(sources: Sequence[Source]) -> str:
+    if not sources:
+        return "; no other node holds it"
+    shown = [
+        f"`{source.node}`"
+        + ("" if source.round_num is None else f" (round {source.round_num})")
+        for source in sources[:_MAX_NAMED]
+    ]
+    return f"; also held by {', '.join(shown)}"

@@ -1,0 +1,254 @@
+"""Read a whole store again and say what is wrong with it.
+
+SQLite's own `integrity_check` finds 0 of 100 flipped bits in blobs. Here
+every blob is hashed, every round's rows are held against its digest, and
+every chunk that a round names is looked for. A finding is a value, never an
+exception, so that one damaged chunk does not hide the next.
+"""
+
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from agent.rundir.chunks.connection import reading
+from agent.rundir.chunks.errors import (
+    ChunkPlace,
+    DamagedStoreError,
+    NewerStoreError,
+    NoSuchRoundError,
+    Source,
+    translated,
+)
+from agent.rundir.chunks.payload import NUM_HASHERS, Payload, PayloadReader, part_names
+from agent.rundir.chunks.rows import select_layout, select_rounds
+from agent.rundir.chunks.sources import find_elsewhere
+
+Progress = Callable[[int, int], None]
+"""Called with bytes read so far and bytes in all."""
+IsCancelled = Callable[[], bool]
+
+_PAGE_ROWS = 512
+
+
+class Finding(StrEnum):
+    """What can be wrong."""
+
+    DAMAGED = "damaged"
+    """The bytes do not have their digest."""
+    MISSING = "missing"
+    """A round names a chunk that is not there."""
+    UNREADABLE = "unreadable"
+    """SQLite cannot read the chunk, or it is in a newer codec."""
+    BAD_ROUND = "bad_round"
+    """A round's rows are not those that were written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFinding:
+    """One thing that is wrong."""
+
+    finding: Finding
+    place: ChunkPlace
+    """The newest round that the chunk belongs to."""
+    rounds: tuple[int, ...]
+    """All rounds that cannot be restored because of it."""
+    elsewhere: tuple[Source, ...]
+    """Who else says to hold the same bytes."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """What a verification saw."""
+
+    node: str
+    path: Path
+    num_rounds: int
+    num_chunks: int
+    """Distinct chunks that were read."""
+    num_bytes: int
+    findings: tuple[StoreFinding, ...]
+    was_cancelled: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether everything was read and nothing is wrong."""
+        return not self.findings and not self.was_cancelled
+
+
+@dataclass
+class _Tally:
+    findings: list[StoreFinding]
+    num_chunks: int = 0
+    num_bytes: int = 0
+    was_cancelled: bool = False
+
+
+@dataclass
+class StoreVerification:
+    """One pass over one store."""
+
+    payloads: PayloadReader
+    progress: Progress
+    is_cancelled: IsCancelled
+
+    def run(self) -> StoreReport:
+        """Verify rounds, then chunks, then what is missing.
+
+        Raises:
+            StoreLockedError, DamagedStoreError: the list of rounds cannot be
+                read.
+        """
+        conn, path = self.payloads.conn, self.payloads.path
+        with translated(path):
+            rounds = [row.round_num for row in select_rounds(conn, path)]
+        tally = _Tally(findings=[*self._round_findings(rounds)])
+        try:
+            tally.findings.extend(self._missing())
+            self._read_all(tally)
+        except DamagedStoreError as error:
+            # What was found before still counts.
+            place = ChunkPlace(self.payloads.node, None, None, (), "")
+            tally.findings.append(
+                StoreFinding(Finding.UNREADABLE, place, (), (), str(error))
+            )
+        return StoreReport(
+            node=self.payloads.node,
+            path=path,
+            num_rounds=len(rounds),
+            num_chunks=tally.num_chunks,
+            num_bytes=tally.num_bytes,
+            findings=tuple(tally.findings),
+            was_cancelled=tally.was_cancelled,
+        )
+
+    def _read_all(self, tally: _Tally) -> None:
+        total_bytes = self._total_bytes()
+        for payload, finding in self._iter_chunks():
+            tally.num_chunks += 1
+            tally.num_bytes += len(payload.data)
+            if finding is not None:
+                tally.findings.append(finding)
+            self.progress(tally.num_bytes, total_bytes)
+            if self.is_cancelled():
+                tally.was_cancelled = True
+                return
+
+    def _round_findings(self, rounds: list[int]) -> Iterator[StoreFinding]:
+        conn, path = self.payloads.conn, self.payloads.path
+        for round_num in rounds:
+            try:
+                with reading(conn, path):
+                    select_layout(conn, path, round_num)
+            except NoSuchRoundError:
+                continue  # pruned since the list was read
+            except DamagedStoreError as error:
+                place = ChunkPlace(self.payloads.node, round_num, None, (), "")
+                yield StoreFinding(
+                    Finding.BAD_ROUND, place, (round_num,), (), str(error)
+                )
+
+    def _missing(self) -> Iterator[StoreFinding]:
+        with translated(self.payloads.path):
+            rows = self.payloads.conn.execute(
+                """SELECT DISTINCT chunk_hash FROM chunk_metadata m WHERE NOT EXISTS
+                   (SELECT 1 FROM chunk_data d WHERE d.chunk_hash = m.chunk_hash)"""
+            ).fetchall()
+        for (digest,) in rows:
+            yield self._finding(Finding.MISSING, digest)
+
+    def _total_bytes(self) -> int:
+        with translated(self.payloads.path):
+            query = "SELECT coalesce(sum(length(data)), 0) FROM chunk_data"
+            return int(self.payloads.conn.execute(query).fetchone()[0])
+
+    def _iter_chunks(self) -> Iterator[tuple[Payload, StoreFinding | None]]:
+        pending: deque[tuple[Payload, Future[bool]]] = deque()
+        with ThreadPoolExecutor(NUM_HASHERS, "chunk-hash") as pool:
+            for digest in self._iter_digests():
+                try:
+                    payload = self.payloads.fetch(digest)
+                except (DamagedStoreError, NewerStoreError) as error:
+                    finding = self._finding(Finding.UNREADABLE, digest, str(error))
+                    yield Payload(digest, "", b""), finding
+                    continue
+                if payload is None:
+                    continue  # pruned since the list was read
+                pending.append((payload, pool.submit(payload.is_sound)))
+                if len(pending) > 2 * NUM_HASHERS:
+                    yield self._judged(*pending.popleft())
+            while pending:
+                yield self._judged(*pending.popleft())
+
+    def _judged(
+        self, payload: Payload, is_sound: Future[bool]
+    ) -> tuple[Payload, StoreFinding | None]:
+        if is_sound.result():
+            return payload, None
+        return payload, self._finding(Finding.DAMAGED, payload.digest)
+
+    def _iter_digests(self) -> Iterator[str]:
+        """Yield every digest; pages keep each read transaction short."""
+        last_rowid = -1
+        while True:
+            with translated(self.payloads.path):
+                rows = self.payloads.conn.execute(
+                    """SELECT rowid, chunk_hash FROM chunk_data WHERE rowid > ?
+                       ORDER BY rowid LIMIT ?""",
+                    (last_rowid, _PAGE_ROWS),
+                ).fetchall()
+            if not rows:
+                return
+            last_rowid = rows[-1][0]
+            for _, digest in rows:
+                yield digest
+
+    def _finding(self, finding: Finding, digest: str, detail: str = "") -> StoreFinding:
+        path, node = self.payloads.path, self.payloads.node
+        rounds, place = _belongs_to(self.payloads.conn, path, node, digest)
+        elsewhere = tuple(find_elsewhere(path, digest))
+        return StoreFinding(finding, place, rounds, elsewhere, detail)
+
+
+def _belongs_to(
+    conn: sqlite3.Connection, path: Path, node: str, digest: str
+) -> tuple[tuple[int, ...], ChunkPlace]:
+    with translated(path):
+        rows = conn.execute(
+            """SELECT round_num, chunk_id, parts_info FROM chunk_metadata
+               WHERE chunk_hash = ? ORDER BY round_num""",
+            (digest,),
+        ).fetchall()
+    if not rows:
+        return (), ChunkPlace(node, None, None, (), digest)
+    round_num, chunk_id, parts_info = rows[-1]
+    place = ChunkPlace(node, round_num, chunk_id, part_names(parts_info), digest)
+    return tuple(dict.fromkeys(row[0] for row in rows)), place
+
+
+def verify_store(
+    payloads: PayloadReader,
+    progress: Progress | None = None,
+    is_cancelled: IsCancelled | None = None,
+) -> StoreReport:
+    """Read every byte of a store again.
+
+    Raises:
+        RunDirError: the store as a whole cannot be read.
+    """
+    verification = StoreVerification(
+        payloads, progress or _ignore_progress, is_cancelled or _never
+    )
+    return verification.run()
+
+
+def _ignore_progress(_done: int, _total: int) -> None:
+    return
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,189 @@
+"""Drop old rounds and the chunks that only they needed.
+
+Inside the transaction of a new round, rounds are dropped before blobs are
+written, so that the new ones take the old ones' pages and a store that keeps
+five rounds stays as large as five. Chunks that were received for a round that
+is still being fetched belong to no round yet and are kept until it is.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.rundir.chunks.errors import StoreFullError, translated
+from trainer.chunks.database import (
+    count_pages,
+    drop_ballast,
+    fold_log,
+    give_back_space,
+    give_back_space_in_need,
+    keep_ballast,
+    transaction,
+)
+
+DEFAULT_KEEP_ROUNDS = 5
+
+_STEP_CHUNKS = 8
+"""Chunks freed at once while the disk is full: each dirties a page or two."""
+
+_FREE_FRAC = 0.05
+"""Share of free pages above which the file is shrunk after a round."""
+
+_ORPHANS = """SELECT chunk_hash FROM chunk_data d
+    WHERE NOT EXISTS (SELECT 1 FROM chunk_metadata m
+                      WHERE m.chunk_hash = d.chunk_hash)
+      AND NOT EXISTS (SELECT 1 FROM staged_chunks s
+                      WHERE s.chunk_hash = d.chunk_hash)"""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneStats:
+    """What a prune dropped."""
+
+    rounds: tuple[int, ...]
+    freed_bytes: int
+    """By how much the file became smaller."""
+
+
+def horizon(conn: sqlite3.Connection, keep_rounds: int) -> int | None:
+    """Return the newest round to drop, or None if there is none.
+
+    Raises:
+        ValueError: nothing would be kept.
+        sqlite3.Error: from SQLite.
+    """
+    if keep_rounds < 1:
+        raise ValueError(f"keep_rounds is {keep_rounds}")
+    row = conn.execute(
+        "SELECT round_num FROM rounds ORDER BY round_num DESC LIMIT 1 OFFSET ?",
+        (keep_rounds,),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def drop_rounds(conn: sqlite3.Connection, rounds: Sequence[int]) -> None:
+    """Drop rounds and what only they needed, inside an open transaction.
+
+    Raises:
+        sqlite3.Error: from SQLite.
+    """
+    candidates: set[str] = set()
+    for round_num in rounds:
+        candidates.update(forget_round(conn, round_num))
+    drop_unused(conn, candidates)
+
+
+def forget_round(conn: sqlite3.Connection, round_num: int) -> set[str]:
+    """Delete a round's rows and return the chunks it named.
+
+    Raises:
+        sqlite3.Error: from SQLite.
+    """
+    rows = conn.execute(
+        "SELECT chunk_hash FROM chunk_metadata WHERE round_num = ?", (round_num,)
+    )
+    digests = {row[0] for row in rows}
+    for table in ("rounds", "tensors", "chunk_metadata", "staged_chunks"):
+        conn.execute(f"DELETE FROM {table} WHERE round_num = ?", (round_num,))  # noqa: S608 - names above
+    return digests
+
+
+def drop_unused(conn: sqlite3.Connection, digests: set[str]) -> None:
+    """Delete those of the chunks that no round names and nobody waits for.
+
+    Raises:
+        sqlite3.Error: from SQLite.
+    """
+    conn.executemany(
+        """DELETE FROM chunk_data WHERE chunk_hash = ?1
+           AND NOT EXISTS (SELECT 1 FROM chunk_metadata WHERE chunk_hash = ?1)
+           AND NOT EXISTS (SELECT 1 FROM staged_chunks WHERE chunk_hash = ?1)""",
+        ((digest,) for digest in digests),
+    )
+
+
+def rounds_beyond(conn: sqlite3.Connection, keep_rounds: int) -> list[int]:
+    """Return the rounds that retention drops, oldest first.
+
+    Raises:
+        ValueError: nothing would be kept.
+        sqlite3.Error: from SQLite.
+    """
+    newest = horizon(conn, keep_rounds)
+    if newest is None:
+        return []
+    query = "SELECT round_num FROM rounds WHERE round_num <= ? ORDER BY round_num"
+    return [int(row[0]) for row in conn.execute(query, (newest,))]
+
+
+def tidy(conn: sqlite3.Connection, path: Path) -> None:
+    """Fold the log in after a commit; shrink the file if much of it is free.
+
+    What was committed is safe already, so a full disk is no error here: the
+    log keeps the round until there is room.
+
+    Raises:
+        DamagedStoreError: SQLite cannot read its own pages.
+    """
+    try:
+        fold_log(conn, path, keep_file=True)
+        free = count_pages(conn, path, "freelist_count")
+        if free > _FREE_FRAC * count_pages(conn, path, "page_count"):
+            give_back_space(conn, path)
+    except StoreFullError:
+        return
+
+
+def prune(conn: sqlite3.Connection, path: Path, keep_rounds: int) -> PruneStats:
+    """Keep the newest rounds only and give the space back, on a full disk too.
+
+    Raises:
+        ValueError: nothing would be kept.
+        StoreFullError: not even the ballast's room was enough.
+        StoreLockedError: another process is writing.
+    """
+    before = path.stat().st_size
+    with translated(path):
+        rounds = rounds_beyond(conn, keep_rounds)
+    try:
+        with transaction(conn, path):
+            drop_rounds(conn, rounds)
+            drop_unused(conn, _orphans(conn))
+        fold_log(conn, path)
+        give_back_space(conn, path)
+    except StoreFullError:
+        _prune_in_need(conn, path, rounds)
+    return PruneStats(tuple(rounds), max(0, before - path.stat().st_size))
+
+
+def _prune_in_need(conn: sqlite3.Connection, path: Path, rounds: Sequence[int]) -> None:
+    """Prune in steps so small that the ballast has room for their log.
+
+    Each step leaves whole rounds only; chunks that a crash leaves behind are
+    orphans, and the next prune takes them.
+    """
+    drop_ballast(path)
+    _fold_if_possible(conn, path)
+    for round_num in rounds:
+        with transaction(conn, path):
+            forget_round(conn, round_num)
+        _fold_if_possible(conn, path)
+    while orphans := _orphans(conn, _STEP_CHUNKS):
+        with transaction(conn, path):
+            drop_unused(conn, orphans)
+        _fold_if_possible(conn, path)
+    give_back_space_in_need(conn, path)
+    keep_ballast(path)
+
+
+def _fold_if_possible(conn: sqlite3.Connection, path: Path) -> None:
+    try:
+        fold_log(conn, path)
+    except StoreFullError:
+        # The database cannot grow yet; dropping rounds goes on in the log.
+        return
+
+
+def _orphans(conn: sqlite3.Connection, limit: int = -1) -> set[str]:
+    return {row[0] for row in conn.execute(f"{_ORPHANS} LIMIT ?", (limit,))}
