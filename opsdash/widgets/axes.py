@@ -20,11 +20,12 @@ _TINY = 1e-290
 def round_up(value: float, ladder: tuple[float, ...] = _ROUNDER) -> float:
     """Return the least of `ladder` times a power of ten that is not below `value`.
 
-    `value` is positive.
+    `value` is positive. One that is round but for its last digits is round.
     """
     magnitude = 10.0 ** math.floor(math.log10(value))
+    least = value * (1 - 1e-9)
     return next(
-        (step * magnitude for step in ladder if step * magnitude >= value),
+        (step * magnitude for step in ladder if step * magnitude >= least),
         10 * magnitude,
     )
 
@@ -50,10 +51,17 @@ class StepAxis(NamedTuple):
             per_column = round_up(max(window, _TINY) / (0.75 * num_columns), _ROUND)
             hop = per_column * max(1, num_columns // 4)
             return cls(math.floor((last - window) / hop) * hop, per_column, num_columns)
-        span = max(last - first, abs(last) * 1e-12, _TINY)
-        if last == first:
-            span = max(1.0, span)
-        per_column = round_up(span / max(1, num_columns - 1), _ROUND)
+        span = max(last - first, abs(last) * 1e-12, _TINY) if last > first else 1.0
+        per_column = round_up(span / num_columns, _ROUND)
+        axis = cls.aligned(first, per_column, num_columns)
+        while axis.column(last) >= num_columns:
+            per_column = round_up(per_column * 1.01, _ROUND)
+            axis = cls.aligned(first, per_column, num_columns)
+        return axis
+
+    @classmethod
+    def aligned(cls, first: float, per_column: float, num_columns: int) -> "StepAxis":
+        """Begin at the multiple of `per_column` at or before `first`."""
         start = math.floor(first / per_column) * per_column
         return cls(start, per_column, num_columns)
 
@@ -103,13 +111,15 @@ class ValueAxis(NamedTuple):
             low, high = max(low, _TINY), min(max(high, _TINY), _HUGE)
             bottom, top = _round_down_log(low), round_up(high)
             return cls(bottom, top if top > bottom else 10 * bottom, 0.0, is_log=True)
-        low, high = max(low, -_HUGE), min(high, _HUGE)
+        low, high = (max(-_HUGE, min(value, _HUGE)) for value in (low, high))
         size = max(abs(low), abs(high))
         if high - low <= max(size * 1e-12, _TINY):
             step = round_up(size / 10) if size > _TINY else 1.0
             return cls(low - step, high + step, step, is_log=False)
         step = round_up((high - low) / 8)
-        bottom, top = math.floor(low / step) * step, math.ceil(high / step) * step
+        # A value that is round but for the last digit of a double is round.
+        bottom = math.floor(low / step + 1e-6) * step
+        top = math.ceil(high / step - 1e-6) * step
         return cls(bottom, top, step, is_log=False)
 
     @property

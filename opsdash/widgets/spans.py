@@ -108,7 +108,7 @@ def changed_cells(old: Line, new: Line) -> list[tuple[int, int]]:
 
 
 def _cells(line: Line) -> list[tuple[str, str]]:
-    """One entry per cell: its character and tone; a wide one's second is empty."""
+    """One entry per cell: its character and tone; a wide one has two."""
     cells: list[tuple[str, str]] = []
     for text, tone in line:
         blank = (" ", tone if tone in PAINTED else "")
@@ -117,5 +117,5 @@ def _cells(line: Line) -> list[tuple[str, str]]:
             cell = blank if character == " " else (character, tone)
             if width == 0 and cells:
                 cells[-1] = (cells[-1][0] + character, cells[-1][1])
-            cells.extend([cell, ("", character)][:width])
+            cells.extend([cell, (f"{character} ", tone)][:width])
     return cells
