@@ -32,7 +32,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RunStarted(Event, frozen=True, tag_field="kind", tag="run_started"):
-    """First event of every process in an attempt."""
+    """First event of every process in an attempt, and first line of each segment."""
 
     schema: int
     run_id: str
@@ -45,6 +45,8 @@ class RunStarted(Event, frozen=True, tag_field="kind", tag="run_started"):
     pid_start: int
     """Start time of the process in clock ticks since boot: tells a reused pid."""
     world_size: int | None = None
+    segment: int = 1
+    """Above 1: said again at the head of a later segment, nothing has started."""
 
 
 class RunEnded(Event, frozen=True, tag_field="kind", tag="run_ended"):
@@ -69,6 +71,8 @@ class Heartbeat(Event, frozen=True, tag_field="kind", tag="heartbeat"):
     """Barrier that the main thread waits at; None: at none."""
     waiting_index: int | None = None
     waiting_age_ns: int | None = None
+    backlog: int = 0
+    """Events in memory because the file system blocks; SIGKILL would lose them."""
 
 
 class PhaseChanged(Event, frozen=True, tag_field="kind", tag="phase_changed"):

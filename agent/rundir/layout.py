@@ -18,6 +18,8 @@ STATE_NAME = "state.pt"
 _CHECKPOINT = re.compile(r"(step)-(\d{8,})|(round)-(\d{6,})")
 _SAFE_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SEGMENT = re.compile(r"(?P<stem>.+?)(?:\.s(?P<segment>\d{4,}))?\.jsonl")
+_ROLLUP_SUFFIX = ".rollup.jsonl"
+_RESERVED_NODE = re.compile(r".*\.(rollup|s\d{4,})", re.IGNORECASE)
 
 
 class CheckpointName(NamedTuple):
@@ -110,8 +112,11 @@ class RunDir:
 
     def telemetry_file(self, attempt: int, stem: str, segment: int = 1) -> Path:
         """Return the telemetry file of one process, e.g. `rank-00003.jsonl`."""
-        suffix = "" if segment == 1 else f".s{segment:04d}"
-        return self.telemetry / f"{attempt:04d}" / f"{stem}{suffix}.jsonl"
+        return self.telemetry / f"{attempt:04d}" / telemetry_name(stem, segment)
+
+    def rollup_file(self, attempt: int, stem: str) -> Path:
+        """Return the roll-up beside a process's telemetry."""
+        return self.telemetry / f"{attempt:04d}" / rollup_name(stem)
 
     def chunk_store(self, node: str) -> Path:
         """Return `chunks/<node>/<node>_chunks.db`."""
@@ -141,14 +146,25 @@ def rank_stem(rank: int) -> str:
     return f"rank-{rank:05d}"
 
 
+def telemetry_name(stem: str, segment: int = 1) -> str:
+    """Return the name of a telemetry file, e.g. `rank-00003.s0002.jsonl`."""
+    suffix = "" if segment == 1 else f".s{segment:04d}"
+    return f"{stem}{suffix}.jsonl"
+
+
+def rollup_name(stem: str) -> str:
+    """Return the name of a roll-up, e.g. `rank-00003.rollup.jsonl`."""
+    return f"{stem}{_ROLLUP_SUFFIX}"
+
+
 def parse_telemetry_name(name: str) -> TelemetryName | None:
-    """Read a telemetry file's name; None for anything else."""
+    """Read a telemetry file's name; None for anything else, a roll-up too."""
     match = _SEGMENT.fullmatch(name)
-    if match is None:
+    if match is None or name.endswith(_ROLLUP_SUFFIX):
         return None
     return TelemetryName(match["stem"], int(match["segment"] or 1))
 
 
 def is_safe_node(node: str) -> bool:
     """Whether a client key may be used in file names."""
-    return _SAFE_NODE.fullmatch(node) is not None
+    return bool(_SAFE_NODE.fullmatch(node)) and not _RESERVED_NODE.fullmatch(node)
