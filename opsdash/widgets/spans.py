@@ -52,11 +52,11 @@ def within(spans: Iterable[Span], width: int, ellipsis: str) -> Line:
     left = width
     for text, tone in spans:
         shown = visible(text)
-        if cell_len(shown.rstrip()) > left:
-            kept.append(Span(fit(shown, left, ellipsis=ellipsis), tone))
+        if cell_len(shown) > left:
+            kept.append(Span(fit(shown.rstrip(), left, ellipsis=ellipsis), tone))
             break
         kept.append(Span(shown, tone))
-        left -= min(left, cell_len(shown))
+        left -= cell_len(shown)
     return tuple(kept)
 
 
