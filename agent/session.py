@@ -6,36 +6,37 @@ and told. The agent issues no collective; a second thread beats once a second
 so that a stuck trainer is seen to be stuck.
 """
 
+import multiprocessing
 import os
-import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from agent.emitter import Emitter
+from agent.probes.activity import Activity
 from agent.probes.barrier import BarrierProbe
-from agent.probes.host import HostProbe
+from agent.probes.hang import DEFAULT_LIMIT_S
+from agent.probes.inbox import Inbox, PendingRequest
+from agent.probes.obeying import Obedience
+from agent.probes.pulse import Pulse
+from agent.probes.stacks import Stacks
+from agent.probes.watch import Watched, add_duties
 from agent.rundir.attempts import read_identity
-from agent.rundir.errors import LockedError, RunDirError
+from agent.rundir.errors import RunDirError
 from agent.rundir.events import (
     EvalDone,
     Event,
-    Heartbeat,
-    HostStats,
     NonfiniteFound,
     PhaseChanged,
     RunEnded,
     RunStarted,
     StepDone,
 )
+from agent.rundir.joining import wait_for_attempt
 from agent.rundir.layout import SCHEMA, RunDir, is_safe_node, rank_stem
-from agent.rundir.lock import read_lock
-from agent.rundir.process import Liveness, this_process
+from agent.rundir.process import this_process
 from agent.start import RunStart, begin_run, launch_id_from_environment
 
 if TYPE_CHECKING:
@@ -43,34 +44,43 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 HEARTBEAT_S = 1.0
-_HOST_STATS_EVERY = 5
-"""Heartbeats between two samples of the host."""
 _ATTEMPT_WAIT_S = 60.0
-_ATTEMPT_POLL_S = 0.05
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-@dataclass(frozen=True)
-class _Phase:
-    name: str
-    since_ns: int
-    limit_ns: int | None
+class _Place(NamedTuple):
+    """Which process of which start this is."""
+
+    run: RunDir
+    kind: str
+    attempt: int
+    rank: int
+    world_size: int
+    node: str | None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process acts for the whole run."""
+        return self.node == "server" or (self.node is None and self.rank == 0)
 
 
 class Agent:
     """Telemetry of one process. Made by `attach`, ended by its `with` block."""
 
-    def __init__(self, emitter: Emitter, run: RunDir, start: RunStart | None) -> None:
+    def __init__(
+        self, emitter: Emitter, start: RunStart | None, inbox: Inbox | None = None
+    ) -> None:
         """Wrap an open emitter; `attach` is the way to get an agent."""
         self.emitter = emitter
         self.barriers = BarrierProbe(emitter)
-        self._run = run
         self._start = start
-        self._phase = _Phase("starting", time.monotonic_ns(), None)
-        self._progress = 0
+        self._activity = Activity()
+        self._inbox = inbox
+        self._obedience = Obedience(emitter, inbox)
         self._has_ended = False
         self._told_busy_ns = 0
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._stacks: Stacks | None = None
+        self._pulse: Pulse | None = None
 
     @classmethod
     def attach(  # noqa: PLR0913 - each is a fact that only the trainer knows
@@ -85,6 +95,7 @@ class Agent:
         resume_command: list[str] | None = None,
         config: dict[str, Any] | None = None,
         heartbeat_s: float = HEARTBEAT_S,
+        hang_limit_s: float = DEFAULT_LIMIT_S,
     ) -> Self:
         """Open this process's telemetry.
 
@@ -100,6 +111,9 @@ class Agent:
                 stands for a checkpoint's name. None: a dashboard will say so.
             config: What must not change between two starts of the run.
             heartbeat_s: Seconds between two beats.
+            hang_limit_s: How long a wait or a step may take that has no limit
+                of its own, before it is named as a hang; never less than ten
+                ordinary steps.
 
         Raises:
             LockedError: another trainer runs on this directory.
@@ -107,23 +121,26 @@ class Agent:
                 configuration's run.
         """
         if os.environ.get("OPSDASH_AGENT", "").lower() == "off":
-            return cls(
-                Emitter(None, node="off", rank=None), RunDir(Path(run_dir)), None
-            )
+            return cls(Emitter(None, node="off", rank=None), None)
+        _refuse_unsafe(node)
         run = RunDir(Path(run_dir).absolute())
         rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         if world_size is None:
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
         start = None
         if attempt is None and rank == 0:
-            start = begin_run(run.path, kind=kind, config=config)
+            start = begin_run(
+                run.path, kind=kind, config=config, launch_id=_launch_id()
+            )
             start.record(resume_command=resume_command, world_size=world_size)
             attempt = start.attempt
         elif attempt is None:
-            attempt = _wait_for_attempt(run)
-        emitter = _open_emitter(run, attempt, node, rank)
-        agent = cls(emitter, run, start)
-        agent._begin(kind, attempt, world_size, heartbeat_s)
+            attempt = wait_for_attempt(run, _launch_id(), timeout_s=_ATTEMPT_WAIT_S)
+        place = _Place(run, kind, attempt, rank, world_size, node)
+        emitter = _open_emitter(place)
+        inbox = Inbox(emitter, run, attempt) if place.is_main else None
+        agent = cls(emitter, start, inbox)
+        agent._begin(place, heartbeat_s, hang_limit_s)
         return agent
 
     def __enter__(self) -> Self:
@@ -142,21 +159,19 @@ class Agent:
 
     def emit(self, event_type: type[Event], /, **fields: Any) -> None:  # noqa: ANN401 - the event type checks them
         """Write an event of any kind; common fields are filled in."""
-        self._progress += 1
+        self._activity.progress += 1
         self.emitter.emit(event_type, **fields)
 
     def phase(self, name: str, *, limit_s: float | None = None) -> None:
         """Say what the trainer does from now on, and how long that may take."""
-        previous = self._phase
-        limit_ns = None if limit_s is None else int(limit_s * 1e9)
-        self._phase = _Phase(name, time.monotonic_ns(), limit_ns)
+        previous = self._activity.enter(name, _ns(limit_s))
         if previous.name != name:
             self.emit(PhaseChanged, phase=name, previous=previous.name)
 
     @contextmanager
     def in_phase(self, name: str, *, limit_s: float | None = None) -> Iterator[None]:
         """Be in a phase for the length of a block, then in the one before."""
-        previous = self._phase
+        previous = self._activity.phase
         self.phase(name, limit_s=limit_s)
         try:
             yield
@@ -168,20 +183,22 @@ class Agent:
         self, name: str, *, limit_s: float | None = None
     ) -> AbstractContextManager[None]:
         """Wrap a wait that may block: `with agent.barrier("x"): dist.barrier()`."""
-        self._progress += 1
-        limit_ns = None if limit_s is None else int(limit_s * 1e9)
-        return self.barriers.barrier(name, limit_ns=limit_ns)
+        self._activity.progress += 1
+        return self.barriers.barrier(name, limit_ns=_ns(limit_s))
 
     def wait(
         self, name: str, *, limit_s: float | None = None
     ) -> AbstractContextManager[None]:
         """Wrap a wait that every step has; it is told with the next step."""
-        limit_ns = None if limit_s is None else int(limit_s * 1e9)
-        return self.barriers.wait(name, limit_ns=limit_ns)
+        return self.barriers.wait(name, limit_ns=_ns(limit_s))
 
     def step_done(self, step: int, **fields: Any) -> None:  # noqa: ANN401 - StepDone checks them
-        """Tell that `step` optimizer steps are complete; see `events.StepDone`."""
+        """Tell that `step` optimizer steps are complete; see `events.StepDone`.
+
+        Where `step_ns` is not given, it is the time since the step before.
+        """
         self.emitter.step = step
+        fields.setdefault("step_ns", self._activity.stepped())
         busy_ns = self.emitter.busy_ns
         self.emit(
             StepDone,
@@ -214,86 +231,148 @@ class Agent:
 
         OptimizerProbe(self.emitter, optimizer, named_parameters, every=every)
 
+    def reset_optimizer(
+        self,
+        optimizer: "Optimizer | None",
+        *,
+        reason: str,
+        **cause: Any,  # noqa: ANN401 - ResetCause checks them
+    ) -> None:
+        """Clear an optimizer's state, keep its hyperparameters, tell the norms.
+
+        Args:
+            optimizer: None: nothing is done.
+            reason: In words.
+            cause: What else is known: `rounds_missed`, `model_digest`,
+                `data_position`, `seed`.
+        """
+        from agent.probes.optimizer_reset import ResetCause, clear_state  # noqa: PLC0415 - torch is not needed to attach
+
+        self._activity.progress += 1
+        clear_state(self.emitter, optimizer, ResetCause(reason, **cause))
+
+    def changing_optimizer(
+        self,
+        optimizer: "Optimizer",
+        *,
+        reason: str,
+        **cause: Any,  # noqa: ANN401 - ResetCause checks them
+    ) -> AbstractContextManager[None]:
+        """Surround a reload of an optimizer's state; tell norms before and after."""
+        from agent.probes.optimizer_reset import ResetCause, changed_state  # noqa: PLC0415 - torch is not needed to attach
+
+        self._activity.progress += 1
+        return changed_state(self.emitter, optimizer, ResetCause(reason, **cause))
+
+    def accept(self, *kinds: str) -> None:
+        """Say which requests this trainer carries out, on all ranks alike.
+
+        Raises:
+            ValueError: there is no such kind of request.
+        """
+        self._obedience.accept(kinds)
+
+    def at_step(self, step: int) -> PendingRequest | None:
+        """Return the oldest request that waits, on rank 0; a local read.
+
+        It is not agreed on yet: hand it to `agent.probes.agree.share`, or call
+        `agent.probes.agree.agree`, which does both.
+        """
+        self.emitter.step = step
+        return self._obedience.head()
+
+    def claim(self, request: PendingRequest) -> bool:
+        """Take a request before anything is done about it; False: it is gone."""
+        return self._obedience.claim(request)
+
+    def can_do(self, request: PendingRequest) -> bool:
+        """Whether this rank takes requests of that kind."""
+        return self._obedience.can_do(request)
+
+    def refuse(self, request: PendingRequest, reason: str) -> None:
+        """Tell that a claimed request is not carried out, and why."""
+        self._obedience.refuse(request, reason)
+
+    def obeying(self, request: PendingRequest) -> AbstractContextManager[None]:
+        """Carry out an agreed request inside; every rank tells that it has begun.
+
+        The outcome is told at the end: done, or failed with the exception,
+        which goes on its way.
+        """
+        self._activity.progress += 1
+        return self._obedience.carried_out(request)
+
     def ended(self, reason: str, *, error: str | None = None) -> None:
         """Write the last event, stop the thread, give the lock back. Once."""
         if self._has_ended:
             return
         self._has_ended = True
-        self._stopping.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=5)
+        if self._pulse is not None:
+            self._pulse.stop()
         self.emitter.emit(RunEnded, reason=reason, error=error)
         self.emitter.close()
+        if self._stacks is not None:
+            self._stacks.close()
         if self._start is not None:
             self._start.release()
 
-    def _begin(
-        self, kind: str, attempt: int, world_size: int, heartbeat_s: float
-    ) -> None:
+    def _begin(self, place: _Place, heartbeat_s: float, hang_limit_s: float) -> None:
         process = this_process()
         self.emit(
             RunStarted,
             schema=SCHEMA,
-            run_id=_run_id(self._run),
-            attempt=attempt,
-            run_kind=kind,
+            run_id=_run_id(place.run),
+            attempt=place.attempt,
+            run_kind=place.kind,
             host=process.host,
             boot_id=process.boot_id,
             pid=process.pid,
             pid_start=process.pid_start,
-            world_size=world_size if kind == "ddp" else None,
+            world_size=place.world_size if place.kind == "ddp" else None,
         )
-        self._thread = threading.Thread(
-            target=self._beat, args=(heartbeat_s,), name="opsdash-agent", daemon=True
+        self._stacks = Stacks(self.emitter, place.run, place.attempt)
+        try:
+            self._stacks.register()
+            if self._inbox is not None:
+                self._inbox.prepare()
+        except (OSError, RunDirError) as error:
+            self.emitter.problem = str(error)
+        self._pulse = Pulse(self.emitter, heartbeat_s)
+        add_duties(
+            self._pulse,
+            Watched(
+                emitter=self.emitter,
+                run=place.run,
+                attempt=place.attempt,
+                world_size=place.world_size,
+                activity=self._activity,
+                barriers=self.barriers,
+                stacks=self._stacks,
+                inbox=self._inbox,
+                hang_limit_s=hang_limit_s,
+            ),
         )
-        self._thread.start()
-
-    def _beat(self, heartbeat_s: float) -> None:
-        host = HostProbe(self._run.path)
-        for count in range(sys.maxsize):
-            try:
-                self.emitter.reopen_if_removed()
-                self._emit_heartbeat()
-                if count % _HOST_STATS_EVERY == 1:
-                    self._emit_host_stats(host)
-            except Exception as error:  # noqa: BLE001 - a beat must never end training
-                self.emitter.problem = f"{type(error).__name__}: {error}"
-            if self._stopping.wait(heartbeat_s):
-                return
-
-    def _emit_heartbeat(self) -> None:
-        phase, waiting = self._phase, self.barriers.current
-        now = time.monotonic_ns()
-        self.emitter.emit(
-            Heartbeat,
-            phase=phase.name,
-            phase_age_ns=now - phase.since_ns,
-            limit_ns=phase.limit_ns,
-            progress=self._progress,
-            waiting_at=waiting.name if waiting else None,
-            waiting_index=waiting.index if waiting else None,
-            waiting_age_ns=now - waiting.since_mono_ns if waiting else None,
-        )
-
-    def _emit_host_stats(self, host: HostProbe) -> None:
-        self.emitter.emit(
-            HostStats,
-            agent_ns=self.emitter.busy_ns,
-            agent_bytes=self.emitter.num_bytes,
-            **host.sample(),
-        )
+        self._pulse.start()
 
 
-def _open_emitter(run: RunDir, attempt: int, node: str | None, rank: int) -> Emitter:
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1e9)
+
+
+def _open_emitter(place: _Place) -> Emitter:
+    run, attempt, node, rank = place.run, place.attempt, place.node, place.rank
     if node is None:
         path = run.telemetry_file(attempt, rank_stem(rank))
         return Emitter(path, node=f"rank-{rank}", rank=rank)
-    if not is_safe_node(node):
+    return Emitter(run.telemetry_file(attempt, node), node=node, rank=None)
+
+
+def _refuse_unsafe(node: str | None) -> None:
+    if node is not None and not is_safe_node(node):
         raise RunDirError(
             f"`{node!a}` cannot name a client: use letters, digits, `.`, `_` and `-`",
             hint="--key client-1",
         )
-    return Emitter(run.telemetry_file(attempt, node), node=node, rank=None)
 
 
 def _run_id(run: RunDir) -> str:
@@ -303,28 +382,14 @@ def _run_id(run: RunDir) -> str:
         return ""
 
 
-def _wait_for_attempt(run: RunDir) -> int:
-    """Find the attempt that rank 0 of this very start has begun.
+def _launch_id() -> str:
+    """Return what the ranks of this start share, spawned ones included.
 
-    Ranks of one start share a launch id; a lock that carries it and whose
-    holder is not known to be gone is ours.
-
-    Raises:
-        LockedError: none appeared; rank 0 was refused or never came.
+    Processes of `mp.spawn` on one host have a parent in common; without it two
+    starts with the same address and port could not be told apart.
     """
     launch_id = launch_id_from_environment()
-    deadline = time.monotonic() + _ATTEMPT_WAIT_S
-    while time.monotonic() < deadline:
-        view = read_lock(run.lock)
-        if (
-            view is not None
-            and view.holder.launch_id == launch_id
-            and view.liveness is not Liveness.DEAD
-        ):
-            return view.holder.attempt
-        time.sleep(_ATTEMPT_POLL_S)
-    raise LockedError(
-        f"rank 0 of this start did not begin a run in `{run.path}` within "
-        f"{_ATTEMPT_WAIT_S:.0f} s",
-        hint=f"opsdash status {run.path}",
-    )
+    is_spawned = multiprocessing.parent_process() is not None
+    if is_spawned and os.environ.get("MASTER_ADDR", _LOOPBACK[0]) in _LOOPBACK:
+        launch_id += f"/{os.getppid()}"
+    return launch_id

@@ -7,17 +7,30 @@ from typing import Any
 
 import psutil
 
+from agent.emitter import Emitter
+from agent.rundir.events import HostStats
+
 
 @dataclass
 class HostProbe:
     """Samples on demand; processor shares are means since the sample before."""
 
     run_dir: Path
+    emitter: Emitter
     _process: psutil.Process = field(default_factory=psutil.Process)
 
     def __post_init__(self) -> None:
         self._process.cpu_percent()
         psutil.cpu_percent()
+
+    def look(self) -> None:
+        """Write one sample, with what the agent itself has cost so far."""
+        self.emitter.emit(
+            HostStats,
+            agent_ns=self.emitter.busy_ns,
+            agent_bytes=self.emitter.num_bytes,
+            **self.sample(),
+        )
 
     def sample(self) -> dict[str, Any]:
         """Return the fields of a `HostStats` event that the host can tell."""

@@ -1,0 +1,79 @@
+"""What the main thread does now, for the agent's thread to read.
+
+Only the main thread writes here. Each field is replaced whole, so that a
+reader in another thread sees the old or the new value and needs no lock.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+_MAX_INTERVALS = 256
+_MIN_INTERVALS = 16
+_RECENT = 8
+_SLOWER_FRAC = 1.05
+
+
+class Phase(NamedTuple):
+    """What the trainer does, since when and for how long at most."""
+
+    name: str
+    since_ns: int
+    """Monotonic clock."""
+    limit_ns: int | None
+
+
+@dataclass
+class Activity:
+    """One process's main thread, as it last said."""
+
+    phase: Phase = field(
+        default_factory=lambda: Phase("starting", time.monotonic_ns(), None)
+    )
+    progress: int = 0
+    """Counts everything that the main thread told."""
+    num_steps: int = 0
+    """Optimizer steps since this process began."""
+    _stepped_ns: int = 0
+    _intervals: deque[int] = field(default_factory=lambda: deque(maxlen=_MAX_INTERVALS))
+
+    def enter(self, name: str, limit_ns: int | None) -> Phase:
+        """Begin another phase; return the one before."""
+        previous = self.phase
+        self.phase = Phase(name, time.monotonic_ns(), limit_ns)
+        self._stepped_ns = 0  # what comes between two steps is no step
+        return previous
+
+    def stepped(self) -> int | None:
+        """Note that an optimizer step is complete; return the time since the last.
+
+        None: it is the first one, or the phase changed in between.
+        """
+        now, before = time.monotonic_ns(), self._stepped_ns
+        self._stepped_ns = now
+        self.num_steps += 1
+        if not before:
+            return None
+        self._intervals.append(now - before)
+        return now - before
+
+    def step_ns(self) -> int | None:
+        """Return the median time from step to step; None: too few steps."""
+        intervals = self._snapshot()
+        return int(median(intervals)) if len(intervals) >= _MIN_INTERVALS else None
+
+    def is_slower(self) -> bool:
+        """Whether the last steps took longer than the median of many."""
+        intervals = self._snapshot()
+        if len(intervals) < _MIN_INTERVALS:
+            return False
+        return median(intervals[-_RECENT:]) > _SLOWER_FRAC * median(intervals)
+
+    def _snapshot(self) -> list[int]:
+        """Copy what the other thread may be appending to."""
+        try:
+            return list(self._intervals)
+        except RuntimeError:  # it grew meanwhile
+            return []

@@ -1,0 +1,179 @@
+"""When this rank's host started its latest collectives: the Flight Recorder.
+
+All ranks leave a backward pass together, so step times cannot tell who was
+late in it; the start of each collective can. torch keeps the latest ones in a
+ring (gloo and NCCL, `TORCH_FR_BUFFER_SIZE`). Reading it is a private function
+that holds the GIL for some milliseconds, so it is called rarely, more often
+while steps are slower than they were, and never for more than a fixed share of
+the time. Where it is missing or off, that is said once.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from agent.emitter import Emitter
+from agent.probes.activity import Activity
+from agent.rundir.events import CollectivesSampled
+
+UNAVAILABLE = "unavailable: "
+"""Begins the group's name in an event that says why there are no samples."""
+
+_RARELY_STEPS = 500
+_OFTEN_STEPS = 20
+_FIRST_STEPS = 100
+"""Samples are frequent so long, because nothing is known yet."""
+_MAX_FRAC = 0.005
+"""Of the time may be spent on samples."""
+_MAX_STARTS = 256
+"""Collectives in one event."""
+_MAX_GROUPS = 8
+
+
+class Collective(NamedTuple):
+    """The latest collective that this rank has started."""
+
+    group: str
+    id: int
+    """Sequence number in its group."""
+    name: str
+    """E.g. `gloo:all_reduce`."""
+
+
+class _Entry(msgspec.Struct):
+    process_group: tuple[str, str] = ("", "")
+    collective_seq_id: int = 0
+    profiling_name: str = ""
+    time_created_ns: int = 0
+    time_discovered_started_ns: int = 0
+    is_p2p: bool = False
+
+    @property
+    def group(self) -> str:
+        return " ".join(self.process_group)
+
+    @property
+    def started_ns(self) -> int:
+        """On the device where NCCL was told to time it, else on the host."""
+        return self.time_discovered_started_ns or self.time_created_ns
+
+
+class _Dump(msgspec.Struct):
+    entries: list[_Entry] = []
+
+
+_decoder = msgspec.json.Decoder(_Dump)
+
+
+class CollectivesProbe:
+    """Reads the ring and writes what is new in it."""
+
+    def __init__(self, emitter: Emitter, activity: Activity) -> None:
+        """Make it; torch is looked for when it is first needed."""
+        self.absence: str | None = None
+        """Why there are no samples; None: there are, or nobody looked yet."""
+        self.is_suspicious = False
+        """Set while a straggler is named: then samples stay frequent."""
+        self._emitter = emitter
+        self._activity = activity
+        self._sampled_steps = 0
+        self._told_ids: dict[str, int] = {}
+        self._not_before_s = 0.0
+
+    def look(self) -> None:
+        """Take a sample if enough steps have passed, or steps became slower."""
+        if self.absence is not None:
+            return
+        num_new = self._activity.num_steps - self._sampled_steps
+        often = (
+            self.is_suspicious
+            or self._activity.num_steps <= _FIRST_STEPS
+            or self._activity.is_slower()
+        )
+        is_due = num_new >= (_OFTEN_STEPS if often else _RARELY_STEPS)
+        if is_due and time.monotonic() >= self._not_before_s:
+            self.sample()
+
+    def sample(self) -> Collective | None:
+        """Write what is new; return the latest collective of this rank."""
+        dump = _dump_function()
+        if isinstance(dump, str):
+            self._say_absent(dump)
+            return None
+        if not _is_recording():
+            return None
+        began = time.perf_counter()
+        entries = _decoder.decode(dump()).entries
+        cost_s = time.perf_counter() - began
+        self._not_before_s = time.monotonic() + cost_s / _MAX_FRAC
+        self._sampled_steps = self._activity.num_steps
+        mine = [entry for entry in entries if not entry.is_p2p]
+        groups: dict[str, list[_Entry]] = {}
+        for entry in mine:
+            groups.setdefault(entry.group, []).append(entry)
+        for group in list(groups)[:_MAX_GROUPS]:
+            self._tell(group, groups[group])
+        if not mine:
+            return None
+        last = max(mine, key=lambda entry: entry.time_created_ns)
+        return Collective(last.group, last.collective_seq_id, last.profiling_name)
+
+    def _tell(self, group: str, entries: list[_Entry]) -> None:
+        told = self._told_ids.get(group, -1)
+        run = _last_without_gap(entries)[-_MAX_STARTS:]
+        new = [entry for entry in run if entry.collective_seq_id > told]
+        if not new:
+            return
+        self._told_ids[group] = new[-1].collective_seq_id
+        self._emitter.emit(
+            CollectivesSampled,
+            group=group,
+            first_id=new[0].collective_seq_id,
+            started_ns=tuple(entry.started_ns for entry in new),
+        )
+
+    def _say_absent(self, reason: str) -> None:
+        self.absence = reason
+        self._emitter.emit(
+            CollectivesSampled, group=UNAVAILABLE + reason, first_id=0, started_ns=()
+        )
+
+
+def _dump_function() -> Callable[[], str] | str:
+    """Return what reads the ring, or why it cannot be read."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return "this process does not use torch"
+    if not torch.distributed.is_available():
+        return "this torch has no distributed package"
+    if os.environ.get("TORCH_FR_BUFFER_SIZE") == "0":
+        return "TORCH_FR_BUFFER_SIZE is 0"
+    c10d = sys.modules.get("torch._C._distributed_c10d")
+    dump = getattr(c10d, "_dump_fr_trace_json", None)
+    if dump is None:
+        return f"torch {torch.__version__} has no Flight Recorder for this backend"
+    found: Callable[[], str] = dump
+    return found
+
+
+def _is_recording() -> bool:
+    """Whether there is a group at all; without one there is nothing to read yet."""
+    return bool(sys.modules["torch"].distributed.is_initialized())
+
+
+def _last_without_gap(entries: list[_Entry]) -> list[_Entry]:
+    """Return the longest end of a group's entries whose numbers follow closely."""
+    ordered = sorted(
+        {entry.collective_seq_id: entry for entry in entries}.values(),
+        key=lambda entry: entry.collective_seq_id,
+    )
+    begin = len(ordered) - 1
+    while begin > 0 and (
+        ordered[begin].collective_seq_id - ordered[begin - 1].collective_seq_id == 1
+    ):
+        begin -= 1
+    return ordered[begin:]

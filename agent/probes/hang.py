@@ -1,0 +1,178 @@
+"""Name a hang while it lasts: where, who is missing, and what they do instead.
+
+Only a rank that waits itself beyond its limit looks at the others, so a
+healthy run costs nothing. Every such rank comes to the same conclusion; the
+lowest one that is alive tells it, and the lowest one on each host takes the
+stacks of those who are missing there. A wait that nobody wrapped is found by a
+main thread that tells nothing, and named by the collective it started last.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from agent.emitter import Emitter
+from agent.probes.activity import Activity
+from agent.probes.barrier import BarrierProbe
+from agent.probes.collectives import Collective
+from agent.probes.host_stacks import HostStacks
+from agent.probes.peers import Peers, Standing
+from agent.rundir.events import HangNamed
+
+DEFAULT_LIMIT_S = 60.0
+"""Of a wait, or of a step, for which nobody gave one."""
+_STEPS_OF_LIMIT = 10
+"""A step that takes so many times the median is stuck, however long that is."""
+_LEAD_BEATS = 4
+"""Looking begins so early before the limit, to know who is alive at it."""
+
+
+class _Wait(NamedTuple):
+    """What this rank waits for."""
+
+    name: str
+    number: int
+    """Index of the barrier, or sequence number of the collective."""
+    age_ns: int
+    limit_ns: int
+    collective: Collective | None = None
+
+    def has_arrived(self, standing: Standing) -> bool:
+        if self.collective is not None:
+            return standing.collectives.get(self.collective.group, -1) >= self.number
+        return standing.has_arrived(self.name, self.number)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.name, self.number
+
+
+@dataclass(frozen=True)
+class HangParts:
+    """What the watch looks at, and through what it acts."""
+
+    emitter: Emitter
+    activity: Activity
+    barriers: BarrierProbe
+    peers: Peers
+    host: HostStacks
+    write_stacks: Callable[[str], None]
+    sample_collectives: Callable[[], Collective | None]
+
+
+class HangWatch:
+    """Asked at every beat."""
+
+    def __init__(self, parts: HangParts, *, limit_s: float, period_s: float) -> None:
+        """Watch one rank.
+
+        Args:
+            parts: See there.
+            limit_s: Of waits and steps that have no limit of their own.
+            period_s: From one beat to the next.
+        """
+        self._parts = parts
+        self._limit_ns = int(limit_s * 1e9)
+        self._lead_ns = int(_LEAD_BEATS * period_s * 1e9)
+        self._still: tuple[int, int] = (-1, 0)
+        """The last count of progress, and when it was first seen."""
+        self._dumped: tuple[str, int] | None = None
+        self._asked: set[int] = set()
+        self._named: _Wait | None = None
+        self._told: tuple[int, ...] = ()
+
+    def look(self) -> None:
+        """Look where this rank waits, and beyond the limit who is missing there."""
+        if self._parts.host.is_busy:
+            self._parts.host.look()
+        wait = self._open_wait()
+        if self._named is not None and (
+            wait is None or wait.place != self._named.place
+        ):
+            self._clear()
+        if wait is None or wait.age_ns < wait.limit_ns - self._lead_ns:
+            self._parts.peers.forget()
+            return
+        standings = self._parts.peers.look()
+        if wait.age_ns >= wait.limit_ns:
+            self._judge(wait, standings)
+
+    def _judge(self, wait: _Wait, standings: dict[int, Standing]) -> None:
+        me = self._parts.emitter.rank
+        there = [r for r, s in standings.items() if wait.has_arrived(s) or r == me]
+        missing = tuple(r for r in standings if r not in there)
+        if not missing:
+            return
+        what = f"`{wait.name}` has waited {wait.age_ns / 1e9:.1f} s"
+        if self._dumped != wait.place:
+            self._dumped = wait.place
+            self._parts.write_stacks(what)
+        alive = [r for r in there if r == me or self._parts.peers.is_alive(r)]
+        if me == min(alive) and missing != self._told:
+            self._tell(wait, missing)
+        here = self._parts.host.ranks_here()
+        if me == min(r for r in alive if r in here or r == me):
+            self._ask(what, [r for r in missing if r not in self._asked], standings)
+
+    def _tell(self, wait: _Wait, missing: tuple[int, ...]) -> None:
+        self._named, self._told = wait, missing
+        self._parts.emitter.emit(
+            HangNamed, barrier=wait.name, missing=missing, waited_ns=wait.age_ns
+        )
+
+    def _ask(
+        self, what: str, missing: list[int], standings: dict[int, Standing]
+    ) -> None:
+        for rank in missing:
+            standing = standings[rank]
+            self._asked.add(rank)
+            self._parts.host.ask(
+                [rank],
+                f"{what} for rank {rank}, last seen in phase "
+                f"`{standing.phase or 'unknown'}` at step {standing.step}",
+            )
+
+    def _clear(self) -> None:
+        """Tell that the wait is over: nobody is missing any more."""
+        assert self._named is not None
+        self._parts.emitter.emit(
+            HangNamed,
+            barrier=self._named.name,
+            missing=(),
+            waited_ns=self._named.age_ns,
+        )
+        self._named, self._told = None, ()
+        self._asked.clear()
+
+    def _open_wait(self) -> _Wait | None:
+        now = time.monotonic_ns()
+        opened = self._parts.barriers.current
+        if opened is not None:
+            limit_ns = opened.limit_ns or self._default_limit_ns()
+            age_ns = now - opened.since_mono_ns
+            return _Wait(opened.name, opened.index, age_ns, limit_ns)
+        return self._unnamed_wait(now)
+
+    def _unnamed_wait(self, now: int) -> _Wait | None:
+        """Return the collective that a main thread without progress may be in."""
+        activity = self._parts.activity
+        if self._still[0] != activity.progress:
+            self._still = (activity.progress, now)
+            return None
+        phase = activity.phase
+        limit_ns = phase.limit_ns
+        if limit_ns is None and phase.name == "training":
+            limit_ns = self._default_limit_ns()
+        age_ns = now - self._still[1]
+        if limit_ns is None or age_ns < limit_ns - self._lead_ns:
+            return None
+        last = self._parts.sample_collectives()
+        if last is None:
+            return None
+        name = f"{last.name} {last.id} of group {last.group}"
+        return _Wait(name, last.id, age_ns, limit_ns, last)
+
+    def _default_limit_ns(self) -> int:
+        step_ns = self._parts.activity.step_ns() or 0
+        return max(self._limit_ns, _STEPS_OF_LIMIT * step_ns)

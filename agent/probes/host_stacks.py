@@ -1,0 +1,79 @@
+"""Take the stacks of other processes of this host, and tell what came of it.
+
+A process that cannot run Python any more writes its own stacks when it gets
+its signal; one that is stopped cannot, and is described from `/proc`. What
+other hosts run is left to an agent there.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.emitter import Emitter
+from agent.probes.stacks import ask_for_stacks, describe
+from agent.rundir.events import StacksWritten
+from agent.rundir.layout import RunDir, rank_stem
+from agent.rundir.process import Liveness, liveness
+from agent.rundir.stacks import StacksHeader, list_headers, stacks_file
+
+
+class _Asked(NamedTuple):
+    header: StacksHeader
+    path: Path
+    size_bytes: int
+    """Of its file before it was asked."""
+    reason: str
+
+
+class HostStacks:
+    """Asks on one beat, and looks on the next whether the file has grown."""
+
+    def __init__(self, emitter: Emitter, run: RunDir, attempt: int) -> None:
+        """Make it for one attempt; nothing is read yet."""
+        self._emitter = emitter
+        self._run = run
+        self._attempt = attempt
+        self._asked: list[_Asked] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something was asked for that has not been told yet."""
+        return bool(self._asked)
+
+    def ranks_here(self) -> dict[int, StacksHeader]:
+        """Return the ranks whose processes this one can see, dead or alive."""
+        return {
+            header.rank: header
+            for header in list_headers(self._run, self._attempt)
+            if header.rank is not None
+            and liveness(header.process) is not Liveness.UNKNOWN
+        }
+
+    def ask(self, ranks: Iterable[int], reason: str) -> None:
+        """Make those ranks of this host write their stacks."""
+        here = self.ranks_here()
+        for rank in ranks:
+            if rank not in here:
+                continue
+            path = stacks_file(self._run, self._attempt, rank_stem(rank))
+            size_bytes = path.stat().st_size
+            refusal = ask_for_stacks(here[rank])
+            if refusal is None:
+                self._asked.append(_Asked(here[rank], path, size_bytes, reason))
+            else:
+                self._tell(path, f"{reason}: none of rank {rank}: {refusal}")
+
+    def look(self) -> None:
+        """Tell what has come since the beat before."""
+        asked, self._asked = self._asked, []
+        for one in asked:
+            if one.path.stat().st_size > one.size_bytes:
+                self._tell(one.path, one.reason)
+                continue
+            state = describe(one.header.process.pid)
+            rank = one.header.rank
+            self._tell(one.path, f"{one.reason}: none of rank {rank}: {state}")
+
+    def _tell(self, path: Path, reason: str) -> None:
+        file = str(path.relative_to(self._run.path))
+        self._emitter.emit(StacksWritten, file=file, reason=reason)

@@ -1,0 +1,270 @@
+"""The trainer's side of `requests/`: notice, refuse, claim, tell the outcome.
+
+The agent's thread reads the directory; the main thread only looks at what was
+found. Every step of a request's life is a rename or a link of one file, so
+that it is taken once, whoever else tries, and a crash leaves it where the next
+start finds it: `<id>.json` was not begun, `<id>.claimed` without an outcome
+was begun by a trainer that is gone. Only rank 0 or the server has an inbox.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from agent.emitter import Emitter
+from agent.rundir.atomic import write_atomic
+from agent.rundir.events import RequestDone, RequestSeen
+from agent.rundir.layout import RunDir
+from agent.rundir.requests import (
+    ACCEPTS_NAME,
+    CLAIMED_SUFFIX,
+    PENDING_SUFFIX,
+    REQUEST_SCHEMA,
+    Accepted,
+    Outcome,
+    RefusedRequestError,
+    Request,
+    Stage,
+    is_expired,
+    is_safe_id,
+    open_inbox,
+    read_outcome,
+    read_request,
+    refusal,
+)
+
+STACKS = "stacks"
+"""The one kind that the agent carries out itself."""
+_REFUSED_SUFFIX = ".refused"
+
+
+@dataclass(frozen=True)
+class PendingRequest:
+    """What all ranks are asked to do."""
+
+    id: str
+    kind: str
+    args: dict[str, Any] = field(default_factory=dict)
+    by: str = ""
+    created_ns: int = 0
+
+
+class Inbox:
+    """The requests to one attempt."""
+
+    def __init__(self, emitter: Emitter, run: RunDir, attempt: int) -> None:
+        """Make it; `prepare` makes the directory."""
+        self.accepted: frozenset[str] = frozenset({STACKS})
+        self._emitter = emitter
+        self._run = run
+        self._attempt = attempt
+        self._started_ns = time.time_ns()
+        self._queue: tuple[Request, ...] = ()
+        """Replaced whole by the agent's thread, read by the main thread."""
+        self._taken: set[str] = set()
+        self._refused_names: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the directory, and tell what an earlier attempt left undone.
+
+        Raises:
+            RefusedRequestError: `requests/` is not ours alone: nothing is obeyed.
+            OSError: it cannot be made or read.
+        """
+        self._run.requests.mkdir(mode=0o700, exist_ok=True)
+        inbox = open_inbox(self._run)
+        try:
+            (self._run.requests / "done").mkdir(mode=0o700, exist_ok=True)
+            for name in _names(inbox, CLAIMED_SUFFIX):
+                self._tell_interrupted(inbox, name)
+        finally:
+            os.close(inbox)
+        self._write_accepted()
+
+    def accept(self, kinds: Iterable[str]) -> None:
+        """Take requests of these kinds too.
+
+        Raises:
+            OSError: what is taken cannot be told; it is taken all the same.
+        """
+        self.accepted |= frozenset(kinds)
+        self._write_accepted()
+
+    def look(self) -> None:
+        """Read what is new; called from the agent's thread.
+
+        Raises:
+            RefusedRequestError: `requests/` is not ours alone.
+            OSError: it cannot be read.
+        """
+        try:
+            inbox = open_inbox(self._run)
+        except FileNotFoundError:
+            self._queue = ()
+            return
+        try:
+            names = _names(inbox, PENDING_SUFFIX)
+            there = {name.removesuffix(PENDING_SUFFIX) for name in names}
+            new = sorted(there - {request.id for request in self._queue})
+            found = [self._meet(inbox, stem + PENDING_SUFFIX) for stem in new]
+        finally:
+            os.close(inbox)
+        queue = [r for r in self._queue if r.id in there]
+        queue += [request for request in found if request is not None]
+        self._queue = tuple(sorted(queue, key=lambda r: (r.created_ns, r.id)))
+        self._void_expired()
+
+    def head(self) -> PendingRequest | None:
+        """Return the oldest request that waits for the trainer; a local read."""
+        for request in self._queue:
+            if request.kind == STACKS or request.id in self._taken:
+                continue
+            if not is_expired(request, time.time_ns()):
+                return pending(request)
+        return None
+
+    def claim(self, request_id: str) -> bool:
+        """Take a request, before anything is done about it; False: it is gone."""
+        self._taken.add(request_id)
+        folder = self._run.requests
+        try:
+            # `rename` has one winner, also against a thread that lets it expire.
+            (folder / (request_id + PENDING_SUFFIX)).rename(
+                folder / (request_id + CLAIMED_SUFFIX)
+            )
+        except OSError:
+            return False
+        return True
+
+    def finish(
+        self, request: PendingRequest, stage: Stage, error: str | None = None
+    ) -> None:
+        """Tell what came of a request, once. Never raises."""
+        outcome = Outcome(
+            schema=REQUEST_SCHEMA,
+            id=request.id,
+            kind=request.kind,
+            args=request.args,
+            created_ns=request.created_ns,
+            by=request.by,
+            attempt=self._attempt,
+            stage=stage.value,
+            finished_ns=time.time_ns(),
+            error=error,
+        )
+        try:
+            self._write_outcome(outcome)
+        except OSError as failure:
+            self._emitter.problem = f"request `{request.id}`: {failure}"
+        self._emitter.emit(
+            RequestDone, request=request.id, request_kind=request.kind, error=error
+        )
+
+    def _meet(self, inbox: int, name: str) -> Request | None:
+        """Read a file that was not seen before; return it if it shall be obeyed."""
+        if name in self._refused_names:
+            return None
+        try:
+            request = read_request(inbox, name)
+        except RefusedRequestError as error:
+            self._put_aside(name, str(error))
+            return None
+        except FileNotFoundError:
+            return None
+        if request.id in self._taken or read_outcome(self._run, request.id):
+            # It came twice and acts once.
+            self._put_aside(name, "it was taken already")
+            return None
+        now_ns = time.time_ns()
+        reason = refusal(
+            self._run,
+            request,
+            attempt=self._attempt,
+            started_ns=self._started_ns,
+            now_ns=now_ns,
+        )
+        stage = Stage.EXPIRED if is_expired(request, now_ns) else Stage.REFUSED
+        if reason is None and request.kind not in self.accepted:
+            taken = ", ".join(sorted(self.accepted))
+            reason = f"this trainer takes no `{request.kind}`, it takes: {taken}"
+        self._emitter.emit(
+            RequestSeen, request=request.id, request_kind=request.kind, refusal=reason
+        )
+        if reason is None:
+            return request
+        if self.claim(request.id):
+            self.finish(pending(request), stage, reason)
+        return None
+
+    def _put_aside(self, name: str, reason: str) -> None:
+        """Refuse a file that is no request of ours; what it holds is not read."""
+        self._refused_names.add(name)
+        shown = ascii(name)[1:-1][:80]
+        self._emitter.emit(
+            RequestSeen, request=shown, request_kind="unknown", refusal=reason
+        )
+        aside = self._run.requests / "done" / (name + _REFUSED_SUFFIX)
+        with contextlib.suppress(OSError):
+            (self._run.requests / name).rename(aside)
+
+    def _void_expired(self) -> None:
+        now_ns = time.time_ns()
+        for request in self._queue:
+            late = is_expired(request, now_ns) and request.id not in self._taken
+            if late and self.claim(request.id):
+                reason = "it expired before the trainer came to a safe point"
+                self.finish(pending(request), Stage.EXPIRED, reason)
+
+    def _tell_interrupted(self, inbox: int, name: str) -> None:
+        request_id = name.removesuffix(CLAIMED_SUFFIX)
+        if not is_safe_id(request_id):
+            return
+        if read_outcome(self._run, request_id) is not None:
+            with contextlib.suppress(OSError):
+                (self._run.requests / name).unlink()
+            return
+        try:
+            request = pending(read_request(inbox, name))
+        except RefusedRequestError:
+            request = PendingRequest(request_id, "unknown")
+        self.finish(
+            request,
+            Stage.INTERRUPTED,
+            "the trainer ended after it had taken this request and before it told an "
+            "outcome",
+        )
+
+    def _write_outcome(self, outcome: Outcome) -> None:
+        done = self._run.requests / "done"
+        done.mkdir(mode=0o700, exist_ok=True)
+        if read_outcome(self._run, outcome.id) is None:
+            path = done / (outcome.id + PENDING_SUFFIX)
+            write_atomic(path, msgspec.json.encode(outcome) + b"\n", mode=0o600)
+        (self._run.requests / (outcome.id + CLAIMED_SUFFIX)).unlink(missing_ok=True)
+
+    def _write_accepted(self) -> None:
+        accepted = Accepted(
+            schema=REQUEST_SCHEMA,
+            attempt=self._attempt,
+            kinds=tuple(sorted(self.accepted)),
+        )
+        data = msgspec.json.encode(accepted) + b"\n"
+        write_atomic(self._run.requests / ACCEPTS_NAME, data, mode=0o600)
+
+
+def pending(request: Request) -> PendingRequest:
+    """Return what the trainer is told of a request."""
+    return PendingRequest(
+        request.id, request.kind, request.args, request.by, request.created_ns
+    )
+
+
+def _names(inbox: int, suffix: str) -> list[str]:
+    """Return the names in the very directory that was found to be ours."""
+    names = os.listdir(inbox)
+    return sorted(name for name in names if name.endswith(suffix))

@@ -1,0 +1,69 @@
+"""Tell what happened to an optimizer's state from outside: resets and reloads.
+
+Stale momentum was seen to take a loss from 0.52 to 2.34 after a reconnect, so
+norms before and after are an event. The change itself always happens; that it
+could not be measured or told does not stop it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from agent.emitter import Emitter
+from agent.probes.optimizer import measure
+from agent.rundir.events import OptimizerReset
+
+
+@dataclass(frozen=True)
+class ResetCause:
+    """What was known when the state was changed; None: not known."""
+
+    reason: str
+    rounds_missed: int | None = None
+    model_digest: str | None = None
+    """Of the model that training goes on with."""
+    data_position: int | None = None
+    """Samples consumed."""
+    seed: int | None = None
+
+
+def clear_state(
+    emitter: Emitter, optimizer: Optimizer | None, cause: ResetCause
+) -> None:
+    """Forget moments and step counters; learning rates and the like stay."""
+    if optimizer is None:
+        return
+    with changed_state(emitter, optimizer, cause):
+        optimizer.state.clear()
+
+
+@contextmanager
+def changed_state(
+    emitter: Emitter, optimizer: Optimizer, cause: ResetCause
+) -> Iterator[None]:
+    """Surround what changes the state, e.g. `load_state_dict`."""
+    before = _norms(emitter, optimizer)
+    yield
+    emitter.emit(
+        OptimizerReset,
+        optimizer=type(optimizer).__name__,
+        reason=cause.reason,
+        before=before,
+        after=_norms(emitter, optimizer),
+        rounds_missed=cause.rounds_missed,
+        model_digest=cause.model_digest,
+        data_position=cause.data_position,
+        seed=cause.seed,
+    )
+
+
+def _norms(emitter: Emitter, optimizer: Optimizer) -> dict[str, float | None]:
+    """Return the norms of the state, by the optimizer's own names."""
+    try:
+        return measure(optimizer).state
+    except Exception as error:  # noqa: BLE001 - the change must happen all the same
+        emitter.num_dropped += 1
+        emitter.problem = f"optimizer probe: {error}"
+        return {}

@@ -1,0 +1,161 @@
+"""What the other processes of this attempt last said, from their telemetry.
+
+Nobody is asked: the ends of their files are read, and only while something is
+wrong or a verdict is due. Whether a peer is alive is judged on this process's
+own clock, by whether its file still grows; clocks of two hosts are never
+compared.
+"""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.rundir.events import (
+    AnyEvent,
+    BarrierArrived,
+    CollectivesSampled,
+    Heartbeat,
+    PhaseChanged,
+    RunEnded,
+    StepDone,
+    Undecodable,
+    decode_lines,
+)
+from agent.rundir.layout import RunDir, parse_telemetry_name, rank_stem
+
+_TAIL_BYTES = 128 << 10
+_SILENT_BEATS = 3.5
+"""A file that has not grown for so many beats belongs to a silent process."""
+
+
+@dataclass
+class Standing:
+    """Where one rank stands."""
+
+    rank: int
+    step: int | None = None
+    phase: str | None = None
+    waiting_at: tuple[str, int] | None = None
+    """Barrier and index at which its last beat saw it wait."""
+    arrived: dict[str, int] = field(default_factory=dict)
+    """By barrier: the greatest index that it has arrived at."""
+    collectives: dict[str, int] = field(default_factory=dict)
+    """By group: the greatest sequence number that it has started."""
+    has_ended: bool = False
+
+    def has_arrived(self, name: str, index: int) -> bool:
+        """Whether it came to a barrier for the `index`-th time, from 0."""
+        return self.arrived.get(name, -1) >= index
+
+    def observe(self, event: AnyEvent) -> None:
+        """Take in one of its events; they come in order."""
+        if event.step is not None:
+            self.step = event.step
+        match event:
+            case Heartbeat():
+                self.phase = event.phase
+                self.waiting_at = None
+                if event.waiting_at is not None and event.waiting_index is not None:
+                    self.waiting_at = (event.waiting_at, event.waiting_index)
+                    self._arrive(*self.waiting_at)
+            case PhaseChanged():
+                self.phase = event.phase
+            case BarrierArrived():
+                self._arrive(event.name, event.index)
+            case StepDone():
+                for wait in event.waits:
+                    self._arrive(wait.name, wait.index)
+            case CollectivesSampled():
+                last = event.first_id + len(event.started_ns) - 1
+                self.collectives[event.group] = last
+            case RunEnded():
+                self.has_ended = True
+
+    def _arrive(self, name: str, index: int) -> None:
+        self.arrived[name] = max(index, self.arrived.get(name, -1))
+
+
+class Peers:
+    """The ranks of one attempt, this one included."""
+
+    def __init__(
+        self, run: RunDir, attempt: int, world_size: int, *, period_s: float
+    ) -> None:
+        """Name them; nothing is read yet.
+
+        Args:
+            run: Whose telemetry is read.
+            attempt: The one that runs.
+            world_size: How many ranks it has.
+            period_s: From one of their beats to the next.
+        """
+        self._silent_s = _SILENT_BEATS * period_s
+        self._directory = run.telemetry_file(attempt, "x").parent
+        self._world_size = world_size
+        self._sizes: dict[int, int] = {}
+        self._grown_s: dict[int, float] = {}
+
+    def look(self) -> dict[int, Standing]:
+        """Read where every rank stands now; one that left no file stands nowhere."""
+        segments = self._segments()
+        return {
+            rank: self._standing(rank, segments.get(rank_stem(rank), []))
+            for rank in range(self._world_size)
+        }
+
+    def is_alive(self, rank: int) -> bool:
+        """Whether its file grew lately; known from the second look on."""
+        grown_s = self._grown_s.get(rank)
+        return grown_s is not None and time.monotonic() - grown_s < self._silent_s
+
+    def forget(self) -> None:
+        """Begin to judge anew who is alive: it was not looked for a while."""
+        self._sizes.clear()
+        self._grown_s.clear()
+
+    def _segments(self) -> dict[str, list[Path]]:
+        """Return each process's files, the newest last."""
+        found: dict[str, list[tuple[int, Path]]] = {}
+        try:
+            paths = list(self._directory.iterdir())
+        except OSError:
+            return {}
+        for path in paths:
+            name = parse_telemetry_name(path.name)
+            if name is not None:
+                found.setdefault(name.stem, []).append((name.segment, path))
+        return {stem: [p for _, p in sorted(files)] for stem, files in found.items()}
+
+    def _standing(self, rank: int, files: list[Path]) -> Standing:
+        standing = Standing(rank)
+        data, size = _read_end(files)
+        for event in decode_lines(data):
+            if not isinstance(event, Undecodable):
+                standing.observe(event)
+        if rank in self._sizes and self._sizes[rank] != size:
+            self._grown_s[rank] = time.monotonic()
+        self._sizes[rank] = size
+        return standing
+
+
+def _read_end(files: list[Path]) -> tuple[bytes, int]:
+    """Return the last whole lines of a process's files, and their total size.
+
+    A segment that has just begun says little: the one before is read with it.
+    """
+    data, total = b"", 0
+    for path in files[-2:]:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            size = os.fstat(fd).st_size
+            begin = max(0, size - _TAIL_BYTES)
+            block = os.pread(fd, size - begin, begin)
+        finally:
+            os.close(fd)
+        total += size
+        data += block.partition(b"\n")[2] if begin else block
+    return data.rpartition(b"\n")[0], total

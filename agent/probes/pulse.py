@@ -1,0 +1,73 @@
+"""The agent's own thread: a beat every second, and small duties beside it.
+
+A stuck main thread is seen to be stuck because this one goes on. Each duty is
+called so many beats apart and has to return soon; one that fails is told with
+the next event and called again, because nothing here may end training.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from agent.emitter import Emitter
+
+
+class Duty(NamedTuple):
+    """Something to do every so many beats."""
+
+    name: str
+    look: Callable[[], None]
+    every: int = 1
+    first: int = 0
+    """The beat, from 0, that it is called at first."""
+
+
+class Pulse:
+    """The thread, its rhythm and its duties."""
+
+    def __init__(self, emitter: Emitter, period_s: float) -> None:
+        """Make it; `start` sets it going.
+
+        Args:
+            emitter: Told of duties that fail.
+            period_s: From one beat to the next.
+        """
+        self.period_s = period_s
+        self._emitter = emitter
+        self._duties: list[Duty] = []
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, duty: Duty) -> None:
+        """Take on a duty; those that are added first are called first."""
+        self._duties = [*self._duties, duty]
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread = threading.Thread(
+            target=self._run, name="opsdash-agent", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self, *, timeout_s: float = 5.0) -> None:
+        """End the thread; one that hangs in a file system is left behind."""
+        self._stopping.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def _run(self) -> None:
+        beat = 0
+        while True:
+            for duty in self._duties:
+                if beat >= duty.first and (beat - duty.first) % duty.every == 0:
+                    self._do(duty)
+            if self._stopping.wait(self.period_s):
+                return
+            beat += 1
+
+    def _do(self, duty: Duty) -> None:
+        try:
+            duty.look()
+        except Exception as error:  # noqa: BLE001 - a duty must never end training
+            self._emitter.problem = f"{duty.name}: {type(error).__name__}: {error}"

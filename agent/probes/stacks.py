@@ -1,0 +1,155 @@
+"""Python stacks of this process, also when it cannot run Python any more.
+
+`faulthandler` writes from inside a signal handler, so the stacks of a process
+come even while native code holds the GIL and this thread is frozen with the
+rest. The signal is registered at attach, is never one that something else has
+taken, and is only sent to processes whose file says so and whose kernel mask
+shows a handler: otherwise it would kill them. A stopped process writes
+nothing; what `/proc` knows of it is told instead.
+"""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import time
+from pathlib import Path
+from typing import IO
+
+from agent.emitter import Emitter
+from agent.rundir.events import StacksWritten
+from agent.rundir.layout import RunDir, rank_stem
+from agent.rundir.process import Liveness, liveness, this_process
+from agent.rundir.stacks import StacksHeader, encode_header, stacks_file
+
+SIGNAL_VARIABLE = "OPSDASH_STACKS_SIGNAL"
+"""A signal's name or number, or `off`; without it SIGUSR2, unless that is taken."""
+
+
+class Stacks:
+    """This process's stacks file, and the signal that makes it write there."""
+
+    def __init__(self, emitter: Emitter, run: RunDir, attempt: int) -> None:
+        """Make it; `register` opens the file."""
+        self.signum = free_signal()
+        self._emitter = emitter
+        self._run = run
+        rank = emitter.rank
+        stem = emitter.node if rank is None else rank_stem(rank)
+        self._path = stacks_file(run, attempt, stem)
+        self._file: IO[bytes] | None = None
+
+    @property
+    def file(self) -> str:
+        """Relative to the run directory."""
+        return str(self._path.relative_to(self._run.path))
+
+    def register(self) -> None:
+        """Open the file, say who writes there, and wait for the signal.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = self._path.open("ab", buffering=0)
+        header = StacksHeader(
+            node=self._emitter.node,
+            rank=self._emitter.rank,
+            process=this_process(),
+            signum=self.signum,
+        )
+        file.write(encode_header(header))
+        if self.signum is not None:
+            # Without `chain` interrupted system calls are restarted, and the
+            # default action, which would end the process, is not called.
+            faulthandler.register(self.signum, file=file, all_threads=True)
+        old, self._file = self._file, file
+        if old is not None:
+            old.close()
+
+    def register_again_if_removed(self) -> None:
+        """Make the file again if someone removed it from under the run."""
+        with contextlib.suppress(OSError):
+            if self._file is None or not os.fstat(self._file.fileno()).st_nlink:
+                self.register()
+
+    def write(self, reason: str) -> None:
+        """Write the stacks of all threads now, from this one, and tell so."""
+        if self._file is None:
+            return
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._file.write(f"\n{now} {reason}\n".encode())
+        faulthandler.dump_traceback(self._file, all_threads=True)
+        self._emitter.emit(StacksWritten, file=self.file, reason=reason)
+
+    def close(self) -> None:
+        """Leave the signal to others again."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        if self.signum is not None:
+            # From here on the signal would kill; a sender looks at the mask.
+            faulthandler.unregister(self.signum)
+        file.close()
+
+
+def free_signal() -> int | None:
+    """Return the signal to register; None: it is taken, or switched off.
+
+    The kernel's masks also know handlers that were not set from Python.
+    """
+    wanted = os.environ.get(SIGNAL_VARIABLE, "SIGUSR2")
+    try:
+        signum = int(signal.Signals(int(wanted)))
+    except ValueError:
+        signum = int(signal.Signals.__members__.get(wanted, 0))
+    status = read_status(os.getpid())
+    taken = _mask(status, "SigCgt") | _mask(status, "SigIgn")
+    return signum if signum and not taken >> (signum - 1) & 1 else None
+
+
+def ask_for_stacks(header: StacksHeader) -> str | None:
+    """Make another process of this host write; return why it will not.
+
+    Source: proc(5), `SigCgt` is the mask of signals that are caught.
+    """
+    if liveness(header.process) is not Liveness.ALIVE:
+        where = header.process.host
+        return f"process {header.process.pid} on `{where}` cannot be seen from here"
+    if header.signum is None:
+        return "no signal was free to ask it for its stacks"
+    status = read_status(header.process.pid)
+    state = status.get("State", "?")
+    if state[:1] in ("T", "t"):
+        return f"the process is stopped: {describe(header.process.pid)}"
+    if not _mask(status, "SigCgt") >> (header.signum - 1) & 1:
+        return "it does not listen to its signal any more"
+    try:
+        os.kill(header.process.pid, header.signum)
+    except OSError as error:
+        return f"it cannot be signalled: {error.strerror}"
+    return None
+
+
+def describe(pid: int) -> str:
+    """Return what the kernel knows about a process, in words."""
+    state = read_status(pid).get("State", "gone")
+    with contextlib.suppress(OSError):
+        place = Path(f"/proc/{pid}/wchan").read_text()
+        if place not in ("", "0"):
+            return f"state {state}, waiting in {place}"
+    return f"state {state}"
+
+
+def read_status(pid: int) -> dict[str, str]:
+    """Return `/proc/<pid>/status`; empty: the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {name: value.strip() for name, value in pairs}
+
+
+def _mask(status: dict[str, str], name: str) -> int:
+    return int(status.get(name, "0"), 16)

@@ -1,0 +1,182 @@
+"""Name the rank that the others wait for, from what all ranks have written.
+
+Rank 0 follows everybody's telemetry, because the agent issues no collective.
+That costs parsing, so it is done at most for a fixed share of the time: with
+many ranks verdicts come later, not training. Waits in step lines tell of slow
+data and forward passes, samples of collectives also of slow backward passes.
+"""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.emitter import Emitter
+from agent.probes.collectives import CollectivesProbe
+from agent.rundir.collectives import CollectiveFold
+from agent.rundir.events import (
+    AnyEvent,
+    CollectivesSampled,
+    RunStarted,
+    StepDone,
+    StragglerNamed,
+    Undecodable,
+    decode_lines,
+)
+from agent.rundir.lateness import LatenessFold, Passage
+from agent.rundir.layout import RunDir, rank_stem
+from agent.rundir.stragglers import StragglerFold, Verdict
+from agent.rundir.tail import Tail
+
+_MAX_FRAC = 0.005
+"""Of the time may be spent on reading."""
+_MAX_READS = 8
+"""Blocks of a file at one look."""
+_MAX_OPEN_STEPS = 256
+_MAX_GROUPS = 8
+_WAITS = ""
+"""Under which the verdict from waits is kept, beside those of groups."""
+
+
+@dataclass
+class _Step:
+    """A step that some ranks have told."""
+
+    ranks: set[int] = field(default_factory=set)
+    lateness_ns: list[dict[int, int]] = field(default_factory=list)
+    step_ns: int = 0
+
+
+class _Follower:
+    """One rank's telemetry, over all its segments."""
+
+    def __init__(self, run: RunDir, attempt: int, rank: int) -> None:
+        self._place = (run, attempt, rank_stem(rank))
+        self._segment = 1
+        self._tail = Tail(self._path(1))
+
+    def read(self) -> list[AnyEvent]:
+        """Return what is new, at most so many blocks."""
+        found: list[AnyEvent] = []
+        for _ in range(_MAX_READS):
+            # Asked before reading: a segment is complete once the next exists.
+            is_complete = self._path(self._segment + 1).exists()
+            data = self._tail.read()
+            found += [e for e in decode_lines(data) if not isinstance(e, Undecodable)]
+            if data:
+                continue
+            if not is_complete:
+                break
+            self._segment += 1
+            self._tail = Tail(self._path(self._segment))
+        return found
+
+    def _path(self, segment: int) -> Path:
+        run, attempt, stem = self._place
+        return run.telemetry_file(attempt, stem, segment)
+
+
+class StragglerWatch:
+    """Asked at every beat, on rank 0."""
+
+    def __init__(
+        self,
+        emitter: Emitter,
+        run: RunDir,
+        attempt: int,
+        world_size: int,
+        collectives: CollectivesProbe,
+    ) -> None:
+        """Watch an attempt; `collectives` is told to look often on suspicion."""
+        self._emitter = emitter
+        self._collectives = collectives
+        self._followers = {
+            rank: _Follower(run, attempt, rank) for rank in range(world_size)
+        }
+        self._hosts: dict[int, str] = {}
+        self._waits: LatenessFold | None = None
+        self._starts: CollectiveFold | None = None
+        self._steps: OrderedDict[int, _Step] = OrderedDict()
+        self._folds: dict[str, StragglerFold] = {}
+        self._told: tuple[int | None, bool] = (None, False)
+        self._not_before_s = 0.0
+
+    def look(self) -> None:
+        """Read what is new, and tell a verdict that has changed."""
+        if time.monotonic() < self._not_before_s:
+            return
+        began = time.perf_counter()
+        has_changed = False
+        for rank, follower in self._followers.items():
+            for event in follower.read():
+                has_changed |= self._observe(rank, event)
+        if has_changed:
+            self._tell()
+        cost_s = time.perf_counter() - began
+        self._not_before_s = time.monotonic() + cost_s / _MAX_FRAC
+
+    def _observe(self, rank: int, event: AnyEvent) -> bool:
+        """Take in one event; whether it changed a verdict."""
+        match event:
+            case RunStarted():
+                self._meet(rank, event)
+            case StepDone() if event.step is not None and self._waits is not None:
+                return self._observe_step(rank, event.step, event)
+            case CollectivesSampled() if self._starts is not None:
+                changes = [
+                    self._fold(event.group, s.step, [s.lateness_ns], s.step_ns)
+                    for s in self._starts.observe(rank, event)
+                ]
+                return any(changes)
+        return False
+
+    def _meet(self, rank: int, event: RunStarted) -> None:
+        self._hosts[rank] = f"{event.host}/{event.boot_id}"
+        if len(self._hosts) == len(self._followers):
+            self._waits = LatenessFold(self._hosts)
+            self._starts = CollectiveFold(self._hosts, self._waits.alignment)
+
+    def _observe_step(self, rank: int, number: int, event: StepDone) -> bool:
+        assert self._waits is not None
+        step = self._steps.setdefault(number, _Step())
+        step.ranks.add(rank)
+        step.step_ns = max(step.step_ns, event.step_ns or 0)
+        for wait in event.waits:
+            passage = Passage(wait.arrived_mono_ns, wait.wait_ns)
+            found = self._waits.observe(rank, wait.name, wait.index, passage)
+            if found is not None:
+                step.lateness_ns.append(found.lateness_ns)
+        if len(step.ranks) < len(self._followers):
+            if len(self._steps) > _MAX_OPEN_STEPS:
+                self._steps.popitem(last=False)
+            return False
+        del self._steps[number]
+        return self._fold(_WAITS, number, step.lateness_ns, step.step_ns)
+
+    def _fold(
+        self, source: str, step: int, lateness_ns: list[dict[int, int]], step_ns: int
+    ) -> bool:
+        if source not in self._folds and len(self._folds) > _MAX_GROUPS:
+            return False
+        fold = self._folds.setdefault(source, StragglerFold())
+        return fold.observe(step, lateness_ns, step_ns) is not None
+
+    def _tell(self) -> None:
+        """Tell the worst of all verdicts, if it is another one than before."""
+        verdicts = [fold.verdict for fold in self._folds.values()]
+        worst: Verdict = max(
+            verdicts,
+            key=lambda v: (v.straggler is not None, v.is_rotating, v.lost_frac),
+        )
+        self._collectives.is_suspicious = worst.straggler is not None
+        kind = (worst.straggler, worst.is_rotating)
+        if kind == self._told:
+            return
+        self._told = kind
+        self._emitter.emit(
+            StragglerNamed,
+            straggler=worst.straggler,
+            lost_frac=worst.lost_frac,
+            is_persistent=worst.straggler is not None,
+            since_step=worst.since_step,
+        )

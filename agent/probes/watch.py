@@ -1,0 +1,98 @@
+"""Which duties the agent's thread has in this process.
+
+Every process beats and samples its host. Ranks of a group also watch for
+hangs and sample their collectives; rank 0 names stragglers; whoever has an
+inbox reads it.
+"""
+
+from dataclasses import dataclass
+
+from agent.emitter import Emitter
+from agent.probes.activity import Activity
+from agent.probes.barrier import BarrierProbe
+from agent.probes.collectives import CollectivesProbe
+from agent.probes.hang import HangParts, HangWatch
+from agent.probes.heartbeat import HeartbeatProbe
+from agent.probes.host import HostProbe
+from agent.probes.host_stacks import HostStacks
+from agent.probes.inbox import Inbox
+from agent.probes.peers import Peers
+from agent.probes.pulse import Duty, Pulse
+from agent.probes.stacks import Stacks
+from agent.probes.stacks_request import StacksOnRequest
+from agent.probes.straggler import StragglerWatch
+from agent.rundir.layout import RunDir
+
+_HOST_EVERY = 5
+"""Beats between two samples of the host."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One process, as its duties see it."""
+
+    emitter: Emitter
+    run: RunDir
+    attempt: int
+    world_size: int
+    """Ranks of the process group; 1 where there is none."""
+    activity: Activity
+    barriers: BarrierProbe
+    stacks: Stacks
+    inbox: Inbox | None
+    hang_limit_s: float
+
+
+def add_duties(pulse: Pulse, watched: Watched) -> None:
+    """Put every duty of a process on its pulse; the beat comes first."""
+    emitter, run = watched.emitter, watched.run
+    beat = HeartbeatProbe(emitter, watched.activity, watched.barriers)
+    host = HostProbe(run.path, emitter)
+    pulse.add(Duty("heartbeat", beat.look))
+    pulse.add(Duty("host", host.look, every=_HOST_EVERY, first=1))
+    pulse.add(Duty("stacks", watched.stacks.register_again_if_removed))
+    if watched.inbox is not None:
+        pulse.add(Duty("requests", watched.inbox.look))
+    if emitter.rank is not None:
+        _add_duties_of_a_rank(pulse, watched, emitter.rank)
+
+
+def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
+    emitter, run, attempt = watched.emitter, watched.run, watched.attempt
+
+    def peers() -> Peers:
+        return Peers(run, attempt, watched.world_size, period_s=pulse.period_s)
+
+    on_request = StacksOnRequest(
+        run=run,
+        attempt=attempt,
+        rank=rank,
+        stacks=watched.stacks,
+        peers=peers(),
+        host=HostStacks(emitter, run, attempt),
+        inbox=watched.inbox,
+    )
+    pulse.add(Duty("stacks on request", on_request.look))
+    if watched.world_size < 2:
+        return
+    collectives = CollectivesProbe(emitter, watched.activity)
+    hang = HangWatch(
+        HangParts(
+            emitter=emitter,
+            activity=watched.activity,
+            barriers=watched.barriers,
+            peers=peers(),
+            host=HostStacks(emitter, run, attempt),
+            write_stacks=watched.stacks.write,
+            sample_collectives=collectives.sample,
+        ),
+        limit_s=watched.hang_limit_s,
+        period_s=pulse.period_s,
+    )
+    pulse.add(Duty("collectives", collectives.look))
+    pulse.add(Duty("hang", hang.look))
+    if rank == 0:
+        straggler = StragglerWatch(
+            emitter, run, attempt, watched.world_size, collectives
+        )
+        pulse.add(Duty("straggler", straggler.look))

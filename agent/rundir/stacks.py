@@ -1,0 +1,56 @@
+"""`stacks/<attempt>/<process>.txt`: where a process writes its Python stacks.
+
+The first line says, as JSON behind a `#`, which process writes there and which
+signal makes it write; a file without that line belongs to a process that must
+not be signalled. What follows is text from `faulthandler`, for people.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from agent.rundir.layout import RunDir
+from agent.rundir.process import ProcessId
+
+_MAX_HEADER_BYTES = 4096
+
+
+class StacksHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line."""
+
+    node: str
+    rank: int | None
+    process: ProcessId
+    signum: int | None
+    """Sent to the process it makes it write; None: no signal was free."""
+
+
+def stacks_file(run: RunDir, attempt: int, stem: str) -> Path:
+    """Return the file of one process, e.g. `stacks/0001/rank-00003.txt`."""
+    return run.stacks / f"{attempt:04d}" / f"{stem}.txt"
+
+
+def encode_header(header: StacksHeader) -> bytes:
+    """Return the first line, newline included."""
+    return b"# " + msgspec.json.encode(header) + b"\n"
+
+
+def read_header(path: Path) -> StacksHeader | None:
+    """Return who writes a stacks file; None: nobody says so."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_MAX_HEADER_BYTES)
+        return msgspec.json.decode(line.removeprefix(b"# "), type=StacksHeader)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def list_headers(run: RunDir, attempt: int) -> list[StacksHeader]:
+    """Return every process of an attempt that said who it is, by node."""
+    directory = run.stacks / f"{attempt:04d}"
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix == ".txt")
+    except OSError:
+        return []
+    headers = [read_header(path) for path in paths]
+    return [header for header in headers if header is not None]
