@@ -1,0 +1,132 @@
+"""The events of a run as rows of a table, or those that a filter lets through.
+
+A filter over a long log is worked off in slices, so that keys are answered in
+between; the count beside the filter says how far it is.
+"""
+
+from array import array
+from collections.abc import Hashable, Sequence
+
+from agent.rundir.events import Undecodable, decode
+from agent.rundir.layout import RunDir
+from opsdash import units
+from opsdash.feed.cursor import read_line
+from opsdash.projections.event_words import Severity, describe
+from opsdash.projections.events_log import EventFilter, EventRow, EventsLog
+from opsdash.projections.match import Matcher, matcher
+from opsdash.widgets.rows import Cell, Column
+
+COLUMNS = (
+    Column("time", 8, sortable=False),
+    Column("", 1, sortable=False),
+    Column("who", 10, sortable=False),
+    Column("step", 7, align_right=True, sortable=False),
+    Column("kind", 20, sortable=False),
+    Column("what", 20, flex=1, sortable=False),
+)
+_SLICE = 20_000
+_MAX_SAID = 4_096
+_TONES = {Severity.ERROR: "bad", Severity.WARNING: "warn", Severity.DETAIL: "dim"}
+_LETTERS = {Severity.ERROR: "E", Severity.WARNING: "W", Severity.INFO: " "}
+
+
+class EventRows:
+    """A row model over the log; `advance` looks at the next slice of a filter."""
+
+    def __init__(self, log: EventsLog, run: RunDir) -> None:
+        self.log = log
+        self._run = run
+        self._pattern: Matcher = matcher("")
+        self._wanted = EventFilter()
+        self._found = array("q")
+        self._looked_upto = 0
+        self._said: dict[int, str] = {}
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether rows may be left out."""
+        return not (self._pattern.is_everything and self._wanted == EventFilter())
+
+    def restrict(self, pattern: str, wanted: EventFilter) -> None:
+        """Begin a filter anew."""
+        self._pattern, self._wanted = matcher(pattern), wanted
+        self._found, self._looked_upto = array("q"), self.log.first
+
+    def advance(self) -> bool:
+        """Look at the next slice; True: there is more to look at."""
+        if not self.is_filtered:
+            return False
+        log = self.log
+        start = max(self._looked_upto, log.first)
+        stop = min(log.stop, start + _SLICE)
+        self._found.extend(
+            number
+            for number in log.select(self._wanted, start)
+            if number < stop and self._pattern(log.search_text(number))
+        )
+        while self._found and self._found[0] < log.first:
+            self._found.pop(0)
+        self._looked_upto = stop
+        return stop < log.stop
+
+    def __len__(self) -> int:
+        return len(self._found) if self.is_filtered else len(self.log)
+
+    def key(self, index: int) -> Hashable:
+        """Return the number of the event, which never changes."""
+        return self._number(index)
+
+    def find(self, key: Hashable) -> int | None:
+        """Return where an event is now."""
+        if not isinstance(key, int):
+            return None
+        if not self.is_filtered:
+            return (
+                key - self.log.first if self.log.first <= key < self.log.stop else None
+            )
+        return self._found.index(key) if key in self._found else None
+
+    def row(self, index: int) -> Sequence[Cell]:
+        """Return the cells of an event."""
+        number = self._number(index)
+        row = self.log.row(number)
+        tone = _TONES.get(row.severity, "")
+        return (
+            Cell(units.clock_time(row.time_ns or None), "dim"),
+            Cell(_LETTERS.get(row.severity, ""), tone),
+            Cell(row.node),
+            Cell(units.count(row.step), "dim"),
+            Cell(row.kind, tone),
+            Cell(self.words(number, row), "" if tone == "dim" else tone),
+        )
+
+    def words(self, number: int, row: EventRow) -> str:
+        """Return an event in words; a frequent one is read from its line again."""
+        if row.text is not None:
+            return row.text
+        said = self._said.get(number)
+        if said is None:
+            said = self._say_again(row)
+            if len(self._said) > _MAX_SAID:
+                self._said.clear()
+            self._said[number] = said
+        return said
+
+    def line(self, number: int) -> str:
+        """Return an event's line as it stands on disk; empty: it is gone."""
+        row = self.log.row(number)
+        try:
+            found = read_line(self._run, row.file, row.offset)
+        except OSError:
+            return ""
+        return found.decode("utf-8", "replace")
+
+    def _say_again(self, row: EventRow) -> str:
+        try:
+            event = decode(read_line(self._run, row.file, row.offset))
+        except OSError as error:
+            return f"its line cannot be read: {error.strerror}"
+        return "" if isinstance(event, Undecodable) else describe(event)
+
+    def _number(self, index: int) -> int:
+        return self._found[index] if self.is_filtered else self.log.first + index

@@ -1,0 +1,87 @@
+"""The keys, generated from what is bound: the help cannot be out of date."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.dom import DOMNode
+from textual.screen import ModalScreen
+
+from opsdash.widgets.facts import Fact, Facts
+
+_KEY_NAMES = {
+    "question_mark": "?",
+    "slash": "/",
+    "space": "space",
+    "equals_sign": "=",
+    "plus": "+",
+    "minus": "-",
+}
+
+
+class HelpScreen(ModalScreen[None]):
+    """Keys of the focused widget, of its pane, and those that work everywhere."""
+
+    DEFAULT_CSS = """
+    HelpScreen {
+        align: center middle;
+        & > VerticalScroll {
+            width: 64;
+            max-width: 96%;
+            height: auto;
+            max-height: 96%;
+            border: solid $primary;
+            background: $background;
+            padding: 0 1;
+            scrollbar-size-vertical: 1;
+        }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,q", "dismiss", "Close"),
+    ]
+
+    def __init__(self, facts: Iterable[Fact]) -> None:
+        super().__init__()
+        self._facts = tuple(facts)
+
+    def compose(self) -> ComposeResult:
+        """Lay out the list."""
+        with VerticalScroll():
+            yield Facts(self._facts)
+
+
+def key_facts(chain: Iterable[DOMNode]) -> list[Fact]:
+    """Return the keys of some nodes, from the focused widget outwards."""
+    facts: list[Fact] = []
+    for node in chain:
+        keys = _keys(node)
+        if keys:
+            facts.append(Fact(_title(node)))
+            facts += keys
+    return facts
+
+
+def _keys(node: DOMNode) -> list[Fact]:
+    by_action: dict[str, tuple[list[str], str]] = {}
+    own = getattr(type(node), "BINDINGS", [])
+    for binding in Binding.make_bindings(own):
+        if binding.description:
+            keys, _ = by_action.setdefault(binding.action, ([], binding.description))
+            keys.append(_KEY_NAMES.get(binding.key, binding.key))
+    return [Fact(" ".join(keys), text) for keys, text in by_action.values()]
+
+
+def _title(node: DOMNode) -> str:
+    title = getattr(node, "TITLE", None)
+    if isinstance(title, str):
+        return f"in {title}"
+    return {"OpsdashApp": "everywhere"}.get(type(node).__name__, _words(node))
+
+
+def _words(node: DOMNode) -> str:
+    name = type(node).__name__
+    spaced = "".join(f" {c.lower()}" if c.isupper() else c for c in name)
+    return f"in the{spaced}"

@@ -1,0 +1,54 @@
+"""What a pane is given to show, and what every pane can do.
+
+A pane keeps no state of the run: it is handed a `View` four times a second
+while it is on the screen, and at once when it comes to it.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.containers import Vertical
+
+from opsdash.projections.run import Run
+from opsdash.projections.run_state import Verdict
+
+
+@dataclass(frozen=True)
+class View:
+    """One moment of a run."""
+
+    run: Run
+    now_mono_ns: int
+    """The reader's monotonic clock, ns."""
+    now_ns: int
+    """The reader's wall clock, Unix ns."""
+    verdict: Verdict
+
+
+class Pane(Vertical):
+    """One of the numbered parts of the dashboard."""
+
+    DEFAULT_CSS = """
+    Pane { height: 1fr; background: $background; }
+    """
+    TITLE: ClassVar[str]
+    """As the bar of panes shows it."""
+
+    def show(self, view: View) -> None:
+        """Show the run as it is now."""
+        raise NotImplementedError
+
+    def focus_first(self) -> None:
+        """Put the focus where the keys of this pane work."""
+        for widget in self.query("*"):
+            if widget.can_focus and widget.display:
+                widget.focus()
+                return
+
+    def filter_rows(self) -> bool:
+        """Begin to type a filter; False: this pane has nothing to filter."""
+        return False
+
+    def text_to_copy(self) -> tuple[str, str] | None:
+        """Return what `c` copies, and what it is; None: nothing here."""
+        return None
