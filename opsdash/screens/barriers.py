@@ -52,7 +52,6 @@ class BarriersPane(Pane):
         & > HeatMap { height: 2fr; margin: 1 0 0 0; }
         & > VirtualTable { height: 1fr; min-height: 4; }
     }
-    .-narrow BarriersPane > HeatMap { margin: 0; }
     """
 
     def __init__(self) -> None:

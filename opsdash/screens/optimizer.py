@@ -41,7 +41,6 @@ class OptimizerPane(Pane):
         & Chart { height: 1fr; min-height: 6; }
         & > Facts { height: auto; max-height: 6; border-top: solid $panel; }
     }
-    .-narrow OptimizerPane Container { grid-size: 2; min-height: 18; }
     """
 
     def __init__(self) -> None:

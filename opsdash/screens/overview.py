@@ -33,10 +33,6 @@ class OverviewPane(Pane):
         & > #lateness { height: auto; min-height: 4; max-height: 8; }
         & Chart { width: 1fr; }
     }
-    .-narrow OverviewPane {
-        & #reasons { width: 1fr; }
-        & > #curves { height: 8; }
-    }
     """
 
     def __init__(self) -> None:

@@ -43,15 +43,16 @@ class PaneBar(LineWidget):
 
     def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002 - one line
         """Return the names; where they do not fit, only the shown one in full."""
-        full = [f" {i} {title} " for i, title in enumerate(self.titles, start=1)]
+        full = [f"{i} {title} " for i, title in enumerate(self.titles, start=1)]
         fits = sum(map(len, full)) <= width
         spans: list[Span] = []
         self._ends = []
         for index, text in enumerate(full):
             is_here = index == self.shown
             # A word of four letters is enough to know the pane by.
-            words = text if fits or is_here else f"{text[:7].rstrip()} "
-            spans.append(Span(words, "here" if is_here else "dim"))
+            words = text if fits or is_here else f"{text[:6].rstrip()} "
+            spans.append(Span(words[:-1], "here" if is_here else "dim"))
+            spans.append(Span(" "))
             self._ends.append(sum(len(span.text) for span in spans))
         room = width - self._ends[-1]
         note = self.note[: max(0, room - 1)]

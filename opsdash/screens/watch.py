@@ -45,6 +45,13 @@ class WatchScreen(ThinScreen[None]):
         & > #panes { height: 1fr; background: $background; }
         & > #jobs { height: auto; max-height: 3; background: $background; }
         & > Footer { background: $panel; }
+        &.-narrow {
+            & OverviewPane #reasons { width: 2fr; }
+            & OverviewPane #ranks { width: 2fr; }
+            & OverviewPane > #curves { height: 8; }
+            & BarriersPane > HeatMap { margin: 0; }
+            & OptimizerPane Container { grid-size: 2; min-height: 18; }
+        }
     }
     """
 
