@@ -20,7 +20,10 @@ from agent.rundir.verify.verdict import Finding, State
 from agent.rundir.verify.watch import Watch
 
 _MAX_ANSWER_BYTES = 16 << 20
-_POLL_S = 0.1
+_SHOWN_ERROR_BYTES = 2000
+_POLL_S = 0.05
+_PACKAGES = Path(__file__).resolve().parents[3]
+"""The directory that `agent` and `trainer` lie in."""
 
 
 class DeepAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,35 +43,27 @@ def look_deep(path: Path, watch: Watch) -> Outcome:
     Raises:
         VerifyCancelled: the caller asked to stop; the process was ended.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "trainer",
-        "verify-deep",
-        "--",
-        str(path.absolute()),
-    ]
+    command = [sys.executable, "-m", "trainer", "verify-deep", str(path.absolute())]
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(  # noqa: S603 -- our own module, no shell
+        process = subprocess.Popen(  # noqa: S603 - our own module, no shell
             command,
+            # Where our packages are: `-m` looks there first, and the directory
+            # that the operator happens to be in may hold another `trainer`.
+            cwd=_PACKAGES,
             stdin=subprocess.DEVNULL,
             stdout=answer,
             stderr=errors,
-            env={**os.environ, "OPSDASH_AGENT": "off"},
+            env={**os.environ, "OPSDASH_AGENT": "off", "OMP_NUM_THREADS": "1"},
         )
         try:
             _wait(process, watch)
         finally:
-            with contextlib.suppress(OSError):
-                process.kill()
+            process.kill()
             process.wait()
         answer.seek(0)
-        errors.seek(0)
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _SHOWN_ERROR_BYTES))
         return _read(
-            path,
-            process.returncode,
-            answer.read(_MAX_ANSWER_BYTES),
-            errors.read()[-2000:],
+            path, process.returncode, answer.read(_MAX_ANSWER_BYTES), errors.read()
         )
 
 
@@ -85,7 +80,8 @@ def _read(path: Path, returncode: int, answer: bytes, errors: bytes) -> Outcome:
     try:
         found = msgspec.json.decode(answer, type=DeepAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        outcome.add(State.UNREADABLE, path.name, _why_no_answer(returncode, errors))
+        why = _why_no_answer(returncode, errors)
+        outcome.add(State.UNREADABLE, path.name, why)
         return outcome
     outcome.state = found.state
     outcome.findings += found.findings
@@ -98,4 +94,4 @@ def _why_no_answer(returncode: int, errors: bytes) -> str:
         return f"the deep level gave no answer: its process was ended by {name}"
     lines = errors.decode("utf-8", "replace").strip().splitlines()
     last = f": {visible(lines[-1])}" if lines else ""
-    return f"the deep level gave no answer (it needs `opsdash[train]`){last}"
+    return f"the deep level gave no answer; it needs `opsdash[train]`{last}"

@@ -8,10 +8,14 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from agent.rundir.checkpoints import read_verifications
 from agent.rundir.errors import NewerSchemaError, UnreadableFileError
-from agent.rundir.layout import MANIFEST_NAME, RunDir, parse_checkpoint_name
-from agent.rundir.manifest import Manifest, manifest_digest, parse_manifest
+from agent.rundir.layout import MANIFEST_NAME, parse_checkpoint_name
+from agent.rundir.manifest import (
+    Manifest,
+    encode_manifest,
+    manifest_digest,
+    parse_manifest,
+)
 from agent.rundir.verify.one_file import examine
 from agent.rundir.verify.outcome import Outcome
 from agent.rundir.verify.seal import is_as_written, is_broken
@@ -48,13 +52,11 @@ def read_trusted_manifest(
     manifest = _parse(directory, found[0], outcome)
     if manifest is None:
         return None
-    digest = manifest_digest(found[0])
-    if not is_as_written(found[0], manifest):
+    if not is_as_written(found[0], encode_manifest(manifest)):
         _doubt("it is not as a trainer wrote it", outcome)
     _check_name(directory, manifest, outcome)
-    _check_log(directory, manifest, digest, outcome)
     _check_files(manifest, outcome)
-    return manifest, digest
+    return manifest, manifest_digest(found[0])
 
 
 def _parse(directory: Path, data: bytes, outcome: Outcome) -> Manifest | None:
@@ -86,23 +88,6 @@ def _check_name(directory: Path, manifest: Manifest, outcome: Outcome) -> None:
             f"it is of {parsed.kind} {told}, the directory's name says {parsed.number}",
             outcome,
         )
-
-
-def _check_log(
-    directory: Path, manifest: Manifest, digest: str, outcome: Outcome
-) -> None:
-    """Compare the digest with the one under which it was last verified."""
-    if directory.parent.name != "checkpoints":
-        return
-    run = RunDir(directory.parent.parent)
-    lines = [
-        line
-        for line in read_verifications(run)
-        if line.checkpoint == directory.name and line.pinned is None and line.digest
-    ]
-    # A checkpoint of that name that was made later is another one.
-    if lines and lines[-1].time_ns > manifest.created_ns and lines[-1].digest != digest:
-        _doubt("it is not the one that was verified after it was written", outcome)
 
 
 def _check_files(manifest: Manifest, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@ from agent.rundir.verify.outcome import Outcome
 from agent.rundir.verify.source import Source
 from agent.rundir.verify.text import hexadecimal, plural, visible
 from agent.rundir.verify.verdict import State
-from agent.rundir.verify.walk import DiffersError, EndsHere, Walk
+from agent.rundir.verify.walk import DiffersError, EndsHere, GivesUp, Walk
 from agent.rundir.verify.watch import Watch
 
 _SHOWN_BYTES = 8
@@ -22,6 +22,14 @@ def explain_missing_end(source: Source, watch: Watch, outcome: Outcome) -> None:
         end = walk.run()
     except EndsHere:
         _report_end(walk, outcome)
+    except GivesUp:
+        outcome.add(
+            State.DAMAGED,
+            source.name,
+            "the archive has no readable end, and a record of unknown size",
+            record=_short_name(walk),
+            offset=walk.position,
+        )
     except DiffersError as difference:
         _report_difference(walk, difference, outcome)
     else:

@@ -112,7 +112,7 @@ def sketch_pickle(data: bytes) -> Sketch:
                 raise NotAPickleError(f"it has more than {_MAX_STEPS} opcodes")
             machine.step(opcode, argument)
         root = machine.stack.pop()
-    except (ValueError, LookupError, TypeError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, Warning) as error:
         raise NotAPickleError(
             f"it is no whole pickle: {error}", ends_early=stream.tell() == len(data)
         ) from error

@@ -32,6 +32,10 @@ class EndsHere(Exception):  # noqa: N818 -- where the walk stops, not a failure
     """All that is there fits; the file stops before the archive does."""
 
 
+class GivesUp(Exception):  # noqa: N818 -- where the walk stops, not a failure
+    """A record of unknown size goes on for longer than is searched."""
+
+
 class DiffersError(Exception):
     """What is there cannot follow what came before.
 
@@ -69,6 +73,7 @@ class Walk:
 
         Raises:
             EndsHere: the file is too short.
+            GivesUp: where a record ends cannot be found.
             DiffersError: the file is something else from some byte on.
             EndsEarlyError: the file became shorter meanwhile.
             VerifyCancelled: the caller asked to stop.
@@ -160,6 +165,8 @@ class Walk:
             )
             if data == layout.descriptor(record):
                 return record
+        if content + _MAX_SEARCH_BYTES < self.source.size:
+            raise GivesUp
         raise EndsHere
 
     def _iter_signatures(self, start: int) -> Iterator[int]:

@@ -3,7 +3,6 @@ import os
 import pytest
 import torch
 
-from agent.rundir.checkpoints import Verification, encode_verification
 from agent.rundir.layout import MANIFEST_NAME, STATE_NAME
 from agent.rundir.manifest import manifest_digest, parse_manifest
 from agent.rundir.verify.path import verify_path
@@ -273,39 +272,6 @@ def test_a_cut_manifest_is_truncated(checkpoint):
     os.truncate(checkpoint / MANIFEST_NAME, 200)
 
     assert verify_path(checkpoint).state is State.TRUNCATED
-
-
-def test_a_manifest_other_than_the_verified_one_is_noticed(checkpoint):
-    log = checkpoint.parent / "verified.jsonl"
-    line = Verification(
-        checkpoint=checkpoint.name,
-        digest="blake3:00",
-        time_ns=1_790_000_000_000_000_001,
-        state="sound",
-        level="content",
-        by="rank-0",
-    )
-    log.write_bytes(encode_verification(line))
-
-    verdict = verify_path(checkpoint)
-
-    assert verdict.state is State.CHANGED_SINCE_SAVE
-    assert "verified after it was written" in verdict.findings[0].message
-
-
-def test_a_checkpoint_made_after_the_verified_one_is_another(checkpoint):
-    log = checkpoint.parent / "verified.jsonl"
-    line = Verification(
-        checkpoint=checkpoint.name,
-        digest="blake3:00",
-        time_ns=1_780_000_000_000_000_000,
-        state="sound",
-        level="content",
-        by="rank-0",
-    )
-    log.write_bytes(encode_verification(line))
-
-    assert verify_path(checkpoint).state is State.SOUND
 
 
 def test_a_label_step_is_what_the_name_says(tmp_path):
