@@ -6,6 +6,7 @@ multiples of their width, so that a finished column never moves.
 """
 
 from array import array
+from collections.abc import Mapping
 from typing import NamedTuple
 
 NUM_COLUMNS = 1_024
@@ -35,7 +36,7 @@ class _Level:
         self._columns = array("q", [-1]) * NUM_COLUMNS
         self._cells: dict[int, array[float]] = {}
 
-    def put(self, step: int, rank: int, lateness_ns: int) -> None:
+    def put(self, step: int, lateness_ns: Mapping[int, int]) -> None:
         column = step // self.width
         slot = column % NUM_COLUMNS
         if column < self._columns[slot]:
@@ -44,10 +45,11 @@ class _Level:
             self._columns[slot] = column
             for cells in self._cells.values():
                 cells[slot] = _NOTHING
-        row = self._cells.get(rank)
-        if row is None:
-            row = self._cells[rank] = array("f", [_NOTHING]) * NUM_COLUMNS
-        row[slot] = max(row[slot], float(lateness_ns))
+        for rank, late_ns in lateness_ns.items():
+            row = self._cells.get(rank)
+            if row is None:
+                row = self._cells[rank] = array("f", [_NOTHING]) * NUM_COLUMNS
+            row[slot] = max(row[slot], late_ns)
 
     def clear_above(self, step: int) -> None:
         """Drop columns that begin above a step."""
@@ -73,16 +75,13 @@ class HeatMap:
         self._ranks: set[int] = set()
         self._levels = [_Level(FAN_OUT**level) for level in range(_NUM_LEVELS)]
 
-    def put(self, step: int, rank: int, lateness_ns: int) -> None:
-        """Note a lateness; of several in one column the worst stays."""
-        if rank not in self._ranks:
-            if len(self._ranks) >= _MAX_RANKS:
-                self.num_hidden_ranks += 1
-                return
-            self._ranks.add(rank)
+    def put(self, step: int, lateness_ns: Mapping[int, int]) -> None:
+        """Note how late each rank was; of several in one column the worst stays."""
+        if not lateness_ns.keys() <= self._ranks:
+            lateness_ns = self._admit(lateness_ns)
         self.last_step = max(self.last_step, step)
         for level in self._levels:
-            level.put(step, rank, lateness_ns)
+            level.put(step, lateness_ns)
 
     def forget_above(self, step: int) -> None:
         """Drop what lies above a step, because a resume went back to it."""
@@ -120,6 +119,15 @@ class HeatMap:
             for rank in ranks
         )
         return Heat(ranks, first * width, width, cells)
+
+    def _admit(self, lateness_ns: Mapping[int, int]) -> dict[int, int]:
+        """Make room for new ranks, up to a bound; return those that have it."""
+        for rank in lateness_ns.keys() - self._ranks:
+            if len(self._ranks) < _MAX_RANKS:
+                self._ranks.add(rank)
+            else:
+                self.num_hidden_ranks += 1
+        return {r: late for r, late in lateness_ns.items() if r in self._ranks}
 
     def _level_for(self, width: int) -> _Level:
         """Return the coarsest level whose columns are not wider than asked."""

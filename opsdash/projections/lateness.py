@@ -17,12 +17,16 @@ from opsdash.projections.plausible import nanoseconds, whole
 WINDOW_STEPS = 20
 """A verdict looks at so many steps, so a straggler is named within them."""
 _MAX_NAMES = 64
+_MAX_SPANS = 8_192
+"""Steps whose length is kept until their barriers are settled."""
 _PERSISTENT_FRAC = 0.7
 """Last in so many of the window's steps: it is always the same rank."""
 _NOISE_NS = 500_000
 """Ranks are released within about a millisecond: less is nobody's fault."""
 _NOISE_FRAC = 0.01
 _MIN_STEPS = 5
+_JUDGE_EVERY = 5
+"""Barriers between two looks at who is to blame: it costs as much as ten folds."""
 
 
 class Straggler(NamedTuple):
@@ -106,10 +110,11 @@ class Lateness:
         self._arrivals = Arrivals()
         self._accounts: dict[int, _Account] = {}
         self._names: dict[str, list[int]] = {}
+        self._spans: OrderedDict[int, int] = OrderedDict()
         self._window: OrderedDict[int, _StepCost] = OrderedDict()
         self._span_ns = 0
         self._streak: tuple[int, bool, int] | None = None
-        self._verdict: Straggler | None = None
+        self._num_settled = 0
         self._is_begun = False
 
     def on_batch(self, batch: Batch) -> None:
@@ -132,18 +137,14 @@ class Lateness:
         if not self._is_begun:
             self._is_begun = True
             self.heat.forget_above(step - 1)
-        cost = self._cost(step)
-        span_ns = nanoseconds(event.step_ns) or 0
-        if cost is not None and span_ns > cost.span_ns:
-            self._span_ns += span_ns - cost.span_ns
-            cost.span_ns = span_ns
+        self._note_span(step, nanoseconds(event.step_ns) or 0)
         for wait in event.waits:
             for settled in self._arrivals.add(step, origin.rank, wait):
                 self._settle(settled)
 
     def straggler(self) -> Straggler | None:
         """Return who costs most over the last steps; None: nobody measurable."""
-        return self._verdict
+        return self._judge()
 
     def blame(self) -> list[Blame]:
         """Return what each rank cost, the dearest first."""
@@ -175,32 +176,42 @@ class Lateness:
         """Whether a line belongs to the newest attempt; a newer one begins anew."""
         if origin.attempt > self._attempt:
             self._attempt, self._span_ns, self._arrivals = origin.attempt, 0, Arrivals()
-            self._streak, self._verdict, self._is_begun = None, None, False
+            self._streak, self._is_begun = None, False
             self._accounts.clear()
             self._names.clear()
+            self._spans.clear()
             self._window.clear()
         return origin.attempt == self._attempt
 
-    def _cost(self, step: int) -> _StepCost | None:
-        """Return the window's entry of a step; None: the window is past it."""
+    def _note_span(self, step: int, span_ns: int) -> None:
+        """Note how long a step took on the rank where it took longest."""
+        known_ns = self._spans.get(step, 0)
+        if span_ns > known_ns:
+            self._spans[step] = span_ns
+            self._span_ns += span_ns - known_ns
+            if len(self._spans) > _MAX_SPANS:
+                self._spans.popitem(last=False)
+
+    def _cost(self, step: int) -> _StepCost:
+        """Return the window's entry of a step, which makes room for it."""
         cost = self._window.get(step)
-        if cost is not None:
-            return cost
-        if len(self._window) >= 4 * WINDOW_STEPS:
-            if step < next(iter(self._window)):
-                return None
-            self._window.popitem(last=False)
-        cost = self._window[step] = _StepCost()
+        if cost is None:
+            cost = self._window[step] = _StepCost()
+            if len(self._window) > WINDOW_STEPS:
+                self._window.popitem(last=False)
+        cost.span_ns = max(cost.span_ns, self._spans.get(step, 0))
         return cost
 
     def _settle(self, settled: Settled) -> None:
         """Put a barrier that every rank has reported to the accounts."""
         for rank, late_ns in settled.lateness_ns.items():
             self._account(rank, late_ns)
-            self.heat.put(settled.step, rank, late_ns)
+        self.heat.put(settled.step, settled.lateness_ns)
         self._charge(settled.step, settled.lateness_ns)
         self._sum_name(settled)
-        self._verdict = self._straggler()
+        self._num_settled += 1
+        if self._num_settled % _JUDGE_EVERY == 0:
+            self._follow_streak()
 
     def _account(self, rank: int, late_ns: int) -> None:
         account = self._accounts.get(rank)
@@ -220,8 +231,7 @@ class Lateness:
         account.lost_ns += lost_ns
         account.lost_rank_ns += lost_rank_ns
         cost = self._cost(step)
-        if cost is not None:
-            cost.lost_ns[last] = cost.lost_ns.get(last, 0) + lost_ns
+        cost.lost_ns[last] = cost.lost_ns.get(last, 0) + lost_ns
 
     def _sum_name(self, settled: Settled) -> None:
         if settled.name not in self._names and len(self._names) >= _MAX_NAMES:
@@ -231,45 +241,49 @@ class Lateness:
         sums[1] += settled.wait_ns
         sums[2] = max(sums[2], *settled.lateness_ns.values())
 
-    def _settled(self) -> list[tuple[int, _StepCost]]:
-        """Return the last steps that every rank has reported."""
-        costs = [(step, cost) for step, cost in self._window.items() if cost.lost_ns]
-        return costs[-WINDOW_STEPS:]
-
     def _window_shares(self) -> dict[int, float] | None:
-        costs = self._settled()
-        span_ns = sum(cost.span_ns for _, cost in costs)
+        costs = self._window.values()
+        span_ns = sum(cost.span_ns for cost in costs)
         if not span_ns:
             return None
         lost: dict[int, int] = {}
-        for _, cost in costs:
+        for cost in costs:
             for rank, lost_ns in cost.lost_ns.items():
                 lost[rank] = lost.get(rank, 0) + lost_ns
         return {rank: lost_ns / span_ns for rank, lost_ns in lost.items()}
 
-    def _straggler(self) -> Straggler | None:
-        shares, costs = self._window_shares(), self._settled()
+    def _judge(self) -> Straggler | None:
+        shares, costs = self._window_shares(), self._window
         if not shares or len(costs) < _MIN_STEPS:
             return None
         rank = max(shares, key=shares.__getitem__)
-        blamed = [step for step, cost in costs if _is_to_blame(rank, cost)]
+        blamed = [step for step, cost in costs.items() if _is_to_blame(rank, cost)]
         if not blamed:
             return None
         is_persistent = len(blamed) >= _PERSISTENT_FRAC * len(costs)
+        since = self._streak if self._streak else (rank, is_persistent, min(blamed))
         return Straggler(
             rank=rank,
             lost_frac=shares[rank],
             total_lost_frac=sum(shares.values()),
             is_persistent=is_persistent,
-            since_step=self._since(rank, blamed[0], is_persistent=is_persistent),
+            since_step=(
+                since[2] if since[:2] == (rank, is_persistent) else min(blamed)
+            ),
             num_steps=len(costs),
         )
 
-    def _since(self, rank: int, step: int, *, is_persistent: bool) -> int:
-        """Return when the verdict began; it goes on while rank and kind stay."""
-        if self._streak is None or self._streak[:2] != (rank, is_persistent):
-            self._streak = (rank, is_persistent, step)
-        return self._streak[2]
+    def _follow_streak(self) -> None:
+        """Remember since when the same rank is to blame in the same way."""
+        found = self._judge()
+        if found is None:
+            self._streak = None
+        elif self._streak is None or self._streak[:2] != _kind(found):
+            self._streak = (found.rank, found.is_persistent, found.since_step)
+
+
+def _kind(found: Straggler) -> tuple[int, bool]:
+    return found.rank, found.is_persistent
 
 
 def _is_to_blame(rank: int, cost: _StepCost) -> bool:

@@ -87,6 +87,17 @@ class Curve(NamedTuple):
         """Return the joined history's (step, value), steps ascending."""
         return [point for span in self.joined for point in span.points()]
 
+    def newest(self, num_points: int) -> list[tuple[int, float]]:
+        """Return the newest points of the joined history, steps ascending."""
+        found: list[tuple[int, float]] = []
+        for span in reversed(self.joined):
+            missing = num_points - len(found)
+            if missing <= 0:
+                break
+            start = max(span.start, span.stop - missing)
+            found = span._replace(start=start).points() + found
+        return found
+
     def last(self) -> tuple[int, float] | None:
         """Return the newest point of the joined history."""
         for span in reversed(self.joined):

@@ -1,0 +1,1 @@
+"""What `opsdash COMMAND` does, one module per group of commands."""

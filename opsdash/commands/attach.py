@@ -1,0 +1,41 @@
+"""`opsdash attach`: the screen, or its text where there is no terminal."""
+
+import argparse
+from pathlib import Path
+
+from opsdash.commands.console import has_terminal
+from opsdash.commands.find_run import find_run
+from opsdash.commands.watching import Watched, attach, open_run
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Open the dashboard; without a terminal print the report and, if asked, follow."""
+    path = find_run(arguments.run_dir)
+    if has_terminal():
+        return open_screen(arguments, path)
+    return tell_as_text(attach(path), follow=arguments.follow)
+
+
+def open_screen(arguments: argparse.Namespace, path: Path) -> int:
+    """Run the dashboard until it is left; return its exit code.
+
+    Raises:
+        RunDirError: the directory is no run.
+    """
+    from opsdash.app import run_app  # noqa: PLC0415 - Textual is loaded for a screen only
+
+    return run_app(
+        open_run(path),
+        readonly=arguments.readonly,
+        theme=arguments.theme,
+        ascii_only=arguments.ascii,
+        mouse=not arguments.no_mouse,
+    )
+
+
+def tell_as_text(watched: Watched, *, follow: bool) -> int:
+    """Print the report, or follow the run as text; return the state's exit code."""
+    from opsdash.commands.story import report, tell  # noqa: PLC0415 - the screen needs none of it
+
+    verdict = tell(watched) if follow else report(watched)
+    return verdict.exit_code

@@ -1,0 +1,1 @@
+"""Plan and run what an operator does to a run."""

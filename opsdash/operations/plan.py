@@ -1,0 +1,48 @@
+"""What an action will do, told before it is done.
+
+A plan is data: screens and commands show the same one, and nothing acts
+without its plan having been shown.
+"""
+
+import shlex
+from dataclasses import dataclass
+
+from agent.rundir.errors import EXIT_RUN_DIR
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One action, before it happens."""
+
+    kind: str
+    """`verify` or `resume`."""
+    title: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    loses: tuple[str, ...]
+    """What is gone afterwards; empty: nothing."""
+    command: tuple[str, ...]
+    """The equivalent command; empty: nobody knows one."""
+    cwd: str | None = None
+    """Where it has to be started; None: anywhere."""
+    subject: str | None = None
+    """Name of the checkpoint, where there is one."""
+    notes: tuple[str, ...] = ()
+    """What an operator should know besides."""
+    why_not: str | None = None
+    """Why it is only shown and not done; None: it can be done."""
+    exit_code: int = EXIT_RUN_DIR
+    """Of a command that must not do it."""
+
+    @property
+    def can_start(self) -> bool:
+        """Whether this dashboard may carry it out."""
+        return self.why_not is None
+
+    @property
+    def shell(self) -> str:
+        """The command as a shell takes it, ready to paste."""
+        if not self.command:
+            return ""
+        line = shlex.join(self.command)
+        return line if self.cwd is None else f"cd {shlex.quote(self.cwd)} && {line}"
