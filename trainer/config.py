@@ -82,6 +82,15 @@ class TrainConfig:
     static_graph: bool = _training(
         "tell DDP that every step uses the same parameters", default=False
     )
+    init_from: str = _training(
+        "weights to begin with: a file, or an http(s) address that is fetched and "
+        "verified first; empty: random ones",
+        default="",
+    )
+    init_digest: str = _training(
+        "what `init_from` must have, as `sha256:…` or `blake3:…`; empty: not known",
+        default="",
+    )
     patience: int = _training(
         "evaluations without a better held-out loss before the run ends; 0: never",
         default=0,
@@ -179,7 +188,7 @@ class TrainConfig:
     )
 
     eval_every: int = _evaluation(
-        "steps between two evaluations; 0: at the end only",
+        "steps between two evaluations; 0: at the end of every epoch",
         default=100,
         unit="steps",
         ge=0,
@@ -202,6 +211,10 @@ class TrainConfig:
         default=0.0,
         unit="minutes",
         ge=0,
+    )
+    async_save: bool = _checkpoints(
+        "write interval checkpoints in the background, from a copy in memory",
+        default=False,
     )
     save_best: bool = _checkpoints(
         "save whenever the held-out loss is better than ever", default=False

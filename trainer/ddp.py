@@ -10,22 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from agent.rundir.errors import ConfigMismatchError, RunDirError
-from agent.rundir.layout import RunDir
+from agent.rundir.layout import RunDir, rank_stem
 from agent.session import Agent
 from trainer.begin import BeforeAttach, Beginning, begun, differs
-from trainer.checkpoint.loading import give_up_above, load_together
+from trainer.checkpoint.loading import start_from
 from trainer.checkpoint.rng import seed_everything
 from trainer.checkpoint.saving import Saver
-from trainer.checkpoint.state import Progress, Rates, TrainState
-from trainer.config import TrainConfig, defining
+from trainer.config import TrainConfig
 from trainer.console import say
 from trainer.data.loaders import PlannedBatches, planned
 from trainer.distributed.agreement import StopFlag, stop_on_signals
@@ -37,14 +34,16 @@ from trainer.distributed.verdict import (
 )
 from trainer.distributed.world import World, joined
 from trainer.loop import Loop, TrainResult
-from trainer.optim.early_stopping import BestLoss
-from trainer.optim.ema import WeightAverage
-from trainer.optim.schedules import Schedule, ScheduledRates, TorchRates
+from trainer.pieces import (
+    chosen_precision,
+    make_state,
+    own_identity,
+    total_steps,
+    wrapped,
+)
+from trainer.profiling import ProfileWindow
+from trainer.stages import SecondStage
 from trainer.stepping import LossFunction, Stepper, default_loss
-
-_OWN_SECTIONS = ("data", "model", "optimizer")
-"""Settings that say nothing about a user's own model, data and optimizer."""
-_AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -97,7 +96,7 @@ class Trainer:
         self.use_amp = use_amp
         self.run_dir = Path(run_dir)
         self.scheduler, self.loss_function = scheduler, loss_function
-        self.identity = identity or self._own_identity()
+        self.identity = identity or own_identity(config, model, optimizer, train_loader)
         self.command = command
 
     def train(self) -> TrainResult:
@@ -161,11 +160,31 @@ class Trainer:
         seed_everything(config.seed, world.rank)
         self.model.to(world.device)
         train = self._planned(self.train_loader, world, shuffle=None)
-        num_steps = self._num_steps(train)
+        amp_dtype = chosen_precision(config.amp, world.device, use_amp=self.use_amp)
+        num_steps = total_steps(config.steps, self.max_epochs, train)
         # First of all, as it gives every rank the weights of rank 0.
         model = wrapped(self.model, world, static_graph=config.static_graph)
-        state = self._state(world, num_steps)
-        self._start_from(world, run, agent, beginning, state)
+        state = make_state(
+            self.model,
+            self.optimizer,
+            self.scheduler,
+            config,
+            world.device,
+            num_steps=num_steps,
+            amp_dtype=amp_dtype,
+        )
+        remarks = start_from(
+            world,
+            run,
+            agent,
+            beginning.decision,
+            state,
+            config,
+            attempt=beginning.attempt,
+        )
+        if world.is_main:
+            for remark in remarks:
+                say(remark)
         stepper = Stepper(
             world=world,
             agent=agent,
@@ -173,9 +192,11 @@ class Trainer:
             wrapped=model,
             loss_function=self.loss_function,
             clip=config.clip,
-            amp_dtype=self._amp_dtype(world),
+            amp_dtype=amp_dtype,
         )
         stepper.rehearse(train.first_batch())
+        decision = beginning.decision
+        is_early = decision.number != decision.step
         agent.watch_optimizer(
             self.optimizer, self.model.named_parameters(), every=config.norms_every
         )
@@ -197,62 +218,25 @@ class Trainer:
             ),
             train=train,
             val=self._held_out(world),
+            stages=SecondStage(
+                world=world,
+                run=run,
+                agent=agent,
+                config=config,
+                state=state,
+                epoch_samples=train.plan.num_samples,
+            ),
+            profile=ProfileWindow(
+                run.path / "profiles",
+                f"{beginning.attempt:04d}-{rank_stem(world.rank)}",
+                config.profile_at if world.is_main else 0,
+                config.profile_steps,
+            ),
             num_steps=num_steps,
             stop=StopFlag(),
-            saved_step=beginning.decision.number if beginning.decision.name else None,
+            saved_step=decision.step if decision.name and not is_early else None,
+            early_step=decision.number if is_early else None,
         )
-
-    def _start_from(
-        self,
-        world: World,
-        run: RunDir,
-        agent: Agent,
-        beginning: Beginning,
-        state: TrainState,
-    ) -> None:
-        """Restore what was decided, give up what lies above it, and say so."""
-        decision = beginning.decision
-        remarks = list(decision.remarks)
-        if decision.name is not None:
-            remarks += load_together(world, run, agent, decision, state, self.config)
-            remarks.append(f"resumed from `{decision.name}` at step {decision.step}")
-        aside = give_up_above(
-            world,
-            run,
-            agent,
-            decision,
-            attempt=beginning.attempt,
-            limit_s=self.config.load_limit_s,
-        )
-        remarks += [f"checkpoint `{name}` is superseded" for name in aside]
-        if world.is_main:
-            for remark in remarks:
-                say(remark)
-
-    def _state(self, world: World, num_steps: int) -> TrainState:
-        config = self.config
-        average = WeightAverage(self.model, config.ema_decay)
-        scales = self._amp_dtype(world) is torch.float16
-        return TrainState(
-            model=self.model,
-            optimizer=self.optimizer,
-            rates=self._rates(num_steps),
-            scaler=torch.amp.GradScaler(world.device.type, enabled=scales),
-            average=average if config.ema_decay else None,
-            progress=Progress(best=BestLoss(patience=config.patience)),
-        )
-
-    def _rates(self, num_steps: int) -> Rates:
-        if self.scheduler is not None:
-            return TorchRates(self.scheduler)
-        schedule = Schedule(
-            kind=self.config.schedule,
-            num_steps=num_steps,
-            warmup_steps=self.config.warmup_steps,
-            min_frac=self.config.min_lr_frac,
-            decay_frac=self.config.decay_frac,
-        )
-        return ScheduledRates(schedule, self.optimizer)
 
     def _planned(
         self, loader: DataLoader[Any], world: World, *, shuffle: bool | None
@@ -269,33 +253,6 @@ class Trainer:
         if self.val_loader is None:
             return None
         return self._planned(self.val_loader, world, shuffle=False)
-
-    def _num_steps(self, train: PlannedBatches) -> int:
-        by_epochs = self.max_epochs * train.plan.steps_per_epoch
-        return min(n for n in (self.config.steps, by_epochs) if n)
-
-    def _amp_dtype(self, world: World) -> torch.dtype | None:
-        if not self.use_amp:
-            return _AMP_DTYPES[self.config.amp]
-        return torch.float16 if world.device.type == "cuda" else torch.bfloat16
-
-    def _own_identity(self) -> dict[str, Any]:
-        settings = defining(self.config, leave_out=_OWN_SECTIONS)
-        num_params = sum(p.numel() for p in self.model.parameters())
-        return settings | {
-            "model": type(self.model).__name__,
-            "num_params": num_params,
-            "optimizer": type(self.optimizer).__name__,
-            "num_samples": len(self.train_loader.dataset),  # type: ignore[arg-type]  # Dataset declares no length
-        }
-
-
-def wrapped(model: nn.Module, world: World, *, static_graph: bool = False) -> nn.Module:
-    """Return the model in DDP where there is a group, else the model itself."""
-    if not world.is_group:
-        return model
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, static_graph=static_graph)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from agent.rundir.errors import RunDirError
 from agent.session import Agent
+from trainer.checkpoint.publish import Outcome
 from trainer.checkpoint.saving import Saver
 from trainer.checkpoint.state import TrainState
 from trainer.config import TrainConfig
@@ -20,7 +21,9 @@ from trainer.data.loaders import PlannedBatches
 from trainer.data.plan import StepPlan
 from trainer.distributed.agreement import StopFlag, Want
 from trainer.distributed.world import World
-from trainer.evaluate import Evaluation, evaluate
+from trainer.evaluate import evaluate
+from trainer.profiling import ProfileWindow
+from trainer.stages import SecondStage
 from trainer.stepping import Stepper, StepResult
 
 METRIC = "val_loss"
@@ -44,6 +47,14 @@ class TrainResult(NamedTuple):
     """The signal that this process received, if any."""
 
 
+class _Evaluated(NamedTuple):
+    """The last evaluation."""
+
+    step: int
+    loss: float
+    is_best: bool
+
+
 @dataclass
 class Loop:
     """Trains until the steps are done, the loss stops falling, or somebody asks."""
@@ -56,13 +67,16 @@ class Loop:
     saver: Saver
     train: PlannedBatches
     val: PlannedBatches | None
+    stages: SecondStage
+    profile: ProfileWindow
     num_steps: int
     """In total, across starts."""
     stop: StopFlag
     saved_step: int | None = None
     """The step that this start began at or saved last, if it is on the disk."""
-    _evaluated: tuple[int, Evaluation] | None = None
-    """The last evaluation and the step it was made at."""
+    early_step: int | None = None
+    """The step whose checkpoint was saved one step ahead, if one was."""
+    _evaluated: _Evaluated | None = None
     _num_skipped_in_a_row: int = 0
     _ending: str | None = None
     """Why training ends; None: it goes on."""
@@ -79,7 +93,7 @@ class Loop:
             self._train_epoch()
         if self._ending != "stopped":
             self._finish()
-        loss = None if self._evaluated is None else self._evaluated[1].loss
+        loss = None if self._evaluated is None else self._evaluated.loss
         return TrainResult(
             reason=self._ending or "completed",
             step=self.state.progress.step,
@@ -91,22 +105,33 @@ class Loop:
     def _train_epoch(self) -> None:
         """Train from the position of now to the end of its epoch."""
         progress = self.state.progress
+        if progress.offset == 0:
+            self._say_if(self.stages.epoch_begins())
         plans, batches = self.train.epoch(progress.epoch, progress.offset)
         for plan in plans:
-            result = self.stepper.step(plan, batches, self._wants())
+            with self.profile.around(progress.step):
+                result = self.stepper.step(plan, batches, self._wants())
             self._account(plan, result)
             self._look_around(result)
             if self._ending or progress.step >= self.num_steps:
                 return
+        # Before anything is saved: the next epoch's start is a position too.
         progress.epoch += 1
         progress.offset = 0
+        if self.stages.is_on or not self.config.eval_every:
+            is_best = self._evaluate()
+            self._say_if(self.stages.epoch_evaluated(is_best=is_best))
 
     def _wants(self) -> frozenset[Want]:
         """Return what this rank asks of all at the next step."""
         limit_s = self.config.save_minutes * 60
         is_due = limit_s and time.monotonic() - self.saver.last_mono_s > limit_s
+        own = set()
         # Clocks differ: only rank 0's counts.
-        own = {Want.SAVE} if is_due and self.world.is_main else set()
+        if is_due and self.world.is_main:
+            own.add(Want.SAVE)
+        if self.saver.has_outcome:
+            own.add(Want.COLLECT)
         return self.stop.wants | own
 
     def _account(self, plan: StepPlan, result: StepResult) -> None:
@@ -148,29 +173,33 @@ class Loop:
 
     def _look_around(self, result: StepResult) -> None:
         """Evaluate, save or end where that is due."""
-        step = self.state.progress.step
+        step, config = self.state.progress.step, self.config
+        if Want.COLLECT in result.wants:
+            self._collect()
         if not result.is_skipped:
             self._log(step, result)
-            if _is_due(step, self.config.eval_every):
+            if _is_due(step, config.eval_every):
                 self._evaluate()
-        is_interval = _is_due(step, self.config.save_every) and not result.is_skipped
+            if config.fix_iter and step == config.fix_iter - 1:
+                self._save_early(config.fix_iter)
+        is_interval = _is_due(step, config.save_every) and not result.is_skipped
         if Want.STOP in result.wants:
             self._ending = "stopped"
             self._save("signal", is_needed=True)
         elif is_interval or Want.SAVE in result.wants:
             self._save("interval")
 
-    def _evaluate(self) -> None:
-        if self.val is None:
-            return
+    def _evaluate(self) -> bool:
+        """Measure the held-out loss, once per step; True: it is the best so far."""
         progress = self.state.progress
-        model = self.state.model
-        if self.state.average is not None:
-            model = self.state.average.model
-        limit_s = self.config.timeout_s
+        if self.val is None:
+            return False
+        if self._evaluated is not None and self._evaluated.step == progress.step:
+            return self._evaluated.is_best
+        average, limit_s = self.state.average, self.config.timeout_s
         with self.agent.in_phase("evaluating", limit_s=limit_s):
             found = evaluate(
-                model,
+                self.state.model if average is None else average.model,
                 self.val,
                 self.stepper.loss_function,
                 self.world,
@@ -179,64 +208,104 @@ class Loop:
                 limit_s=limit_s,
             )
         is_best = progress.best.observe(found.loss, progress.step)
-        self._evaluated = (progress.step, found)
+        self._evaluated = _Evaluated(progress.step, found.loss, is_best)
         self.agent.eval_done(
             loss=_finite(found.loss),
             num_tokens=found.num_tokens,
             eval_ns=found.eval_ns,
             is_best=is_best,
         )
-        self._say(f"step {progress.step:>6}  held-out loss {found.loss:.4f}")
-        if is_best and self.config.save_best:
+        self._say_if(f"step {progress.step:>6}  held-out loss {found.loss:.4f}")
+        if is_best and (self.config.save_best or self.stages.is_on):
             self._save("best")
         if progress.best.is_enough:
             self._ending = "completed"
+        return is_best
 
     def _save(self, reason: str, *, is_needed: bool = False) -> None:
-        """Save this step once.
+        """Save this step, once.
 
         Raises:
             RunDirError: `is_needed`, and there was no room.
         """
+        self._collect()
         step = self.state.progress.step
-        if self.saved_step == step:
+        is_early = step == self.early_step and not is_needed
+        if step == self.saved_step or is_early:
             return
-        outcome = self.saver.save(self.state, reason, metrics=self._metrics(step))
-        if outcome.refusal is None:
-            self.saved_step = step
-            self._say(f"step {step:>6}  saved `{outcome.name}`, verified")
+        metrics = self._metrics(step)
+        self.saved_step = step
+        if self.config.async_save and not is_needed:
+            self.saver.begin_save(self.state, reason, metrics=metrics)
             return
-        self._say(f"step {step:>6}  NOT saved `{outcome.name}`: {outcome.refusal}")
-        if is_needed:
+        outcome = self.saver.save(self.state, reason, metrics=metrics)
+        self._tell(outcome)
+        if is_needed and outcome.refusal is not None:
             raise RunDirError(
                 f"`{outcome.name}` could not be saved: {outcome.refusal}",
                 hint=f"df -h {self.saver.run.path}",
             )
 
+    def _save_early(self, label_step: int) -> None:
+        """Save under the number of the next step, one step ahead of it.
+
+        With a static graph all ranks move step and learning rate on, rank 0
+        saves under that number while the others wait, and all put them back.
+        The manifest tells the label from the steps that are complete.
+        """
+        self._collect()
+        progress, rates = self.state.progress, self.state.rates
+        completed = progress.step
+        progress.step = label_step
+        rates.settle(label_step)
+        try:
+            outcome = self.saver.save(
+                self.state, "fix_iter", label_step=label_step, completed=completed
+            )
+        finally:
+            progress.step = completed
+            rates.settle(completed)
+        self._tell(outcome)
+        if outcome.refusal is None:
+            self.early_step = label_step
+
+    def _collect(self) -> None:
+        """Learn how the save in the background ended, if there was one."""
+        outcome = self.saver.finish_save()
+        if outcome is not None:
+            self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Say how a save ended; one that was refused may be tried again."""
+        if outcome.refusal is None:
+            self._say_if(f"saved `{outcome.name}`, verified")
+            return
+        self.saved_step = None
+        self._say_if(f"NOT saved `{outcome.name}`: {outcome.refusal}")
+
     def _finish(self) -> None:
         """Evaluate and save what the last step left, unless that was done."""
-        step = self.state.progress.step
         self.agent.phase("ending")
-        if self._evaluated is None or self._evaluated[0] != step:
-            self._evaluate()
+        self._evaluate()
         self._save("final", is_needed=True)
 
     def _metrics(self, step: int) -> dict[str, float]:
-        if self._evaluated is None or self._evaluated[0] != step:
+        if self._evaluated is None or self._evaluated.step != step:
             return {}
-        loss = self._evaluated[1].loss
+        loss = self._evaluated.loss
         return {METRIC: loss} if math.isfinite(loss) else {}
 
     def _log(self, step: int, result: StepResult) -> None:
         if _is_due(step, self.config.log_every):
             rate = self._pace.take()
-            self._say(
+            self._say_if(
                 f"step {step:>6}  loss {result.loss:.4f}  "
                 f"gradient {result.grad_norm:.3f}  {rate:,.0f} tokens/s"
             )
 
-    def _say(self, text: str) -> None:
-        if self.world.is_main:
+    def _say_if(self, text: str | None) -> None:
+        """Say something, if there is anything to say and this is rank 0."""
+        if text is not None and self.world.is_main:
             say(text)
 
 

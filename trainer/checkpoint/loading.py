@@ -5,6 +5,7 @@ resume that is refused has changed nothing.
 """
 
 import time
+from pathlib import Path
 
 from agent.rundir.errors import RunDirError
 from agent.rundir.events import CheckpointLoaded, OptimizerReset
@@ -12,6 +13,7 @@ from agent.rundir.layout import RunDir
 from agent.session import Agent
 from trainer.checkpoint.checking import require_equal
 from trainer.checkpoint.describe import OptimizerMismatchError, check_optimizer
+from trainer.checkpoint.initial import fetch, load_weights
 from trainer.checkpoint.load import Decision, Loaded, load_decided
 from trainer.checkpoint.rollback import supersede_above
 from trainer.checkpoint.state import TrainState, restore
@@ -21,6 +23,36 @@ from trainer.distributed.world import World
 
 LOAD_BARRIER = "checkpoint.load"
 SUPERSEDE_BARRIER = "checkpoint.supersede"
+
+
+def start_from(
+    world: World,
+    run: RunDir,
+    agent: Agent,
+    decision: Decision,
+    state: TrainState,
+    config: TrainConfig,
+    *,
+    attempt: int,
+) -> list[str]:
+    """Bring the state to where training begins, and give up what lies above.
+
+    Returns:
+        What an operator has to know about it, in words.
+
+    Raises:
+        RunDirError: a rank could not; the same on every rank.
+    """
+    remarks = list(decision.remarks)
+    if decision.name is not None:
+        remarks += load_together(world, run, agent, decision, state, config)
+        remarks.append(f"resumed from `{decision.name}` at step {decision.step}")
+    elif config.init_from:
+        load_initial(world, run, agent, state, config)
+        remarks.append(f"begins with the weights of `{config.init_from}`")
+    limit_s = config.load_limit_s
+    aside = give_up_above(world, run, agent, decision, attempt=attempt, limit_s=limit_s)
+    return remarks + [f"checkpoint `{name}` is superseded" for name in aside]
 
 
 def load_together(
@@ -60,7 +92,9 @@ def load_together(
         remarks = restore(
             loaded.state, state, world, seed=config.seed, with_optimizer=keeps
         )
+        # A static graph's early save is labelled with a step that was not done.
         state.progress.step = decision.step
+        state.rates.settle(decision.step)
         if config.check_resume:
             require_equal(loaded.state, state, world)
     agent.begin_at(decision.step)
@@ -72,6 +106,27 @@ def load_together(
         resumed_step=decision.step,
     )
     return remarks
+
+
+def load_initial(
+    world: World, run: RunDir, agent: Agent, state: TrainState, config: TrainConfig
+) -> None:
+    """Give the model and its average the weights that they begin with.
+
+    Raises:
+        RunDirError: they cannot be had or are not this model's; on every rank.
+    """
+    limit_s = config.load_limit_s
+
+    def fetched() -> str:
+        return str(fetch(config.init_from, run.path / "downloads", config.init_digest))
+
+    with agent.in_phase("loading", limit_s=limit_s):
+        path = from_main(world, "weights.fetch", fetched, limit_s=limit_s)
+        with verdict(world, "weights.load", limit_s=limit_s):
+            load_weights(Path(path), state.model)
+            if state.average is not None:
+                state.average.start_from(state.model)
 
 
 def give_up_above(

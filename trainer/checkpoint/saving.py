@@ -16,11 +16,12 @@ from torch.serialization import get_crc32_options
 from agent.rundir.layout import STATE_NAME, RunDir, checkpoint_name
 from agent.rundir.manifest import MANIFEST_SCHEMA, Manifest
 from agent.session import Agent
+from trainer.checkpoint.background import Background
 from trainer.checkpoint.describe import describe_optimizer, describe_tensors
 from trainer.checkpoint.publish import Outcome, Publisher
 from trainer.checkpoint.retention import prune
 from trainer.checkpoint.rng import capture_rng, gather_rng
-from trainer.checkpoint.state import TrainState, capture
+from trainer.checkpoint.state import TrainState, capture, snapshot
 from trainer.distributed.verdict import from_main
 from trainer.distributed.world import World
 
@@ -45,8 +46,12 @@ class Saver:
     last_mono_s: float = field(default_factory=time.monotonic)
     """When the last save ended, or this attempt began."""
 
+    is_saving: bool = False
+    """Whether a save in the background was begun and not finished."""
+
     def __post_init__(self) -> None:
         self._publisher = Publisher(self.run, self.agent.emit)
+        self._background: Background | None = None
 
     def save(
         self,
@@ -55,6 +60,7 @@ class Saver:
         *,
         metrics: dict[str, float] | None = None,
         label_step: int | None = None,
+        completed: int | None = None,
     ) -> Outcome:
         """Save the state of now. Every rank has to call it, at the same step.
 
@@ -64,6 +70,7 @@ class Saver:
             reason: `interval`, `best`, `final`, `signal`, `request` …
             metrics: Held-out results of this very state.
             label_step: The step in the name, where it is not the completed one.
+            completed: Steps that are complete, where the state says the label.
 
         Returns:
             How it ended, equal on all ranks: saved, or refused for want of room.
@@ -71,24 +78,82 @@ class Saver:
         Raises:
             RunDirError: rank 0 failed, or a rank is missing; on every rank.
         """
-        step = state.progress.step
-        name = checkpoint_name(step if label_step is None else label_step)
         with self.agent.in_phase("saving", limit_s=self.limit_s):
             rng = gather_rng(self.world, capture_rng(self.world.device))
 
             def write() -> str:
                 saved = capture(state, rng)
-                facts = self._facts(state, saved, reason, metrics or {}, label_step)
-                outcome = self._publisher.publish(name, saved, facts)
-                if outcome.refusal is None:
-                    prune(self.run, self.keep, self.agent.emit)
-                return msgspec.json.encode(outcome).decode()
+                facts = self._facts(state, saved, reason, metrics or {})
+                if label_step is not None:
+                    facts = msgspec.structs.replace(
+                        facts, step=completed, label_step=label_step
+                    )
+                return self._publish(saved, facts)
 
-            told = from_main(self.world, SAVE_BARRIER, write, limit_s=self.limit_s)
-        outcome = msgspec.json.decode(told, type=Outcome)
+            return self._told(
+                from_main(self.world, SAVE_BARRIER, write, limit_s=self.limit_s)
+            )
+
+    def begin_save(
+        self, state: TrainState, reason: str, *, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Save the state of now in the background; arguments as of `save`.
+
+        Returns once the state is copied. The thread that writes takes part in
+        no collective; `finish_save` brings its outcome to all ranks, and has to
+        be called before the next save begins.
+        """
+        assert not self.is_saving
+        with self.agent.in_phase("saving", limit_s=self.limit_s):
+            rng = gather_rng(self.world, capture_rng(self.world.device))
+        self.is_saving = True
+        if self.world.is_main:
+            saved = snapshot(capture(state, rng))
+            facts = self._facts(state, saved, reason, metrics or {})
+            self._background = Background(lambda: self._publish(saved, facts))
+
+    @property
+    def has_outcome(self) -> bool:
+        """Whether the save in the background has ended. Only rank 0 knows."""
+        return self._background is not None and self._background.has_ended
+
+    def finish_save(self) -> Outcome | None:
+        """Wait for the save in the background. Every rank has to call it.
+
+        Returns:
+            How it ended, equal on all ranks; None: there was none.
+
+        Raises:
+            RunDirError: as `save`.
+        """
+        if not self.is_saving:
+            return None
+        background, self._background = self._background, None
+        self.is_saving = False
+
+        def wait() -> str:
+            assert background is not None
+            return background.result()
+
+        with self.agent.in_phase("saving", limit_s=self.limit_s):
+            return self._told(
+                from_main(self.world, SAVE_BARRIER, wait, limit_s=self.limit_s)
+            )
+
+    def _publish(self, saved: dict[str, Any], facts: Manifest) -> str:
+        """Write on rank 0 and let retention follow; return what all are told."""
+        label = facts.label_step if facts.label_step is not None else facts.step
+        assert label is not None
+        outcome = self._publisher.publish(checkpoint_name(label), saved, facts)
+        if outcome.refusal is None:
+            prune(self.run, self.keep, self.agent.emit)
+        return msgspec.json.encode(outcome).decode()
+
+    def _told(self, text: str) -> Outcome:
+        outcome = msgspec.json.decode(text, type=Outcome)
         self.last_mono_s = time.monotonic()
         if outcome.refusal is None:
-            self.last_name = name
+            self.last_name = outcome.name
         return outcome
 
     def _facts(
@@ -97,7 +162,6 @@ class Saver:
         saved: dict[str, Any],
         reason: str,
         metrics: dict[str, float],
-        label_step: int | None,
     ) -> Manifest:
         progress = state.progress
         return Manifest(
@@ -108,7 +172,6 @@ class Saver:
             reason=reason,
             files=(),
             step=progress.step,
-            label_step=label_step,
             epoch=progress.epoch,
             num_samples=progress.num_samples,
             world_size=self.world.world_size,

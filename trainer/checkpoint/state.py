@@ -29,6 +29,10 @@ class Rates(Protocol):
         """Set the rates for the step that follows `step` completed ones."""
         ...
 
+    def settle(self, step: int) -> None:
+        """Set the rates of now again, where they are a function of the step."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return its state in plain types."""
         ...
@@ -140,6 +144,33 @@ def restore(
     state.progress.load_state_dict(saved["progress"])
     remarks += _restore_own_rng(saved["rng"], state, world, seed)
     return remarks
+
+
+@torch.no_grad()
+def restore_weights(saved: dict[str, Any], state: TrainState) -> None:
+    """Put weights, moments and average back, and go on from where the run is.
+
+    Step, data position, learning rates and random numbers stay.
+    """
+    state.model.load_state_dict(without_prefix(saved["model"]))
+    rates = [group["lr"] for group in state.optimizer.param_groups]
+    state.optimizer.load_state_dict(saved["optimizer"])
+    for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    if saved["scaler"] and state.scaler.is_enabled():
+        state.scaler.load_state_dict(saved["scaler"])
+    _restore_average(saved.get("ema"), state)
+
+
+def snapshot(saved: Any) -> Any:  # noqa: ANN401 - any saved type
+    """Return a copy of a state in the CPU's memory, which training cannot change."""
+    if isinstance(saved, Tensor):
+        return saved.detach().cpu().clone()
+    if isinstance(saved, dict):
+        return type(saved)((key, snapshot(value)) for key, value in saved.items())
+    if isinstance(saved, list | tuple):
+        return type(saved)(snapshot(value) for value in saved)
+    return saved
 
 
 def _restore_average(saved: dict[str, Any] | None, state: TrainState) -> list[str]:

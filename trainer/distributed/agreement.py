@@ -33,6 +33,8 @@ class Want(IntEnum):
     """Save and leave in good order."""
     SAVE = 1
     """Save and go on."""
+    COLLECT = 2
+    """Learn how the save in the background has ended."""
 
 
 class StepPart(NamedTuple):

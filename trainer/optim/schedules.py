@@ -80,10 +80,9 @@ class ScheduledRates:
         ):
             group["lr"] = rate * factor
 
-    @property
-    def rate(self) -> float:
-        """The first group's learning rate now."""
-        return float(self.optimizer.param_groups[0]["lr"])
+    def settle(self, step: int) -> None:
+        """Set the rates anew, after loading changed the optimizer's groups."""
+        self.advance(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step and the highest rates, in plain types."""
@@ -115,6 +114,10 @@ class TorchRates:
         """Step the scheduler."""
         del step
         self.scheduler.step()
+
+    def settle(self, step: int) -> None:
+        """Leave the rates as they are: only the scheduler knows them."""
+        del step
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state."""

@@ -1,0 +1,116 @@
+"""Run a function on every rank of a real gloo process group.
+
+Ranks are forked from a server that has loaded torch once, so that a group of
+three costs a tenth of a second. Their store lives in the test's own process,
+as torchrun's does in the launcher. A rank that hangs is a failed test.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from agent.rundir.errors import RunDirError
+from trainer.distributed.world import World, joined
+
+HANG_S = 60.0
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch", "torch.distributed", "trainer.ddp"])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the function ended on one rank."""
+
+    value: Any = None
+    error: str | None = None
+    """The error's text; None: there was none."""
+    kind: str | None = None
+    exit_code: int | None = None
+    is_killed: bool = False
+
+
+def on_ranks(
+    num_ranks: int, function: Callable[..., Any], *arguments: Any, **options: Any
+) -> list[Ended]:
+    """Return how `function(world, *arguments)` ended on each rank.
+
+    Args:
+        num_ranks: Size of the group.
+        function: At the top level of a module: it is pickled by name.
+        arguments: For the function.
+        options: For `joined`.
+    """
+    store = dist.TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=_seconds(60)
+    )
+    pipes, ranks = [], []
+    for rank in range(num_ranks):
+        reader, writer = _context.Pipe(duplex=False)
+        process = _context.Process(
+            target=_be_rank,
+            args=(rank, num_ranks, store.port, writer, function, arguments, options),
+        )
+        process.start()
+        writer.close()
+        pipes.append(reader)
+        ranks.append(process)
+    try:
+        return _collected(pipes, ranks)
+    finally:
+        for process in ranks:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+            process.join()
+
+
+def _collected(pipes: list, ranks: list) -> list[Ended]:
+    deadline = time.monotonic() + HANG_S
+    ended = []
+    for rank, pipe in enumerate(pipes):
+        if not pipe.poll(max(0.0, deadline - time.monotonic())):
+            raise AssertionError(f"rank {rank} hangs")
+        try:
+            ended.append(pipe.recv())
+        except EOFError:
+            ended.append(Ended(is_killed=True))
+    return ended
+
+
+def _be_rank(rank, num_ranks, port, writer, function, arguments, options) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "OMP_NUM_THREADS": "1",
+    }
+    try:
+        with joined(timeout_s=30, **options) as world:
+            ended = Ended(value=function(world, *arguments))
+    except RunDirError as error:
+        ended = Ended(None, str(error), type(error).__name__, error.exit_code)
+    except BaseException as error:  # noqa: BLE001 - told to the test
+        traceback.print_exc()
+        ended = Ended(None, str(error), type(error).__name__)
+    writer.send(ended)
+    writer.close()
+
+
+def _seconds(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
+
+
+def alone() -> World:
+    """Return a process without a group."""
+    return World()

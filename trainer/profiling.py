@@ -1,0 +1,64 @@
+"""A window of `torch.profiler` over a few steps, written into the run directory.
+
+It costs time while it is open, and nothing before and after. What goes wrong in
+it is said and forgotten: training goes on.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from trainer.console import say
+
+_ROWS = 40
+
+
+@dataclass
+class ProfileWindow:
+    """Opens before a step and closes some steps later, once."""
+
+    folder: Path
+    """Gets `<stem>.txt`, a table, and `<stem>.json`, a trace for Perfetto."""
+    stem: str
+    at: int
+    """Completed steps before the first one that is profiled; 0: never."""
+    num_steps: int
+    _open: profile | None = None
+
+    @contextlib.contextmanager
+    def around(self, step: int) -> Iterator[None]:
+        """Surround the step that follows `step` completed ones."""
+        if self.at and step == self.at and self._open is None:
+            self._start()
+        yield
+        if self._open is not None and step + 1 >= self.at + self.num_steps:
+            self._stop()
+
+    def _start(self) -> None:
+        activities = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(ProfilerActivity.CUDA)
+        try:
+            self._open = profile(activities=activities)
+            self._open.start()
+        except RuntimeError as error:
+            self._open = None
+            say(f"the profiler cannot start: {error}")
+
+    def _stop(self) -> None:
+        profiler, self._open, self.at = self._open, None, 0
+        assert profiler is not None
+        try:
+            profiler.stop()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            table = profiler.key_averages().table(
+                sort_by="self_cpu_time_total", row_limit=_ROWS
+            )
+            (self.folder / f"{self.stem}.txt").write_text(table)
+            profiler.export_chrome_trace(str(self.folder / f"{self.stem}.json"))
+        except (RuntimeError, OSError) as error:
+            say(f"the profile cannot be written: {error}")
