@@ -26,10 +26,10 @@ def open_screen(arguments: argparse.Namespace, path: Path) -> int:
 
     return run_app(
         open_run(path),
-        readonly=arguments.readonly,
+        is_readonly=arguments.readonly,
         theme=arguments.theme,
-        ascii_only=arguments.ascii,
-        mouse=not arguments.no_mouse,
+        is_ascii=arguments.ascii,
+        has_mouse=not arguments.no_mouse,
     )
 
 

@@ -7,8 +7,6 @@ import time
 import msgspec
 
 from agent.rundir.verify.verdict import (
-    EXIT_CANNOT_TELL,
-    Finding,
     Level,
     State,
     Verdict,
@@ -107,6 +105,3 @@ class _Progress:
         if self._is_shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-
-
-__all__ = ["EXIT_CANNOT_TELL", "Finding", "VerifyReport", "main"]

@@ -51,6 +51,7 @@ def _if(is_bad: object, bad: Severity, good: Severity) -> Severity:
 _D, _I, _W, _E = Severity
 _BY_CONTENT: dict[type[ev.Event], Callable[[Any], Severity]] = {
     ev.StepDone: lambda event: _if(event.is_skipped, _W, _D),
+    ev.RunStarted: lambda event: _if(event.segment > 1, _D, _I),
     ev.RunEnded: lambda event: _if(event.reason == "error", _E, _I),
     ev.CheckpointVerified: lambda event: _if(event.state != "sound", _E, _I),
     ev.StragglerNamed: lambda event: _if(event.straggler is not None, _W, _I),
@@ -76,6 +77,8 @@ def describe(event: ev.Event) -> str:
 
 
 def _started(event: ev.RunStarted) -> str:
+    if event.segment > 1:
+        return f"goes on in segment {event.segment}"
     ranks = "" if event.world_size is None else f" of {event.world_size}"
     return f"attempt {event.attempt} began: process {event.pid} on {event.host}{ranks}"
 
@@ -89,6 +92,8 @@ def _heartbeat(event: ev.Heartbeat) -> str:
     if event.waiting_at:
         waited = units.duration(event.waiting_age_ns)
         text += f", waits at {event.waiting_at} for {waited}"
+    if event.backlog:
+        text += f", {event.backlog} events wait for the disk"
     return text
 
 

@@ -111,7 +111,8 @@ class Optimizer:
 
     def on_started(self, origin: Origin, event: RunStarted) -> None:
         """Take in the start of a process: it begins at the step it names."""
-        if origin.rank in (0, None) and origin.attempt == 1:
+        is_start = event.segment == 1 and origin.attempt == 1
+        if is_start and origin.rank in (0, None):
             self._mark(origin, whole(event.step) or 0, "start", "attempt 1")
 
     def on_loaded(self, origin: Origin, event: CheckpointLoaded) -> None:

@@ -66,6 +66,8 @@ class RankRow(NamedTuple):
     """Events that the process could not write."""
     dropped_age_ns: int | None
     """Since the last of them."""
+    backlog: int
+    """Events that wait in its memory because the file system blocks."""
     clock_skew_ns: int | None
     """Its wall clock minus the reader's, from its newest live line."""
 
@@ -96,12 +98,13 @@ class _Process:
     pid: int | None = None
     host: HostStats | None = None
     skew_ns: int | None = None
-    last_seq: int = -1
+    last_seq: int | None = None
     seq_file: str = ""
     num_gaps: int = 0
     num_unread: int = 0
     num_told: int = 0
     dropped_ns: int | None = None
+    backlog: int = 0
 
     @property
     def num_dropped(self) -> int:
@@ -151,7 +154,7 @@ class Ranks:
         process.seen_ns, process.last_mono_ns = origin.seen_mono_ns, origin.last_mono_ns
         process.num_unread += lines.num_undecodable + lines.num_newer
         if origin.file != process.seq_file:
-            process.seq_file, process.last_seq = origin.file, -1
+            process.seq_file, process.last_seq = origin.file, None
         for event in lines.events:
             self._count(process, event)
         if lines.events and origin.is_live:
@@ -160,7 +163,8 @@ class Ranks:
     def on_started(self, origin: Origin, event: RunStarted) -> None:
         """Take in the first event of a process."""
         if process := self._process(origin):
-            process.ended = process.error = None
+            if event.segment == 1:
+                process.ended = process.error = None
             process.host_name, process.pid = clip(event.host, 80), whole(event.pid)
             if self._world_size is None:
                 self._world_size = whole(event.world_size, MAX_RANKS)
@@ -181,6 +185,7 @@ class Ranks:
         process.phase = clip(event.phase, 40)
         process.phase_since_ns = then_ns - (nanoseconds(event.phase_age_ns) or 0)
         process.limit_ns = nanoseconds(event.limit_ns)
+        process.backlog = whole(event.backlog) or 0
         if event.progress != process.progress or process.moved_ns is None:
             process.progress, process.moved_ns = event.progress, then_ns
         process.waiting_at = clip(event.waiting_at, 80) if event.waiting_at else None
@@ -260,10 +265,11 @@ class Ranks:
 
     def _count(self, process: _Process, event: Event) -> None:
         seq = whole(event.seq)
-        if seq is None or seq <= process.last_seq:
+        last = process.last_seq
+        if seq is None or (last is not None and seq <= last):
             return
-        if seq > process.last_seq + 1:
-            process.num_gaps += seq - process.last_seq - 1
+        if last is not None and seq > last + 1:
+            process.num_gaps += seq - last - 1
             process.dropped_ns = event.mono_ns
         process.last_seq = seq
 
@@ -310,6 +316,7 @@ class Ranks:
                 if process.num_dropped
                 else None
             ),
+            backlog=process.backlog,
             clock_skew_ns=process.skew_ns,
         )
 

@@ -45,6 +45,7 @@ def all_reasons(evidence: Evidence) -> list[Reason]:
         _checkpoint,
         _nonfinite,
         _drops,
+        _backlog,
         _disk,
         _clients,
         _telemetry,
@@ -204,6 +205,14 @@ def _drops(evidence: Evidence) -> Iterator[Reason]:
         num = sum(row.num_dropped for row in rows)
         text = f"{_nodes(rows)}: {units.count(num)} events were dropped"
         yield Reason(Severity.WARNING, text, _command("events", evidence))
+
+
+def _backlog(evidence: Evidence) -> Iterator[Reason]:
+    rows = [row for row in _alive(evidence) if row.backlog]
+    if rows:
+        num = sum(row.backlog for row in rows)
+        text = f"{_nodes(rows)}: {units.count(num)} events wait for a disk that blocks"
+        yield Reason(Severity.WARNING, text, _command("doctor", evidence))
 
 
 def _disk(evidence: Evidence) -> Iterator[Reason]:
