@@ -29,6 +29,8 @@ class Archive:
     directory_offset: int
     directory: bytes
     records: list[Record] = field(default_factory=list)
+    entry_ends: list[int] = field(default_factory=list)
+    """Where each record's entry ends in the directory."""
     extents: list[Extent] = field(default_factory=list)
     """Of each record's content in the file, once the headers were compared."""
     root: bytes = b""
@@ -99,6 +101,7 @@ def _read_entries(archive: Archive, num_records: int, outcome: Outcome) -> None:
         while position < len(archive.directory):
             record, position = layout.read_central_entry(archive.directory, position)
             archive.records.append(record)
+            archive.entry_ends.append(position)
     except ValueError as error:
         outcome.add(
             State.DAMAGED,

@@ -9,12 +9,12 @@ verdict, for nothing is loaded from it.
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from agent.rundir.layout import MANIFEST_NAME
 from agent.rundir.manifest import FileEntry, Manifest
 from agent.rundir.verify.digest import Hasher, hex_part, new_hasher
-from agent.rundir.verify.file_format import verify_by_format
+from agent.rundir.verify.file_format import CHECKPOINT_SUFFIXES, verify_by_format
 from agent.rundir.verify.manifest_check import read_trusted_manifest
 from agent.rundir.verify.one_file import examine
 from agent.rundir.verify.outcome import Outcome
@@ -70,17 +70,12 @@ def _verify_listed(
 
 
 def _tensor_names(manifest: Manifest, file: str) -> dict[str, str]:
-    """Return the first tensor in each record, and how many more share it."""
-    names: dict[str, list[str]] = {}
+    """Return the first tensor in each record of a file."""
+    names: dict[str, str] = {}
     for tensor in manifest.tensors:
         if tensor.file == file and tensor.record is not None:
-            names.setdefault(tensor.record, []).append(tensor.name)
-    return {record: _join(tensors) for record, tensors in names.items()}
-
-
-def _join(tensors: list[str]) -> str:
-    more = f" (+{len(tensors) - 1})" if len(tensors) > 1 else ""
-    return tensors[0] + more
+            names.setdefault(tensor.record, tensor.name)
+    return names
 
 
 def _explain_size(
@@ -117,8 +112,10 @@ def _compare_digest(
     else:
         if hasher is None:
             _report_unknown_digest(entry, outcome)
-    inner = Outcome()
-    is_hashed = verify_by_format(source, replace(task, hasher=hasher), inner)
+    inner, is_hashed = Outcome(), False
+    if source.size and PurePath(entry.name).suffix in CHECKPOINT_SUFFIXES:
+        # Any other file may look like a broken one of some format and be right.
+        is_hashed = verify_by_format(source, replace(task, hasher=hasher), inner)
     if hasher is None or not task.with_content:
         # Of a file in no known format nothing but the size was promised.
         if inner.state.severity >= _CAN_TELL:

@@ -12,7 +12,8 @@ from agent.rundir.verify.text import visible
 from agent.rundir.verify.torch_zip import SHARD_SUFFIX, verify_torch_zip
 from agent.rundir.verify.verdict import State
 
-_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", SHARD_SUFFIX}
+CHECKPOINT_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".safetensors", SHARD_SUFFIX}
+"""Files that hold tensors by their name already."""
 _START_BYTES = 512
 _TAIL_SIGNATURES = ((b"PK\x06\x06", -98), (b"PK\x06\x07", -42), (b"PK\x05\x06", -22))
 _EMPTY_ZIP = b"PK\x05\x06"
@@ -67,7 +68,7 @@ def _is_zip(source: Source, start: bytes) -> bool:
 def _report_unknown(source: Source, start: bytes, outcome: Outcome) -> None:
     name = PurePath(source.name)
     offset, magic = _TAR_MAGIC
-    if not any(start) and name.suffix in _SUFFIXES:
+    if not any(start) and name.suffix in CHECKPOINT_SUFFIXES:
         outcome.add(
             State.DAMAGED,
             source.name,

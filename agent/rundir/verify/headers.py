@@ -29,13 +29,13 @@ def check_headers(archive: Archive, outcome: Outcome, watch: Watch) -> None:
         VerifyCancelled: the caller asked to stop.
     """
     alignment = _read_alignment(archive, outcome)
-    position = entry_start = 0
+    position = 0
     names: set[bytes] = set()
     for index, record in enumerate(archive.records):
         if index % _CHECK_EVERY == 0:
             watch.check()
         _check_name(archive, record, names, outcome)
-        entry_start += _check_entry(archive, record, entry_start, outcome)
+        _check_entry(archive, index, outcome)
         if record.header_offset != position:
             _report_place(archive, record, position, outcome)
         position = _check_around(archive, record, alignment, outcome)
@@ -62,6 +62,8 @@ def _check_name(
         problem = "has no name"
     elif not record.size and record.crc:
         problem = "is empty and has a checksum"
+    elif record.method == layout.STORED and record.size != record.stored_size:
+        problem = "is not deflated and has two sizes"
     names.add(name)
     if problem:
         outcome.add(
@@ -73,11 +75,12 @@ def _check_name(
         )
 
 
-def _check_entry(archive: Archive, record: Record, start: int, outcome: Outcome) -> int:
-    """Compare a record's entry in the directory; return the entry's bytes."""
-    _, end = layout.read_central_entry(archive.directory, start)
+def _check_entry(archive: Archive, index: int, outcome: Outcome) -> None:
+    """Compare a record's entry in the directory."""
+    record = archive.records[index]
+    start = archive.entry_ends[index - 1] if index else 0
     expected = layout.central_entry(record)
-    found = archive.directory[start:end]
+    found = archive.directory[start : archive.entry_ends[index]]
     if found != expected:
         compare(
             outcome,
@@ -88,7 +91,6 @@ def _check_entry(archive: Archive, record: Record, start: int, outcome: Outcome)
             f"the directory entry of `{visible(archive.short_name(record))}`",
             record=archive.short_name(record),
         )
-    return end - start
 
 
 def _report_place(

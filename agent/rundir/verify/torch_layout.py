@@ -255,6 +255,8 @@ def _zip64_extra(record: Record, *, stored_size: int) -> bytes:
 def _widen(numbers: tuple[int, int, int], wide: bytes) -> tuple[int, int, int]:
     """Replace size, stored size and offset that did not fit into 32 bits."""
     size, stored_size, header_offset = numbers
+    if MAX32 not in numbers:
+        return numbers
     values = list(struct.unpack_from(f"<{len(wide) // 8}Q", wide))
     if size == MAX32 and len(values) >= 2:
         size, stored_size = values[:2]

@@ -210,6 +210,22 @@ def test_formats_without_checksums_are_sound_by_their_digest(tmp_path):
     assert verify_path(directory, Level.STRUCTURE).state is State.SOUND
 
 
+@pytest.mark.parametrize("level", [Level.STRUCTURE, Level.CONTENT])
+def test_files_of_other_kinds_are_only_bytes_with_a_digest(level, tmp_path):
+    files = {
+        "DONE": b"",
+        "notes.zip": b"PK\3\4 this is no archive",
+        "table.dat": (2).to_bytes(8, "little") + b"{",
+        "events": b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46",
+    }
+    directory = tmp_path / "step-00001200"
+    write_checkpoint(directory, files)
+
+    verdict = verify_path(directory, level)
+
+    assert verdict.state is State.SOUND, verdict.findings
+
+
 def test_a_file_that_was_published_damaged_is_still_damaged(tmp_path):
     data = bytearray(small_archive())
     data[places(data)[0].content] ^= 1
