@@ -39,7 +39,12 @@ def settle(tensor: Tensor, name: str) -> Tensor:
         settled = settled.resolve_conj()
     if settled.is_neg():
         settled = settled.resolve_neg()
-    settled = settled.cpu().contiguous()
+    is_byte = settled.element_size() == 1 and not settled.is_quantized
+    if is_byte:
+        # torch cannot copy integers of 1 to 7 bits as what they are.
+        settled = settled.view(torch.uint8).cpu().contiguous().view(settled.dtype)
+    else:
+        settled = settled.cpu().contiguous()
     if settled.dtype in _PACKED and settled.storage_offset():
         settled = settled.clone()
     return settled

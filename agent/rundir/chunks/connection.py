@@ -59,15 +59,12 @@ def connect_readonly(path: Path) -> sqlite3.Connection:
     """
     _check_magic(path)
     with translated(path):
-        conn = _connect(path, "mode=ro")
         try:
-            conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return _connect(path, "mode=ro")
         except sqlite3.OperationalError as error:
-            conn.close()
             if not _may_be_immutable(error, path):
                 raise
-            conn = _connect(path, "mode=ro&immutable=1")
-    return conn
+        return _connect(path, "mode=ro&immutable=1")
 
 
 def check_format(conn: sqlite3.Connection, path: Path) -> None:
@@ -130,7 +127,13 @@ def _connect(path: Path, query: str) -> sqlite3.Connection:
     )
     # A flipped bit in a name must surface as a digest that differs.
     conn.text_factory = _lenient_text
-    conn.execute("PRAGMA trusted_schema=OFF")
+    try:
+        conn.execute("PRAGMA trusted_schema=OFF")
+        # Opening touches nothing: only a query shows whether it can be read.
+        conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        conn.close()
+        raise
     return conn
 
 

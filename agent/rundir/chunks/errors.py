@@ -130,6 +130,9 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translate(error, path) from error
+    except UnicodeDecodeError as error:
+        # The message itself quoted damaged text; Python could not decode it.
+        raise DamagedStoreError(f"`{path}` cannot be read: damaged schema") from error
 
 
 def translate(error: sqlite3.Error, path: Path) -> RunDirError:

@@ -203,6 +203,11 @@ class StoreVerification:
                 ).fetchall()
             if not rows:
                 return
+            if rows[-1][0] <= last_rowid:
+                # A damaged tree can lead back to where it came from.
+                raise DamagedStoreError(
+                    f"`{self.payloads.path}` cannot be read: its rows are out of order"
+                )
             last_rowid = rows[-1][0]
             for _, digest in rows:
                 yield digest
