@@ -2,24 +2,43 @@
 
 One event is one `write` of one whole line to a file opened with O_APPEND,
 from whichever thread has it: no queue that a SIGKILL would empty, and no lock
-that a signal handler could meet. What cannot be written is dropped, counted,
-and told with the next event that can.
+that a signal handler could meet. Only while a file system blocks do lines wait
+in memory. What cannot be written is dropped, counted, and told with the next
+event that can.
+
+State shared by threads is changed by single operations, which CPython does not
+interrupt: what is added is computed before the sum, never inside it.
 """
 
-import itertools
 import os
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.rundir.events import Event, EventsDropped, encode
+import msgspec
+
+from agent.rundir.events import Event, EventsDropped, RunStarted, encode
+from agent.rundir.layout import parse_telemetry_name
+from agent.rundir.outlet import Outlet
+from agent.rundir.rollup_writer import RollupWriter
+from agent.rundir.stamps import Stamps
+
+SEGMENT_BYTES = 64 << 20
+SLOW_WRITE_S = 0.25
+_CLOSE_PATIENCE_S = 2.0
 
 _INHERITED: "weakref.WeakSet[Emitter]" = weakref.WeakSet()
 
+# Bound once: every look-up counts at a microsecond per event.
+_encode = msgspec.json.Encoder().encode
+_write = os.write
+_mono_ns = time.monotonic_ns
+
 
 class Emitter:
-    """The one writer of one telemetry file.
+    """The one writer of one process's telemetry.
 
     Safe from several threads and from signal handlers of one process. A forked
     child inherits a closed one: the file stays with the process that opened it.
@@ -27,13 +46,30 @@ class Emitter:
 
     num_dropped: int = 0
     """Events lost since the last one that told so."""
-    num_bytes: int = 0
-    """Written in total."""
     busy_ns: int = 0
-    """Spent in `emit`, in total over all threads."""
+    """Spent on writing events, in total over all threads."""
 
-    def __init__(self, path: Path | None, *, node: str, rank: int | None) -> None:
-        """Open the file; `path=None` makes an emitter that swallows everything."""
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        node: str,
+        rank: int | None,
+        segment_bytes: int = SEGMENT_BYTES,
+        slow_s: float = SLOW_WRITE_S,
+    ) -> None:
+        """Open the newest segment.
+
+        Args:
+            path: The first segment; None makes an emitter that swallows everything.
+            node: Goes into every event.
+            rank: Likewise; None outside data-parallel training.
+            segment_bytes: A file that has grown so far is followed by the next.
+            slow_s: A write that takes so long makes the next ones wait in memory.
+
+        Raises:
+            ValueError: `path` does not have the name of a telemetry file.
+        """
         self.node = node
         self.rank = rank
         self.step: int | None = None
@@ -41,13 +77,26 @@ class Emitter:
         self.round_num: int | None = None
         self.problem: str | None = None
         """Why the last write failed; None while writes succeed."""
-        self._path = path
-        self._seq = itertools.count()
-        self._is_line_torn = False
-        self._fd = -1
+        self._segment_bytes = segment_bytes
+        self._stamps = Stamps(node=node, rank=rank)
+        self._start: dict[str, Any] | None = None
+        folder, stem = (Path(), "") if path is None else (path.parent, _stem(path))
+        self._outlet = Outlet(
+            folder, stem, slow_ns=int(slow_s * 1e9), on_lost=self.drop
+        )
+        self._rollup = RollupWriter(folder, stem)
+        self._is_off = path is None
         if path is not None:
-            self._open(path)
+            self._open()
             _INHERITED.add(self)
+
+    def stamped(self, event_type: type[Event]) -> Callable[..., Any]:
+        """Return what makes this node's events of a type, for `put`.
+
+        Time, sequence number, node and rank are filled in when it is called
+        with the event's own fields. A hot loop keeps it.
+        """
+        return self._stamps[event_type]
 
     def emit(self, event_type: type[Event], /, **fields: Any) -> bool:  # noqa: ANN401 - the event type checks them
         """Write one event; False: it was dropped and counted.
@@ -55,91 +104,158 @@ class Emitter:
         `fields` are those of the event type; time, sequence, node, rank and
         step are filled in. Never raises.
         """
-        if self._path is None:
-            return False
-        began = time.perf_counter_ns()
         try:
-            self._tell_drops()
-            self._write(encode(self._event(event_type, fields)))
+            event = self._event(event_type, fields)
         except Exception as error:  # noqa: BLE001 - training must not see it
-            self.num_dropped += 1
-            self.problem = f"{type(error).__name__}: {error}"
+            self.drop(f"{type(error).__name__}: {error}")
             return False
-        else:
-            self.problem = None
+        return self.put(event)
+
+    def put(self, event: Any) -> bool:  # noqa: ANN401 - made by `stamped`
+        """Write an event that was stamped just now; False: dropped and counted.
+
+        Never raises.
+        """
+        outlet = self._outlet
+        fd = outlet.fd
+        if fd < 0:
+            return self._put_carefully(event)
+        try:
+            line = _encode(event) + b"\n"
+            written = _write(fd, line)
+            took_ns = _mono_ns() - event.mono_ns
+        except Exception as error:  # noqa: BLE001 - training must not see it
+            self.drop(f"{type(error).__name__}: {error}")
+            return False
+        self.busy_ns += took_ns
+        if took_ns < outlet.slow_ns and written == len(line):
             return True
-        finally:
-            self.busy_ns += time.perf_counter_ns() - began
+        if outlet.judge(written, len(line), took_ns):
+            return True
+        self.drop(f"OSError: wrote {written} of {len(line)} bytes")
+        return False
+
+    def emit_first(self, event_type: type[Event], /, **fields: Any) -> bool:  # noqa: ANN401 - the event type checks them
+        """Write one event from a thread that may hang: the agent's own.
+
+        While this write hangs, those of other threads wait in memory instead
+        of hanging too.
+        """
+        with self._outlet.canary():
+            return self.emit(event_type, **fields)
+
+    def begin(self, **fields: Any) -> bool:  # noqa: ANN401 - RunStarted checks them
+        """Write `RunStarted`, and again at the head of every later segment."""
+        self._start = fields
+        segment = max(1, self._outlet.file.segment)
+        return self.emit(RunStarted, segment=segment, **fields)
+
+    def drop(self, reason: str) -> None:
+        """Count an event that was not written, or could not even be made."""
+        self.problem = reason
+        self.num_dropped += 1
+        self._outlet.hold()
+
+    @property
+    def num_bytes(self) -> int:
+        """Written in total."""
+        return self._outlet.file.num_bytes
+
+    @property
+    def num_waiting(self) -> int:
+        """Events in memory because the file system blocks."""
+        return self._outlet.num_waiting
+
+    def tend(self) -> None:
+        """Do what is too slow for `put`; the agent's thread calls it every second.
+
+        Goes on in a new segment when this one is full or somebody removed it:
+        an unlinked file takes writes without an error. Never raises.
+        """
+        file = self._outlet.file
+        if self._is_off or self._outlet.is_waiting:
+            return
+        try:
+            if file.fd < 0:
+                self._outlet.open()
+            elif not file.is_in_place():
+                self.problem = "the telemetry file was removed"
+                self._begin_next_segment()
+            elif file.size >= self._segment_bytes:
+                self._begin_next_segment()
+            self._rollup.advance(file.segment)
+        except OSError as error:
+            self.problem = str(error)
 
     def close(self) -> None:
-        """Close the file; later events are dropped silently."""
-        fd, self._fd, self._path = self._fd, -1, None
-        if fd >= 0:
-            os.close(fd)
+        """Close the file; what waits is given two seconds, the rest is lost.
 
-    def reopen_if_removed(self) -> None:
-        """Make the file again if someone removed it from under the run.
-
-        An unlinked file takes writes without an error, so this has to be
-        asked; the agent's thread does, once a second.
+        Later events vanish silently.
         """
-        if self._path is None:
-            return
-        try:
-            if self._fd >= 0 and os.fstat(self._fd).st_nlink > 0:
-                return
-            old, self._fd = self._fd, -1
-            if old >= 0:
-                self.problem = "the telemetry file was removed"
-                os.close(old)
-            self._open(self._path)
-        except OSError as error:
-            self.problem = str(error)
+        self._is_off = True
+        self._outlet.close(patience_s=_CLOSE_PATIENCE_S)
 
-    def _event(self, event_type: type[Event], fields: dict[str, Any]) -> Event:
-        fields.setdefault("step", self.step)
-        fields.setdefault("round_num", self.round_num)
-        return event_type(
-            time_ns=time.time_ns(),
-            mono_ns=time.monotonic_ns(),
-            node=self.node,
-            rank=self.rank,
-            seq=next(self._seq),
-            **fields,
-        )
+    def _event(self, event_type: type[Event], fields: dict[str, Any]) -> Any:  # noqa: ANN401 - see `stamped`
+        if "step" not in fields:
+            fields["step"] = self.step
+        if self.round_num is not None:
+            fields.setdefault("round_num", self.round_num)
+        return self._stamps[event_type](**fields)
+
+    def _put_carefully(self, event: Any) -> bool:  # noqa: ANN401 - see `put`
+        """Write while something is amiss, and see whether it still is."""
+        if self._is_off:
+            return False
+        try:
+            self._tell_drops()
+            is_taken = self._outlet.deliver(encode(event))
+        except Exception as error:  # noqa: BLE001 - training must not see it
+            self.drop(f"{type(error).__name__}: {error}")
+            return False
+        took_ns = _mono_ns() - event.mono_ns
+        self.busy_ns += took_ns
+        if not is_taken:
+            self.drop("the file system blocks, and no more events may wait")
+        return is_taken
 
     def _tell_drops(self) -> None:
-        if not self.num_dropped:
+        told = self.num_dropped
+        if not told or self._outlet.is_crowded:
             return
-        told, reason = self.num_dropped, self.problem or "unknown"
-        fields = {"num_dropped": told, "reason": reason}
-        self._write(encode(self._event(EventsDropped, fields)))
+        fields = {"num_dropped": told, "reason": self.problem or "unknown"}
+        if not self._outlet.deliver(encode(self._event(EventsDropped, fields))):
+            return
         self.num_dropped -= told
+        self.problem = None
+        self._outlet.hold(is_held=False)
+        if self.num_dropped:
+            # Another thread lost one meanwhile.
+            self._outlet.hold()
 
-    def _write(self, line: bytes) -> None:
-        if self._fd < 0:
-            raise OSError(self.problem or "the telemetry file is not open")
-        if self._is_line_torn:
-            line = b"\n" + line
-        written = os.write(self._fd, line)
-        self.num_bytes += written
-        self._is_line_torn = written < len(line)
-        if self._is_line_torn:
-            raise OSError(f"wrote {written} of {len(line)} bytes")
-
-    def _open(self, path: Path) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    def _open(self) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, flags, 0o666)
-            size = os.fstat(self._fd).st_size
-            self._is_line_torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+            self._outlet.open()
         except OSError as error:
             self.problem = str(error)
+
+    def _begin_next_segment(self) -> None:
+        head = b""
+        if self._start is not None:
+            fields = {**self._start, "segment": self._outlet.file.segment + 1}
+            head = encode(self._event(RunStarted, fields))
+        self._outlet.open_next(head)
 
     def _leave_to_parent(self) -> None:
         """In a forked child: one file has one writer, and that is the parent."""
-        self._path, self._fd = None, -1
+        self._is_off = True
+        self._outlet.leave()
+
+
+def _stem(path: Path) -> str:
+    name = parse_telemetry_name(path.name)
+    if name is None:
+        raise ValueError(f"`{path.name}` is not the name of a telemetry file")
+    return name.stem
 
 
 def _after_fork() -> None:

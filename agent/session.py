@@ -31,7 +31,6 @@ from agent.rundir.events import (
     NonfiniteFound,
     PhaseChanged,
     RunEnded,
-    RunStarted,
     StepDone,
 )
 from agent.rundir.joining import wait_for_attempt
@@ -318,8 +317,7 @@ class Agent:
 
     def _begin(self, place: _Place, heartbeat_s: float, hang_limit_s: float) -> None:
         process = this_process()
-        self.emit(
-            RunStarted,
+        self.emitter.begin(
             schema=SCHEMA,
             run_id=_run_id(place.run),
             attempt=place.attempt,

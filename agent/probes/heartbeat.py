@@ -9,7 +9,7 @@ from agent.rundir.events import Heartbeat
 
 
 class HeartbeatProbe:
-    """Writes one event per beat; a removed file is made again first."""
+    """Writes one event per beat, ahead of all others; then sees to the files."""
 
     def __init__(
         self, emitter: Emitter, activity: Activity, barriers: BarrierProbe
@@ -21,10 +21,9 @@ class HeartbeatProbe:
 
     def look(self) -> None:
         """Write one beat."""
-        self._emitter.reopen_if_removed()
         phase, waiting = self._activity.phase, self._barriers.current
         now = time.monotonic_ns()
-        self._emitter.emit(
+        self._emitter.emit_first(
             Heartbeat,
             phase=phase.name,
             phase_age_ns=now - phase.since_ns,
@@ -33,4 +32,6 @@ class HeartbeatProbe:
             waiting_at=waiting.name if waiting else None,
             waiting_index=waiting.index if waiting else None,
             waiting_age_ns=now - waiting.since_mono_ns if waiting else None,
+            backlog=self._emitter.num_waiting,
         )
+        self._emitter.tend()

@@ -97,8 +97,7 @@ class OptimizerProbe:
                 probe_ns=time.perf_counter_ns() - began,
             )
         except Exception as error:  # noqa: BLE001 - training must not see it
-            self._emitter.num_dropped += 1
-            self._emitter.problem = f"optimizer probe: {error}"
+            self._emitter.drop(f"optimizer probe: {error}")
 
 
 @torch.no_grad()

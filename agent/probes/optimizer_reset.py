@@ -64,6 +64,5 @@ def _norms(emitter: Emitter, optimizer: Optimizer) -> dict[str, float | None]:
     try:
         return measure(optimizer).state
     except Exception as error:  # noqa: BLE001 - the change must happen all the same
-        emitter.num_dropped += 1
-        emitter.problem = f"optimizer probe: {error}"
+        emitter.drop(f"optimizer probe: {error}")
         return {}

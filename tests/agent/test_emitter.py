@@ -13,6 +13,16 @@ from agent.emitter import Emitter
 from agent.rundir.events import Heartbeat, StepDone, decode_lines
 
 ROOT = Path(__file__).parent.parent.parent
+STARTED = {
+    "schema": 1,
+    "run_id": "cafe",
+    "attempt": 1,
+    "run_kind": "ddp",
+    "host": "here",
+    "boot_id": "b",
+    "pid": 1,
+    "pid_start": 2,
+}
 
 
 def lines(path: Path) -> list[dict]:
@@ -58,13 +68,14 @@ def test_what_cannot_be_written_is_counted_and_told_afterwards(tmp_path):
     path = tmp_path / "x.jsonl"
     emitter = Emitter(path, node="rank-0", rank=0)
     emitter.emit(StepDone, loss=1.0)
-    good = os.dup(emitter._fd)
+    fd = emitter._outlet.file.fd
+    good = os.dup(fd)
     read_only = os.open(path, os.O_RDONLY)
-    os.dup2(read_only, emitter._fd)
+    os.dup2(read_only, fd)
 
     assert not emitter.emit(StepDone, loss=2.0)
     assert not emitter.emit(StepDone, loss=3.0)
-    os.dup2(good, emitter._fd)
+    os.dup2(good, fd)
     assert emitter.emit(StepDone, loss=4.0)
 
     found = lines(path)
@@ -105,17 +116,32 @@ def test_a_fifo_without_a_reader_does_not_block(tmp_path):
     emitter.close()
 
 
-def test_a_removed_file_is_made_again(tmp_path):
+def test_after_a_removed_file_the_next_segment_begins(tmp_path):
     path = tmp_path / "telemetry" / "x.jsonl"
     emitter = Emitter(path, node="rank-0", rank=0)
+    emitter.begin(**STARTED)
     emitter.emit(StepDone, loss=1.0)
     path.unlink()
     path.parent.rmdir()
 
-    emitter.reopen_if_removed()
+    emitter.tend()
     emitter.emit(StepDone, loss=2.0)
 
-    assert [e["loss"] for e in lines(path)] == [2.0]
+    head, step = lines(path.with_name("x.s0002.jsonl"))
+    assert (head["kind"], head["segment"]) == ("run_started", 2)
+    assert step["loss"] == 2.0
+    assert not path.exists()
+
+
+def test_after_a_file_was_moved_away_the_next_segment_begins(tmp_path):
+    path = tmp_path / "x.jsonl"
+    emitter = Emitter(path, node="rank-0", rank=0)
+    path.rename(tmp_path / "elsewhere")
+
+    emitter.tend()
+    emitter.emit(StepDone, loss=2.0)
+
+    assert [e["loss"] for e in lines(tmp_path / "x.s0002.jsonl")] == [2.0]
 
 
 def test_events_from_many_threads_are_whole_lines_with_distinct_numbers(tmp_path):

@@ -176,8 +176,9 @@ def test_the_other_ranks_of_a_start_find_its_attempt_without_a_collective(tmp_pa
 
 def test_telemetry_that_cannot_be_written_leaves_training_alone(tmp_path):
     with Agent.attach(tmp_path) as agent:
-        os.close(agent.emitter._fd)
-        agent.emitter._fd = os.open("/dev/full", os.O_WRONLY)
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, agent.emitter._outlet.file.fd)
+        os.close(full)
         for step in range(100):
             agent.step_done(step, loss=1.0)
 
