@@ -15,8 +15,9 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
+from opsdash.glyphs import glyphs_of
 from opsdash.units import visible
-from opsdash.widgets.spans import Line, Span, changed_cells
+from opsdash.widgets.spans import Line, Span, changed_cells, in_ascii
 
 
 class LineWidget(Widget):
@@ -153,8 +154,10 @@ class LineWidget(Widget):
         width, height = self.size
         lines = self.lines(width, height)
         shown = lines if self._has_automatic_height else lines[:height]
+        safe = in_ascii if glyphs_of(self.app).ascii_only else str
         return [
-            tuple(Span(visible(text), tone) for text, tone in line) for line in shown
+            tuple(Span(safe(visible(text)), tone) for text, tone in line)
+            for line in shown
         ]
 
     def _dirty_regions_between(

@@ -46,6 +46,17 @@ def fit(text: str, width: int, *, ellipsis: str = "", right: bool = False) -> st
     return padding + text if right else text + padding
 
 
+def in_ascii(text: str) -> str:
+    """Return `text` with `?` for every cell of what is not ASCII.
+
+    The terminal may not be able to show it, nor stdout to encode it; the width
+    stays, so that what was aligned still is.
+    """
+    if text.isascii():
+        return text
+    return "".join(c if c.isascii() else "?" * cell_len(c) for c in text)
+
+
 def within(spans: Iterable[Span], width: int, ellipsis: str) -> Line:
     """Return the spans that fit into `width` cells, the last one cut if need be."""
     kept: list[Span] = []

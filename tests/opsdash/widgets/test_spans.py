@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from opsdash.widgets.spans import Span, changed_cells, fit, within, wrap
+from opsdash.widgets.spans import Span, changed_cells, fit, in_ascii, within, wrap
 
 WORDS = st.text(st.sampled_from("ab é模\x1b\u202e\u0301"), max_size=40)
 LINES = st.lists(
@@ -62,6 +62,15 @@ def test_wrapping_breaks_at_spaces_and_long_words_anywhere():
     assert wrap("the newest checkpoint", 10) == ["the newest", "checkpoint"]
     assert wrap("a 0123456789abc", 10) == ["a", "0123456789", "abc"]
     assert wrap("", 10) == [""]
+
+
+@given(WORDS)
+def test_in_ascii_a_text_keeps_its_width(text):
+    plain = in_ascii(fit(text, 30))
+
+    assert plain.isascii()
+    assert cell_len(plain) == 30
+    assert in_ascii("a模") == "a??"
 
 
 @given(st.lists(st.builds(Span, WORDS), max_size=5), st.integers(0, 30))
