@@ -57,9 +57,10 @@ def read_corpus(
         (val if position < val_frac else train).extend(path.read_bytes()[:room])
         num_files += 1
     # A run needs a little of both, however small the cap.
-    if not val:
-        cut = max(1, int(len(train) * val_frac))
-        train, val = train[:-cut], train[-cut:]
+    if not train or not val:
+        text = train + val
+        cut = max(1, int(len(text) * val_frac))
+        train, val = text[:-cut], text[-cut:]
     digest = blake3.blake3(bytes(train)).update(b"\0\0").update(bytes(val))
     return Corpus(_as_tensor(train), _as_tensor(val), num_files, digest.hexdigest())
 
@@ -78,6 +79,8 @@ def _files(folder: Path) -> Iterator[tuple[float, Path]]:
 
 
 def _as_tensor(data: bytearray) -> Tensor:
+    if not data:
+        return torch.empty(0, dtype=torch.uint8)
     return torch.frombuffer(data, dtype=torch.uint8).clone()
 
 

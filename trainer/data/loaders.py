@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    SequentialSampler,
+)
 
 from trainer.data.plan import BatchPlan, StepPlan
 from trainer.distributed.world import World
@@ -81,20 +87,28 @@ def planned(
 
     Raises:
         TypeError: the data set can only be iterated over, so no position in it
-            can be found again.
+            can be found again; or the loader makes its own batches.
     """
     dataset: Dataset[Any] = data.dataset
     if isinstance(dataset, IterableDataset):
         raise TypeError("an IterableDataset has no positions to resume at")
+    if data.batch_size is None:
+        raise TypeError("a loader needs a batch_size, so that ranks can share it out")
     if shuffle is None:
-        shuffle = not isinstance(data.sampler, SequentialSampler)
+        shuffle = _is_shuffled(data)
     plan = BatchPlan(
         num_samples=len(dataset),  # type: ignore[arg-type]  # Dataset declares no length
         world_size=world.world_size,
         rank=world.rank,
-        batch_size=data.batch_size or 1,
+        batch_size=data.batch_size,
         accumulate=accumulate,
         seed=seed,
         shuffle=shuffle,
     )
     return PlannedBatches(data, plan)
+
+
+def _is_shuffled(data: DataLoader[Any]) -> bool:
+    if isinstance(data.sampler, DistributedSampler):
+        return bool(data.sampler.shuffle)
+    return not isinstance(data.sampler, SequentialSampler)
