@@ -13,7 +13,7 @@ from typing import NamedTuple
 _MAX_INTERVALS = 256
 _MIN_INTERVALS = 16
 _RECENT = 8
-_SLOWER_FRAC = 1.05
+_CHANGED_FRAC = 0.05
 
 
 class Phase(NamedTuple):
@@ -64,12 +64,13 @@ class Activity:
         intervals = self._snapshot()
         return int(median(intervals)) if len(intervals) >= _MIN_INTERVALS else None
 
-    def is_slower(self) -> bool:
-        """Whether the last steps took longer than the median of many."""
+    def has_changed_pace(self) -> bool:
+        """Whether the last steps were slower or faster than the median of many."""
         intervals = self._snapshot()
         if len(intervals) < _MIN_INTERVALS:
             return False
-        return median(intervals[-_RECENT:]) > _SLOWER_FRAC * median(intervals)
+        usual = median(intervals)
+        return abs(median(intervals[-_RECENT:]) - usual) > _CHANGED_FRAC * usual
 
     def _snapshot(self) -> list[int]:
         """Copy what the other thread may be appending to."""

@@ -4,8 +4,8 @@ All ranks leave a backward pass together, so step times cannot tell who was
 late in it; the start of each collective can. torch keeps the latest ones in a
 ring (gloo and NCCL, `TORCH_FR_BUFFER_SIZE`). Reading it is a private function
 that holds the GIL for some milliseconds, so it is called rarely, more often
-while steps are slower than they were, and never for more than a fixed share of
-the time. Where it is missing or off, that is said once.
+when the pace of steps has changed, which all ranks see alike, and never for
+more than a fixed share of the time. Where it is missing or off, that is said once.
 """
 
 import os
@@ -23,12 +23,15 @@ from agent.rundir.events import CollectivesSampled
 UNAVAILABLE = "unavailable: "
 """Begins the group's name in an event that says why there are no samples."""
 
-_RARELY_STEPS = 500
-_OFTEN_STEPS = 20
-_FIRST_STEPS = 100
+_RARELY_STEPS = 200
+_FIRST_STEPS = 20
+_LEARNING_STEPS = 60
 """Samples are frequent so long, because nothing is known yet."""
-_MAX_FRAC = 0.005
+_SUSPICIOUS_STEPS = 4
+_MAX_FRAC = 0.002
 """Of the time may be spent on samples."""
+_SUSPICIOUS_FRAC = 0.05
+"""The same while the pace has just changed, until the median of steps follows."""
 _MAX_STARTS = 256
 """Collectives in one event."""
 _MAX_GROUPS = 8
@@ -76,26 +79,26 @@ class CollectivesProbe:
         """Make it; torch is looked for when it is first needed."""
         self.absence: str | None = None
         """Why there are no samples; None: there are, or nobody looked yet."""
-        self.is_suspicious = False
-        """Set while a straggler is named: then samples stay frequent."""
         self._emitter = emitter
         self._activity = activity
         self._sampled_steps = 0
         self._told_ids: dict[str, int] = {}
-        self._not_before_s = 0.0
+        self._sampled_s = 0.0
+        self._cost_s = 0.0
 
     def look(self) -> None:
-        """Take a sample if enough steps have passed, or steps became slower."""
+        """Take a sample if enough steps have passed, or their pace has changed."""
         if self.absence is not None:
             return
         num_new = self._activity.num_steps - self._sampled_steps
-        often = (
-            self.is_suspicious
-            or self._activity.num_steps <= _FIRST_STEPS
-            or self._activity.is_slower()
-        )
-        is_due = num_new >= (_OFTEN_STEPS if often else _RARELY_STEPS)
-        if is_due and time.monotonic() >= self._not_before_s:
+        if num_new < _SUSPICIOUS_STEPS:
+            return
+        every = _FIRST_STEPS if self._sampled_steps < _LEARNING_STEPS else _RARELY_STEPS
+        max_frac = _MAX_FRAC
+        if self._activity.has_changed_pace():
+            every, max_frac = _SUSPICIOUS_STEPS, _SUSPICIOUS_FRAC
+        passed_s = time.monotonic() - self._sampled_s
+        if num_new >= every and self._cost_s <= max_frac * passed_s:
             self.sample()
 
     def sample(self) -> Collective | None:
@@ -106,10 +109,10 @@ class CollectivesProbe:
             return None
         if not _is_recording():
             return None
-        began = time.perf_counter()
+        began = time.thread_time()
         entries = _decoder.decode(dump()).entries
-        cost_s = time.perf_counter() - began
-        self._not_before_s = time.monotonic() + cost_s / _MAX_FRAC
+        self._cost_s = time.thread_time() - began
+        self._sampled_s = time.monotonic()
         self._sampled_steps = self._activity.num_steps
         mine = [entry for entry in entries if not entry.is_p2p]
         groups: dict[str, list[_Entry]] = {}

@@ -87,10 +87,11 @@ class HangWatch:
         if self._parts.host.is_busy:
             self._parts.host.look()
         wait = self._open_wait()
-        if self._named is not None and (
-            wait is None or wait.place != self._named.place
-        ):
-            self._clear()
+        if self._named is not None:
+            if wait is None or wait.place != self._named.place:
+                self._clear()
+            else:
+                self._named = wait
         if wait is None or wait.age_ns < wait.limit_ns - self._lead_ns:
             self._parts.peers.forget()
             return

@@ -1,7 +1,7 @@
 """The agent's own thread: a beat every second, and small duties beside it.
 
 A stuck main thread is seen to be stuck because this one goes on. Each duty is
-called so many beats apart and has to return soon; one that fails is told with
+called so many ticks apart and has to return soon; one that fails is told with
 the next event and called again, because nothing here may end training.
 """
 
@@ -11,15 +11,20 @@ from typing import NamedTuple
 
 from agent.emitter import Emitter
 
+TICKS_PER_BEAT = 4
+
 
 class Duty(NamedTuple):
-    """Something to do every so many beats."""
+    """Something to do every so many ticks."""
 
     name: str
     look: Callable[[], None]
-    every: int = 1
+    every: int = TICKS_PER_BEAT
+    """In ticks; a beat has four."""
     first: int = 0
-    """The beat, from 0, that it is called at first."""
+    """The tick, from 0, that it is called at first."""
+    at_end: bool = False
+    """Whether it is called once more when the thread ends."""
 
 
 class Pulse:
@@ -57,14 +62,17 @@ class Pulse:
             thread.join(timeout_s)
 
     def _run(self) -> None:
-        beat = 0
+        tick = 0
         while True:
             for duty in self._duties:
-                if beat >= duty.first and (beat - duty.first) % duty.every == 0:
+                if tick >= duty.first and (tick - duty.first) % duty.every == 0:
                     self._do(duty)
-            if self._stopping.wait(self.period_s):
-                return
-            beat += 1
+            if self._stopping.wait(self.period_s / TICKS_PER_BEAT):
+                break
+            tick += 1
+        for duty in self._duties:
+            if duty.at_end:
+                self._do(duty)
 
     def _do(self, duty: Duty) -> None:
         try:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.emitter import Emitter
-from agent.probes.collectives import CollectivesProbe
 from agent.rundir.collectives import CollectiveFold
 from agent.rundir.events import (
     AnyEvent,
@@ -25,10 +24,10 @@ from agent.rundir.events import (
 )
 from agent.rundir.lateness import LatenessFold, Passage
 from agent.rundir.layout import RunDir, rank_stem
-from agent.rundir.stragglers import StragglerFold, Verdict
+from agent.rundir.stragglers import WINDOW_STEPS, StragglerFold, Verdict
 from agent.rundir.tail import Tail
 
-_MAX_FRAC = 0.005
+_MAX_FRAC = 0.002
 """Of the time may be spent on reading."""
 _MAX_READS = 8
 """Blocks of a file at one look."""
@@ -80,16 +79,10 @@ class StragglerWatch:
     """Asked at every beat, on rank 0."""
 
     def __init__(
-        self,
-        emitter: Emitter,
-        run: RunDir,
-        attempt: int,
-        world_size: int,
-        collectives: CollectivesProbe,
+        self, emitter: Emitter, run: RunDir, attempt: int, world_size: int
     ) -> None:
-        """Watch an attempt; `collectives` is told to look often on suspicion."""
+        """Watch an attempt's ranks; nothing is read yet."""
         self._emitter = emitter
-        self._collectives = collectives
         self._followers = {
             rank: _Follower(run, attempt, rank) for rank in range(world_size)
         }
@@ -105,14 +98,14 @@ class StragglerWatch:
         """Read what is new, and tell a verdict that has changed."""
         if time.monotonic() < self._not_before_s:
             return
-        began = time.perf_counter()
+        began = time.thread_time()
         has_changed = False
         for rank, follower in self._followers.items():
             for event in follower.read():
                 has_changed |= self._observe(rank, event)
         if has_changed:
             self._tell()
-        cost_s = time.perf_counter() - began
+        cost_s = time.thread_time() - began
         self._not_before_s = time.monotonic() + cost_s / _MAX_FRAC
 
     def _observe(self, rank: int, event: AnyEvent) -> bool:
@@ -162,13 +155,8 @@ class StragglerWatch:
         return fold.observe(step, lateness_ns, step_ns) is not None
 
     def _tell(self) -> None:
-        """Tell the worst of all verdicts, if it is another one than before."""
-        verdicts = [fold.verdict for fold in self._folds.values()]
-        worst: Verdict = max(
-            verdicts,
-            key=lambda v: (v.straggler is not None, v.is_rotating, v.lost_frac),
-        )
-        self._collectives.is_suspicious = worst.straggler is not None
+        """Tell the worst verdict, if it is another one than before."""
+        worst = self._worst()
         kind = (worst.straggler, worst.is_rotating)
         if kind == self._told:
             return
@@ -179,4 +167,26 @@ class StragglerWatch:
             lost_frac=worst.lost_frac,
             is_persistent=worst.straggler is not None,
             since_step=worst.since_step,
+        )
+
+    def _worst(self) -> Verdict:
+        """Return what waits say, or what collectives say if that is worse.
+
+        Collectives are sampled rarely, so their verdict may be old; then it
+        stands only as long as waits name nobody.
+        """
+        waits = self._folds.get(_WAITS, StragglerFold())
+        newest = max(fold.newest_step for fold in self._folds.values())
+        verdicts = [waits.verdict] + [
+            fold.verdict
+            for source, fold in self._folds.items()
+            if source != _WAITS
+            and (
+                waits.verdict.straggler is None
+                or fold.newest_step >= newest - WINDOW_STEPS
+            )
+        ]
+        return max(
+            verdicts,
+            key=lambda v: (v.straggler is not None, v.is_rotating, v.lost_frac),
         )

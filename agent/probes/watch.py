@@ -17,14 +17,13 @@ from agent.probes.host import HostProbe
 from agent.probes.host_stacks import HostStacks
 from agent.probes.inbox import Inbox
 from agent.probes.peers import Peers
-from agent.probes.pulse import Duty, Pulse
+from agent.probes.pulse import TICKS_PER_BEAT, Duty, Pulse
 from agent.probes.stacks import Stacks
 from agent.probes.stacks_request import StacksOnRequest
 from agent.probes.straggler import StragglerWatch
 from agent.rundir.layout import RunDir
 
-_HOST_EVERY = 5
-"""Beats between two samples of the host."""
+_HOST_EVERY = 5 * TICKS_PER_BEAT
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def add_duties(pulse: Pulse, watched: Watched) -> None:
     beat = HeartbeatProbe(emitter, watched.activity, watched.barriers)
     host = HostProbe(run.path, emitter)
     pulse.add(Duty("heartbeat", beat.look))
-    pulse.add(Duty("host", host.look, every=_HOST_EVERY, first=1))
+    pulse.add(Duty("host", host.look, every=_HOST_EVERY, first=TICKS_PER_BEAT))
     pulse.add(Duty("stacks", watched.stacks.register_again_if_removed))
     if watched.inbox is not None:
         pulse.add(Duty("requests", watched.inbox.look))
@@ -89,10 +88,8 @@ def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
         limit_s=watched.hang_limit_s,
         period_s=pulse.period_s,
     )
-    pulse.add(Duty("collectives", collectives.look))
-    pulse.add(Duty("hang", hang.look))
+    pulse.add(Duty("collectives", collectives.look, every=1))
+    pulse.add(Duty("hang", hang.look, at_end=True))
     if rank == 0:
-        straggler = StragglerWatch(
-            emitter, run, attempt, watched.world_size, collectives
-        )
-        pulse.add(Duty("straggler", straggler.look))
+        straggler = StragglerWatch(emitter, run, attempt, watched.world_size)
+        pulse.add(Duty("straggler", straggler.look, every=1))

@@ -20,6 +20,7 @@ _MAX_STARTS = 4_096
 _MAX_STEPS = 64
 """Steps that one sample may tell of."""
 _CLOCK_PAIRS = 5
+_MAX_SAMPLES = 8
 
 
 class StepStarts(NamedTuple):
@@ -31,17 +32,51 @@ class StepStarts(NamedTuple):
     step_ns: int
 
 
+class _Sample(NamedTuple):
+    """Where the reference rank stood at one of its samples."""
+
+    last_id: int
+    step: int
+    started_ns: int
+
+
+class _Pace(NamedTuple):
+    per_step: int
+    """Collectives in a step."""
+    step_ns: int
+    last: _Sample
+
+    def step_of(self, number: int) -> int:
+        """Return about which step a collective belongs to."""
+        return max(0, self.last.step - (self.last.last_id - number) // self.per_step)
+
+
 @dataclass
 class _Ring:
     """What is known of one group."""
 
     starts: dict[int, dict[int, int]] = field(default_factory=dict)
     """By rank, then by sequence number."""
-    pace: tuple[int, int] | None = None
-    """Sequence number and step at the reference rank's sample before."""
-    per_step: int | None = None
-    """Collectives in a step; None: one sample is too few to tell."""
+    samples: deque[_Sample] = field(default_factory=lambda: deque(maxlen=_MAX_SAMPLES))
     next_id: int = 0
+
+    def pace(self) -> _Pace | None:
+        """Return how steps and numbers go together; None: one sample is too few.
+
+        A sample is taken somewhere inside a step, so one interval is too short
+        to count the collectives of a step by; several are not.
+        """
+        if len(self.samples) < 2:
+            return None
+        first, last = self.samples[0], self.samples[-1]
+        num_steps = last.step - first.step
+        if num_steps <= 0:
+            return None
+        per_step = max(1, round((last.last_id - first.last_id) / num_steps))
+        recent = self.samples[-2]
+        num_recent = max(1, last.last_id - recent.last_id)
+        step_ns = (last.started_ns - recent.started_ns) * per_step // num_recent
+        return _Pace(per_step, step_ns, last)
 
 
 class CollectiveFold:
@@ -65,42 +100,34 @@ class CollectiveFold:
         starts = ring.starts.setdefault(rank, {})
         for place, started_ns in enumerate(event.started_ns):
             starts[event.first_id + place] = started_ns
-        if rank == min(self._hosts):
-            self._set_pace(ring, event)
+        if rank == min(self._hosts) and event.step is not None:
+            last_id = event.first_id + len(event.started_ns) - 1
+            ring.samples.append(_Sample(last_id, event.step, event.started_ns[-1]))
         found = self._settle(ring)
         for one in ring.starts.values():
             _forget(one, ring.next_id)
         return found
 
-    def _set_pace(self, ring: _Ring, event: CollectivesSampled) -> None:
-        last_id = event.first_id + len(event.started_ns) - 1
-        if event.step is None:
-            return
-        if ring.pace is not None and event.step > ring.pace[1]:
-            num_ids, num_steps = last_id - ring.pace[0], event.step - ring.pace[1]
-            ring.per_step = max(1, round(num_ids / num_steps))
-        ring.pace = (last_id, event.step)
-
     def _settle(self, ring: _Ring) -> list[StepStarts]:
         """Return the steps whose collectives every rank has told."""
-        if ring.per_step is None or len(ring.starts) < len(self._hosts):
+        pace = ring.pace()
+        if pace is None or len(ring.starts) < len(self._hosts):
             return []
         if len(set(self._hosts.values())) > 1 and not self._alignment.num_releases:
             return []
         common = set.intersection(*(set(starts) for starts in ring.starts.values()))
         ids = sorted(one for one in common if one >= ring.next_id)
-        num_steps = min(len(ids) // ring.per_step, _MAX_STEPS)
+        num_steps = min(len(ids) // pace.per_step, _MAX_STEPS)
         if num_steps == 0:
             return []
-        ids = ids[-num_steps * ring.per_step :]
+        ids = ids[-num_steps * pace.per_step :]
         ring.next_id = ids[-1] + 1
-        return self._steps(ring, ids, num_steps)
+        return [
+            self._widest(ring, ids[begin : begin + pace.per_step], pace)
+            for begin in range(0, len(ids), pace.per_step)
+        ]
 
-    def _steps(
-        self, ring: _Ring, ids: Sequence[int], num_steps: int
-    ) -> list[StepStarts]:
-        assert ring.per_step is not None
-        assert ring.pace is not None
+    def _widest(self, ring: _Ring, ids: Sequence[int], pace: _Pace) -> StepStarts:
         starts = [
             {
                 rank: self._aligned_ns(rank, mine[one])
@@ -108,17 +135,10 @@ class CollectiveFold:
             }
             for one in ids
         ]
-        span_ns = min(starts[-1].values()) - min(starts[0].values())
-        per_step = ring.per_step
-        step_ns = span_ns * per_step // max(1, len(ids) - 1)
-        found = []
-        for number in range(num_steps):
-            widest = max(starts[number * per_step :][:per_step], key=_spread)
-            first = min(widest.values())
-            lateness_ns = {rank: then - first for rank, then in widest.items()}
-            step = max(0, ring.pace[1] - num_steps + 1 + number)
-            found.append(StepStarts(step, lateness_ns, step_ns))
-        return found
+        widest = max(starts, key=_spread)
+        first = min(widest.values())
+        lateness_ns = {rank: then - first for rank, then in widest.items()}
+        return StepStarts(pace.step_of(ids[-1]), lateness_ns, pace.step_ns)
 
     def _aligned_ns(self, rank: int, started_ns: int) -> int:
         if len(set(self._hosts.values())) == 1:

@@ -1,8 +1,9 @@
 """Find the attempt that rank 0 of this very start has begun.
 
 Ranks of one start share a launch id; a lock that carries it, and whose holder
-is not known to be gone, is theirs. No collective is needed, so that a trainer
-can embed the agent before it has a process group, or without one.
+is not known to be gone, is theirs once the attempt is recorded: until then
+rank 0 may still give the number up for the next. No collective is needed, so
+that a trainer can embed the agent before it has a process group, or without.
 """
 
 import time
@@ -16,7 +17,7 @@ _POLL_S = 0.05
 
 
 def wait_for_attempt(run: RunDir, launch_id: str, *, timeout_s: float) -> int:
-    """Return the attempt, once rank 0 holds the lock.
+    """Return the attempt, once rank 0 holds the lock and has recorded it.
 
     Args:
         run: Of this start.
@@ -33,6 +34,7 @@ def wait_for_attempt(run: RunDir, launch_id: str, *, timeout_s: float) -> int:
             view is not None
             and view.holder.launch_id == launch_id
             and view.liveness is not Liveness.DEAD
+            and run.attempt_file(view.holder.attempt).exists()
         ):
             return view.holder.attempt
         time.sleep(_POLL_S)

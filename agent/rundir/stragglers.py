@@ -24,8 +24,12 @@ ROTATING_FRAC = 0.10
 """Share from which waiting for ever another rank is told."""
 CLEARED_ROTATING_FRAC = 0.05
 
-_PERSISTENT_FRAC = 0.6
-"""Of the window's steps and of its loss, from which it is always the same rank."""
+_DOMINANT_FRAC = 0.75
+"""Of what was lost, from which it was lost to one rank and not to ever another."""
+_PERSISTENT_FRAC = 0.5
+"""Of the window's steps, from which the rank is late again and again."""
+_STREAK_FRAC = 0.8
+"""Of the steps since a straggler began, at least, were lost to it."""
 _CONFIRMATIONS = 3
 """Verdicts in a row that have to agree before a change is told."""
 
@@ -96,6 +100,7 @@ class StragglerFold:
 
     total_ns: int = 0
     """Of all steps so far."""
+    newest_step: int = 0
     accounts: dict[int, Account] = field(default_factory=dict)
     _window: deque[_StepLoss] = field(
         default_factory=lambda: deque(maxlen=WINDOW_STEPS)
@@ -117,7 +122,8 @@ class StragglerFold:
         Args:
             step: Its number; steps come in order.
             lateness_ns: At each of its barriers, by rank.
-            step_ns: How long the step took.
+            step_ns: How long the step took; 0: not known, as of the first one
+                after a pause, which says nothing about stragglers.
         """
         wall_ns: dict[int, int] = {}
         for found in lateness_ns:
@@ -125,6 +131,9 @@ class StragglerFold:
             if loss is not None:
                 wall_ns[loss.rank] = wall_ns.get(loss.rank, 0) + loss.wall_ns
                 self._charge(loss)
+        self.newest_step = step
+        if step_ns <= 0:
+            return None
         self.total_ns += step_ns
         self._window.append(_StepLoss(step, step_ns, wall_ns))
         return self._change() if len(self._window) >= MIN_STEPS else None
@@ -159,20 +168,37 @@ class StragglerFold:
         shares = self._shares()
         all_frac = sum(shares.values())
         rank = max(shares, key=lambda r: shares[r], default=-1)
-        if shares and shares[rank] >= _PERSISTENT_FRAC * all_frac:
+        if shares and shares[rank] >= _DOMINANT_FRAC * all_frac:
             least = CLEARED_FRAC if rank == self._told.straggler else NAMED_FRAC
             if shares[rank] >= least:
                 # Few long waits for one rank are neither persistent nor rotating.
                 return self._persistent(rank, shares[rank], least) or self._told
             return Verdict(None, all_frac, is_rotating=False, since_step=self._first)
         least = CLEARED_ROTATING_FRAC if self._told.is_rotating else ROTATING_FRAC
-        return Verdict(None, all_frac, all_frac >= least, self._first)
+        is_rotating = all_frac >= least and self._is_often_held_up(least)
+        return Verdict(None, all_frac, is_rotating, self._first)
+
+    def _is_often_held_up(self, least: float) -> bool:
+        held_up = [
+            max(step.wall_ns.values(), default=0) >= least / 2 * step.step_ns
+            for step in self._window
+        ]
+        return sum(held_up) >= _PERSISTENT_FRAC * len(self._window)
 
     def _persistent(self, rank: int, frac: float, least: float) -> Verdict | None:
         held_up = [s.step for s in self._window if _is_held_up_by(rank, s, least)]
         if len(held_up) < _PERSISTENT_FRAC * len(self._window):
             return None
-        return Verdict(rank, frac, is_rotating=False, since_step=held_up[0])
+        return Verdict(rank, frac, is_rotating=False, since_step=self._since(held_up))
+
+    def _since(self, held_up: list[int]) -> int:
+        """Return the first step from which on most were held up."""
+        steps = [step.step for step in self._window]
+        for first in held_up:
+            num_steps = sum(step >= first for step in steps)
+            if sum(step >= first for step in held_up) >= _STREAK_FRAC * num_steps:
+                return first
+        return held_up[-1]
 
     def _shares(self) -> dict[int, float]:
         """Return the share of the window's time that was lost to each rank."""

@@ -1,0 +1,102 @@
+"""Three real ranks, one of them late: at a wait of every step, or in backward."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from agent.rundir.events import StragglerNamed, decode_lines
+from agent.rundir.layout import RunDir
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+WORKER = """
+    import os, sys, time
+    from pathlib import Path
+    import torch
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+    from agent.session import Agent
+
+    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3
+    )
+    LATE = {("backward", 1), ("forward", 2)}
+    slow_in = None
+
+    class SlowBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            if slow_in == "backward":
+                time.sleep(0.03)
+            return grad
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(64, 64) for _ in range(8)]
+    model = torch.nn.Sequential(*layers)
+    layers[6].register_forward_hook(lambda m, i, out: SlowBackward.apply(out))
+    ddp = DistributedDataParallel(model, bucket_cap_mb=0.02)
+    data = torch.randn(8, 64)
+    with Agent.attach(folder / "run", heartbeat_s=0.1) as agent:
+        agent.phase("training")
+        for step in range(1, 131):
+            late = "backward" if 46 <= step < 86 else "forward" if step >= 86 else None
+            slow_in = late if (late, rank) in LATE else None
+            loss = ddp(data).square().mean()
+            time.sleep(0.02)
+            if slow_in == "forward":
+                time.sleep(0.02)
+            with agent.wait("step.agree"):
+                dist.all_reduce(torch.ones(1))
+            loss.backward()
+            model.zero_grad()
+            agent.step_done(step)
+    dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Verdicts of a job in which rank 1, then rank 2 is late from step 46, 86."""
+    folder = tmp_path_factory.mktemp("straggler")
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "2",
+        "WORLD_SIZE": "3",
+        "OMP_NUM_THREADS": "1",
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(WORKER), str(folder)],
+            cwd=ROOT,
+            env=environment | {"RANK": str(rank)},
+        )
+        for rank in range(3)
+    ]
+    assert [rank.wait() for rank in ranks] == [0, 0, 0]
+    return RunDir(folder / "run")
+
+
+def verdicts(run):
+    data = run.telemetry_file(1, "rank-00000").read_bytes()
+    return [e for e in decode_lines(data) if isinstance(e, StragglerNamed)]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize(("straggler", "onset"), [(1, 46), (2, 86)])
+def test_a_late_rank_is_named_from_the_steps_it_was_late_in(told, straggler, onset):
+    found = [v for v in verdicts(told) if v.straggler == straggler]
+
+    assert found
+    assert found[0].is_persistent
+    assert found[0].lost_frac > 0.1
+    assert abs(found[0].since_step - onset) <= 5
