@@ -132,7 +132,7 @@ class HeatMap(LineWidget, can_focus=True):
         if not ranks or span is None:
             return [legend, (Span("no steps yet", "dim"),)]
         labels = [self.model.label(rank) for rank in ranks]
-        self._label_width = min(max(map(len, labels)) + 1, max(4, width // 4))
+        self._label_width = min(max(map(len, labels)) + 1, max(8, width // 4))
         self._view.resize(width - self._label_width, span)
         if self.cursor is None:
             self._view.follow(span)
