@@ -14,6 +14,8 @@ from opsdash.widgets.lines import LineWidget
 from opsdash.widgets.spans import Line, Span, fit, within, wrap
 
 _BAR_CELLS = 10
+_WIDE = 64
+"""Below this width the bar goes: the words beside it say the same."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,13 @@ def _barrier_lines(barrier: OpenBarrier, width: int, glyphs: Glyphs) -> list[Lin
     mark = mark if barrier.tone else glyphs.healthy
     waited = duration(barrier.waited_ns)
     limit = f" of {duration(barrier.limit_ns)}" if barrier.limit_ns else ""
+    bar = _bar(barrier, glyphs) if width >= _WIDE else ""
     num_all = len(barrier.arrived) + len(barrier.missing)
     head = (
         Span(f"{mark} ", barrier.tone),
         Span(fit(barrier.name, min(18, max(6, width // 4)), ellipsis=glyphs.ellipsis)),
         Span(f" {len(barrier.arrived)}/{num_all} in  "),
-        Span(f"{_bar(barrier, glyphs)}{waited}{limit}", barrier.tone),
+        Span(f"{bar}{waited}{limit}", barrier.tone),
     )
     missing = rank_ranges(barrier.missing, most=12)
     text = f"missing: {missing}" if missing else "all in, not released yet"

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from opsdash.glyphs import Glyphs, glyphs_of
 from opsdash.widgets.lines import LineWidget
-from opsdash.widgets.spans import Line, Span, wrap
+from opsdash.widgets.spans import Line, Span, fit, wrap
 
 STATE_TONES = {
     "healthy": "ok",
@@ -30,13 +30,15 @@ def state_mark(state: str, glyphs: Glyphs) -> str:
     return marks.get(state, glyphs.blind)
 
 
+_MOST_LINES = 6
+
+
 class VerdictLine(LineWidget):
     """A mark, the state as a word, and the reasons."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"tone--blind"}
     DEFAULT_CSS = """
     VerdictLine {
-        max-height: 4;
         & > .tone--blind { color: $text-secondary; text-style: bold; }
     }
     """
@@ -58,15 +60,23 @@ class VerdictLine(LineWidget):
 
     def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002 - as high as it needs
         """Return the state and its reasons, under each other if need be."""
+        glyphs = glyphs_of(self.app)
         tone = STATE_TONES.get(self.state, "blind")
-        head = f"{state_mark(self.state, glyphs_of(self.app))} {self.state} "
+        head = f"{state_mark(self.state, glyphs)} {self.state} "
         room = width - len(head)
         if room < 12:
-            rest = [(Span(text),) for text in wrap(self.text, width)]
-            return [(Span(head, tone),), *rest]
-        first, *more = wrap(self.text, room)
-        indent = " " * len(head)
-        return [
-            (Span(head, tone), Span(first)),
-            *((Span(indent), Span(text)) for text in more),
-        ]
+            below = wrap(self.text, width)
+            lines: list[Line] = [(Span(head, tone),), *((Span(t),) for t in below)]
+        else:
+            first, *more = wrap(self.text, room)
+            indent = Span(" " * len(head))
+            lines = [
+                (Span(head, tone), Span(first)),
+                *((indent, Span(t)) for t in more),
+            ]
+        if len(lines) > _MOST_LINES:
+            *before, last = lines[_MOST_LINES - 1]
+            room = width - sum(len(span.text) for span in before)
+            cut = fit(f"{last.text}{glyphs.ellipsis}", room, ellipsis=glyphs.ellipsis)
+            lines[_MOST_LINES - 1 :] = [(*before, Span(cut))]
+        return lines
