@@ -16,7 +16,7 @@ from agent.rundir.tail import Tail
 from opsdash.projections.batch import Lines, Origin, UnreadableLine
 from opsdash.projections.plausible import clip
 
-PIECE_BYTES = 128 << 10
+PIECE_BYTES = 64 << 10
 """Read of one file per turn."""
 _MAX_UNREADABLE = 20
 """Unreadable lines of one piece that are passed on; the rest is counted."""

@@ -1,32 +1,37 @@
 """Who comes late to the barriers of each step, and what the others lose by it.
 
-A barrier's loss is what the others waited, on average, for the last to arrive,
-and is put to that rank's account. A verdict looks at the last steps, so it
-changes when the culprit does.
+How arrivals are told without a shared clock, and when a rank is named, are the
+agent's own rules (`agent.rundir.lateness`, `agent.rundir.stragglers`), so that
+a screen and the run's events say the same. What the agent named from samples of
+collectives, which waits cannot show, is taken over from its event.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.rundir.events import RunStarted, StepDone
-from opsdash.projections.arrivals import Arrivals, Settled
+from agent.rundir.events import RunStarted, StepDone, StragglerNamed, Wait
+from agent.rundir.lateness import BarrierLateness, LatenessFold, Passage
+from agent.rundir.stragglers import WINDOW_STEPS, StragglerFold, loss_of
 from opsdash.projections.batch import Batch, Origin
 from opsdash.projections.heat import HeatMap
-from opsdash.projections.plausible import nanoseconds, whole
+from opsdash.projections.plausible import (
+    MAX_NS,
+    MAX_RANKS,
+    clip,
+    finite,
+    nanoseconds,
+    whole,
+)
 
-WINDOW_STEPS = 20
-"""A verdict looks at so many steps, so a straggler is named within them."""
+COSTLY_FRAC = 0.10
+"""A straggler that costs more degrades the run,"""
+CHEAP_FRAC = 0.05
+"""until it costs less than this: a run at the threshold must not flicker."""
+_MAX_OPEN_STEPS = 2_048
 _MAX_NAMES = 64
-_MAX_SPANS = 8_192
-"""Steps whose length is kept until their barriers are settled."""
-_PERSISTENT_FRAC = 0.7
-"""Last in so many of the window's steps: it is always the same rank."""
-_NOISE_NS = 500_000
-"""Ranks are released within about a millisecond: less is nobody's fault."""
-_NOISE_FRAC = 0.01
-_MIN_STEPS = 5
-_JUDGE_EVERY = 5
-"""Barriers between two looks at who is to blame: it costs as much as ten folds."""
+_MAX_ATTEMPTS = 4
+"""Whose processes' clocks are remembered while attempts are read in order."""
 
 
 class Straggler(NamedTuple):
@@ -34,15 +39,17 @@ class Straggler(NamedTuple):
 
     rank: int
     lost_frac: float
-    """Share of the window's time that the others waited for this rank."""
+    """Share of the last steps' time that the others waited for this rank."""
     total_lost_frac: float
     """Share that was waited for anybody."""
     is_persistent: bool
-    """False: the last to arrive changes from step to step."""
+    """It is this rank again and again: it is named."""
+    is_rotating: bool
+    """Much is lost, to ever another rank. Neither: nothing to speak of."""
     since_step: int
-    """First step of the streak that the rank is in."""
-    num_steps: int
-    """Steps that this is told from."""
+    """First step that the verdict is about."""
+    is_costly: bool
+    """It costs so much that the run is degraded."""
 
 
 class Blame(NamedTuple):
@@ -50,13 +57,13 @@ class Blame(NamedTuple):
 
     rank: int
     lost_ns: int
-    """What the others waited for it, on average over them."""
+    """What the step would have gained without it: the others' median wait."""
     lost_rank_ns: int
-    """The same, summed over the others."""
+    """The others' waits for it, summed."""
     lost_frac: float | None
     """Of the time of all steps."""
     window_frac: float | None
-    """The same over the last steps."""
+    """Of the last steps."""
     num_last: int
     """How often it was the last to arrive."""
     worst_ns: int
@@ -74,31 +81,30 @@ class BarrierStats(NamedTuple):
     worst_lateness_ns: int
 
 
-class _Account:
+@dataclass
+class _Step:
+    """A step that some ranks have told."""
+
+    ranks: set[int] = field(default_factory=set)
+    lateness_ns: list[dict[int, int]] = field(default_factory=list)
+    step_ns: int = 0
+
+
+@dataclass
+class _Lateness:
     """What is summed of one rank."""
 
-    __slots__ = (
-        "lateness_ns",
-        "lost_ns",
-        "lost_rank_ns",
-        "num",
-        "num_last",
-        "worst_ns",
-    )
-
-    def __init__(self) -> None:
-        self.num = self.num_last = 0
-        self.lost_ns = self.lost_rank_ns = self.lateness_ns = self.worst_ns = 0
+    num: int = 0
+    total_ns: int = 0
+    worst_ns: int = 0
 
 
-class _StepCost:
-    """What one step's barriers cost, by the rank that was waited for."""
+class _Cost(NamedTuple):
+    """One step of the window."""
 
-    __slots__ = ("lost_ns", "span_ns")
-
-    def __init__(self) -> None:
-        self.span_ns = 0
-        self.lost_ns: dict[int, int] = {}
+    step: int
+    step_ns: int
+    lost_ns: dict[int, int]
 
 
 class Lateness:
@@ -106,62 +112,99 @@ class Lateness:
 
     def __init__(self) -> None:
         self.heat = HeatMap()
+        self.last: BarrierLateness | None = None
+        """The newest barrier that every rank has told."""
         self._attempt = 0
-        self._arrivals = Arrivals()
-        self._accounts: dict[int, _Account] = {}
+        self._world_size: int | None = None
+        self._clocks: dict[int, dict[int, str]] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start an attempt with nothing."""
+        self._fold: LatenessFold | None = None
+        self._stragglers = StragglerFold()
+        self._steps: OrderedDict[int, _Step] = OrderedDict()
+        self._ranks: dict[int, _Lateness] = {}
         self._names: dict[str, list[int]] = {}
-        self._spans: OrderedDict[int, int] = OrderedDict()
-        self._window: OrderedDict[int, _StepCost] = OrderedDict()
-        self._span_ns = 0
-        self._streak: tuple[int, bool, int] | None = None
-        self._num_settled = 0
-        self._is_begun = False
+        self._window: deque[_Cost] = deque(maxlen=WINDOW_STEPS)
+        self._named: StragglerNamed | None = None
+        self._is_costly = False
+        self._has_step = False
 
     def on_batch(self, batch: Batch) -> None:
-        """Take in how many ranks there are."""
-        for attempt in batch.directory.attempts[-1:]:
-            if attempt.attempt == self._attempt:
-                self._arrivals.expect(attempt.world_size)
-
-    def on_started(self, origin: Origin, event: RunStarted) -> None:
-        """Take in whose monotonic clock a rank reads."""
-        if origin.rank is not None and self._enter(origin):
-            self._arrivals.set_clock(origin.rank, f"{event.host}/{event.boot_id}")
-            self._arrivals.expect(event.world_size)
+        """Take in whose clock each rank reads, before any step is folded."""
+        for lines in batch.lines:
+            for event in lines.events[:2]:
+                if isinstance(event, RunStarted):
+                    self._meet(lines.origin, event)
 
     def on_step(self, origin: Origin, event: StepDone) -> None:
         """Take in one rank's waits of one step."""
-        step = whole(event.step)
-        if origin.rank is None or step is None or not self._enter(origin):
+        number, rank = whole(event.step), origin.rank
+        if rank is None or number is None or not self._enter(origin.attempt):
             return
-        if not self._is_begun:
-            self._is_begun = True
-            self.heat.forget_above(step - 1)
-        self._note_span(step, nanoseconds(event.step_ns) or 0)
+        if not self._has_step:
+            self._has_step = True
+            self.heat.forget_above(number - 1)
+        fold = self._fold or self._make_fold()
+        if fold is None or rank not in self._clocks[self._attempt]:
+            return
+        step = self._steps.setdefault(number, _Step())
+        step.ranks.add(rank)
+        step.step_ns = max(step.step_ns, nanoseconds(event.step_ns) or 0)
         for wait in event.waits:
-            for settled in self._arrivals.add(step, origin.rank, wait):
-                self._settle(settled)
+            self._observe(fold, number, rank, wait)
+        self._finish_steps(number)
+
+    def on_named(self, origin: Origin, event: StragglerNamed) -> None:
+        """Take in the verdict of the run's own agent."""
+        if self._enter(origin.attempt):
+            self._named = event
 
     def straggler(self) -> Straggler | None:
-        """Return who costs most over the last steps; None: nobody measurable."""
-        return self._judge()
+        """Return who costs most over the last steps; None: nobody was late."""
+        shares = self._shares()
+        told = self._stragglers.verdict
+        from_agent = self._from_agent()
+        if told.straggler is None and from_agent is not None:
+            return from_agent
+        rank = told.straggler
+        if rank is None:
+            rank = max(shares, key=shares.__getitem__, default=None)
+        if rank is None:
+            return None
+        return Straggler(
+            rank=rank,
+            lost_frac=shares.get(rank, 0.0),
+            total_lost_frac=sum(shares.values()),
+            is_persistent=told.straggler is not None,
+            is_rotating=told.is_rotating,
+            since_step=told.since_step,
+            is_costly=self._is_costly,
+        )
 
     def blame(self) -> list[Blame]:
         """Return what each rank cost, the dearest first."""
-        shares = self._window_shares()
-        rows = [
-            Blame(
-                rank=rank,
-                lost_ns=account.lost_ns,
-                lost_rank_ns=account.lost_rank_ns,
-                lost_frac=account.lost_ns / self._span_ns if self._span_ns else None,
-                window_frac=shares.get(rank, 0.0) if shares is not None else None,
-                num_last=account.num_last,
-                worst_ns=account.worst_ns,
-                mean_ns=account.lateness_ns / account.num if account.num else 0.0,
+        shares, accounts = self._shares(), self._stragglers.accounts
+        rows = []
+        for rank, late in self._ranks.items():
+            account = accounts.get(rank)
+            rows.append(
+                Blame(
+                    rank=rank,
+                    lost_ns=account.wall_ns if account else 0,
+                    lost_rank_ns=account.rank_ns if account else 0,
+                    lost_frac=(
+                        self._stragglers.lost_frac(rank)
+                        if self._stragglers.total_ns
+                        else None
+                    ),
+                    window_frac=shares.get(rank, 0.0) if self._window else None,
+                    num_last=account.num_last if account else 0,
+                    worst_ns=late.worst_ns,
+                    mean_ns=late.total_ns / late.num if late.num else 0.0,
+                )
             )
-            for rank, account in self._accounts.items()
-        ]
         return sorted(rows, key=lambda row: (-row.lost_ns, row.rank))
 
     def barriers(self) -> list[BarrierStats]:
@@ -172,122 +215,104 @@ class Lateness:
             if num
         ]
 
-    def _enter(self, origin: Origin) -> bool:
-        """Whether a line belongs to the newest attempt; a newer one begins anew."""
-        if origin.attempt > self._attempt:
-            self._attempt, self._span_ns, self._arrivals = origin.attempt, 0, Arrivals()
-            self._streak, self._is_begun = None, False
-            self._accounts.clear()
-            self._names.clear()
-            self._spans.clear()
-            self._window.clear()
-        return origin.attempt == self._attempt
-
-    def _note_span(self, step: int, span_ns: int) -> None:
-        """Note how long a step took on the rank where it took longest."""
-        known_ns = self._spans.get(step, 0)
-        if span_ns > known_ns:
-            self._spans[step] = span_ns
-            self._span_ns += span_ns - known_ns
-            if len(self._spans) > _MAX_SPANS:
-                self._spans.popitem(last=False)
-
-    def _cost(self, step: int) -> _StepCost:
-        """Return the window's entry of a step, which makes room for it."""
-        cost = self._window.get(step)
-        if cost is None:
-            cost = self._window[step] = _StepCost()
-            if len(self._window) > WINDOW_STEPS:
-                self._window.popitem(last=False)
-        cost.span_ns = max(cost.span_ns, self._spans.get(step, 0))
-        return cost
-
-    def _settle(self, settled: Settled) -> None:
-        """Put a barrier that every rank has reported to the accounts."""
-        for rank, late_ns in settled.lateness_ns.items():
-            self._account(rank, late_ns)
-        self.heat.put(settled.step, settled.lateness_ns)
-        self._charge(settled.step, settled.lateness_ns)
-        self._sum_name(settled)
-        self._num_settled += 1
-        if self._num_settled % _JUDGE_EVERY == 0:
-            self._follow_streak()
-
-    def _account(self, rank: int, late_ns: int) -> None:
-        account = self._accounts.get(rank)
-        if account is None:
-            account = self._accounts[rank] = _Account()
-        account.num += 1
-        account.lateness_ns += late_ns
-        account.worst_ns = max(account.worst_ns, late_ns)
-
-    def _charge(self, step: int, found: dict[int, int]) -> None:
-        """Put the barrier's loss to the account of the last to arrive."""
-        last = max(found, key=found.__getitem__)
-        lost_rank_ns = sum(found[last] - late for late in found.values())
-        lost_ns = lost_rank_ns // (len(found) - 1)
-        account = self._accounts[last]
-        account.num_last += 1
-        account.lost_ns += lost_ns
-        account.lost_rank_ns += lost_rank_ns
-        cost = self._cost(step)
-        cost.lost_ns[last] = cost.lost_ns.get(last, 0) + lost_ns
-
-    def _sum_name(self, settled: Settled) -> None:
-        if settled.name not in self._names and len(self._names) >= _MAX_NAMES:
+    def _meet(self, origin: Origin, event: RunStarted) -> None:
+        if origin.rank is None or origin.attempt < self._attempt:
             return
-        sums = self._names.setdefault(settled.name, [0, 0, 0])
-        sums[0] += len(settled.lateness_ns)
-        sums[1] += settled.wait_ns
-        sums[2] = max(sums[2], *settled.lateness_ns.values())
+        clocks = self._clocks.setdefault(origin.attempt, {})
+        clocks[origin.rank] = clip(f"{event.host}/{event.boot_id}", 160)
+        while len(self._clocks) > _MAX_ATTEMPTS:
+            del self._clocks[min(self._clocks)]
+        if origin.attempt == max(self._clocks):
+            self._world_size = whole(event.world_size, MAX_RANKS)
 
-    def _window_shares(self) -> dict[int, float] | None:
-        costs = self._window.values()
-        span_ns = sum(cost.span_ns for cost in costs)
-        if not span_ns:
+    def _enter(self, attempt: int) -> bool:
+        """Whether a line belongs to the newest attempt; a newer one begins anew."""
+        if attempt > self._attempt:
+            self._attempt = attempt
+            self._begin()
+        return attempt == self._attempt
+
+    def _make_fold(self) -> LatenessFold | None:
+        """Return the fold of this attempt, once every rank's clock is known."""
+        clocks = self._clocks.get(self._attempt, {})
+        if len(clocks) < max(2, self._world_size or 0):
             return None
+        self._fold = LatenessFold(clocks)
+        return self._fold
+
+    def _observe(self, fold: LatenessFold, number: int, rank: int, wait: Wait) -> None:
+        index, wait_ns = whole(wait.index), nanoseconds(wait.wait_ns)
+        if index is None or wait_ns is None or not 0 <= wait.arrived_mono_ns <= MAX_NS:
+            return
+        self._sum_name(clip(wait.name, 80), wait_ns)
+        passage = Passage(wait.arrived_mono_ns, wait_ns)
+        found = fold.observe(rank, clip(wait.name, 80), index, passage)
+        if found is None:
+            return
+        self.last = found
+        self.heat.put(number, found.lateness_ns)
+        self._steps[number].lateness_ns.append(found.lateness_ns)
+        self._sum_ranks(found)
+
+    def _finish_steps(self, number: int) -> None:
+        step, fold = self._steps[number], self._fold
+        if fold is not None and len(step.ranks) >= len(self._clocks[self._attempt]):
+            del self._steps[number]
+            self._stragglers.observe(number, step.lateness_ns, step.step_ns)
+            self._note_cost(number, step)
+        elif len(self._steps) > _MAX_OPEN_STEPS:
+            self._steps.popitem(last=False)
+
+    def _note_cost(self, number: int, step: _Step) -> None:
+        if step.step_ns <= 0:
+            return
+        lost_ns: dict[int, int] = {}
+        for lateness_ns in step.lateness_ns:
+            loss = loss_of(lateness_ns)
+            if loss is not None:
+                lost_ns[loss.rank] = lost_ns.get(loss.rank, 0) + loss.wall_ns
+        self._window.append(_Cost(number, step.step_ns, lost_ns))
+        named = self._stragglers.verdict.straggler
+        share = 0.0 if named is None else self._shares().get(named, 0.0)
+        self._is_costly = share > (CHEAP_FRAC if self._is_costly else COSTLY_FRAC)
+
+    def _shares(self) -> dict[int, float]:
+        """Return the share of the last steps' time that was lost to each rank."""
+        total_ns = sum(cost.step_ns for cost in self._window)
         lost: dict[int, int] = {}
-        for cost in costs:
+        for cost in self._window:
             for rank, lost_ns in cost.lost_ns.items():
                 lost[rank] = lost.get(rank, 0) + lost_ns
-        return {rank: lost_ns / span_ns for rank, lost_ns in lost.items()}
+        return {rank: ns / total_ns for rank, ns in lost.items() if ns > 0}
 
-    def _judge(self) -> Straggler | None:
-        shares, costs = self._window_shares(), self._window
-        if not shares or len(costs) < _MIN_STEPS:
+    def _from_agent(self) -> Straggler | None:
+        named = self._named
+        if named is None or named.straggler is None or not named.is_persistent:
             return None
-        rank = max(shares, key=shares.__getitem__)
-        blamed = [step for step, cost in costs.items() if _is_to_blame(rank, cost)]
-        if not blamed:
-            return None
-        is_persistent = len(blamed) >= _PERSISTENT_FRAC * len(costs)
-        since = self._streak if self._streak else (rank, is_persistent, min(blamed))
+        lost_frac = finite(named.lost_frac) or 0.0
         return Straggler(
-            rank=rank,
-            lost_frac=shares[rank],
-            total_lost_frac=sum(shares.values()),
-            is_persistent=is_persistent,
-            since_step=(
-                since[2] if since[:2] == (rank, is_persistent) else min(blamed)
-            ),
-            num_steps=len(costs),
+            rank=named.straggler,
+            lost_frac=lost_frac,
+            total_lost_frac=lost_frac,
+            is_persistent=True,
+            is_rotating=False,
+            since_step=whole(named.since_step) or 0,
+            is_costly=lost_frac > COSTLY_FRAC,
         )
 
-    def _follow_streak(self) -> None:
-        """Remember since when the same rank is to blame in the same way."""
-        found = self._judge()
-        if found is None:
-            self._streak = None
-        elif self._streak is None or self._streak[:2] != _kind(found):
-            self._streak = (found.rank, found.is_persistent, found.since_step)
+    def _sum_ranks(self, found: BarrierLateness) -> None:
+        for rank, late_ns in found.lateness_ns.items():
+            late = self._ranks.setdefault(rank, _Lateness())
+            late.num += 1
+            late.total_ns += late_ns
+            late.worst_ns = max(late.worst_ns, late_ns)
+        worst_ns = max(found.lateness_ns.values())
+        if sums := self._names.get(found.name):
+            sums[2] = max(sums[2], worst_ns)
 
-
-def _kind(found: Straggler) -> tuple[int, bool]:
-    return found.rank, found.is_persistent
-
-
-def _is_to_blame(rank: int, cost: _StepCost) -> bool:
-    """Whether a step was held up by this rank, beyond what is noise."""
-    lost_ns = cost.lost_ns.get(rank, 0)
-    floor_ns = max(_NOISE_NS, _NOISE_FRAC * cost.span_ns)
-    return lost_ns >= floor_ns and lost_ns == max(cost.lost_ns.values())
+    def _sum_name(self, name: str, wait_ns: int) -> None:
+        if name not in self._names and len(self._names) >= _MAX_NAMES:
+            return
+        sums = self._names.setdefault(name, [0, 0, 0])
+        sums[0] += 1
+        sums[1] += wait_ns

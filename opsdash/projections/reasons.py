@@ -13,7 +13,6 @@ from opsdash.projections.event_words import Severity
 from opsdash.projections.ranks import RankRow
 from opsdash.projections.run_state import STALE_NS, START_NS, Evidence, Reason
 
-STRAGGLER_FRAC = 0.10
 RUNWAY_CHECKPOINTS = 3
 _DROP_MEMORY_NS = 600 * 10**9
 _UNVERIFIED_GRACE_NS = 60 * 10**9
@@ -149,10 +148,7 @@ def _unheard_ranks(evidence: Evidence) -> Iterator[Reason]:
 
 def _straggler(evidence: Evidence) -> Iterator[Reason]:
     late = evidence.straggler
-    if late is None:
-        return
-    lost_frac = late.lost_frac if late.is_persistent else late.total_lost_frac
-    if lost_frac <= STRAGGLER_FRAC:
+    if late is None or not (late.is_persistent or late.is_rotating):
         return
     if late.is_persistent:
         text = (
@@ -164,7 +160,9 @@ def _straggler(evidence: Evidence) -> Iterator[Reason]:
             f"{units.percent(late.total_lost_frac)} of the time is waited for "
             f"changing ranks, rank {late.rank} most"
         )
-    yield Reason(Severity.WARNING, text, _command("barriers", evidence))
+    # Ever another rank is late: the host is busy, and no rank is to be mended.
+    weight = Severity.WARNING if late.is_costly else Severity.INFO
+    yield Reason(weight, text, _command("barriers", evidence))
 
 
 def _checkpoint(evidence: Evidence) -> Iterator[Reason]:

@@ -145,11 +145,7 @@ class Run:
         barriers, lateness, checkpoints = self.barriers, self.lateness, self.checkpoints
         rounds, chunks = self.rounds, self.chunks
         return {
-            ev.RunStarted: (
-                ranks.on_started,
-                lateness.on_started,
-                optimizer.on_started,
-            ),
+            ev.RunStarted: (ranks.on_started, optimizer.on_started),
             ev.RunEnded: (ranks.on_ended, barriers.on_ended),
             ev.Heartbeat: (ranks.on_heartbeat, barriers.on_heartbeat),
             ev.PhaseChanged: (ranks.on_phase,),
@@ -162,6 +158,7 @@ class Run:
             ev.EvalDone: (steps.on_eval,),
             ev.HostStats: (ranks.on_host,),
             ev.EventsDropped: (ranks.on_dropped,),
+            ev.StragglerNamed: (lateness.on_named,),
             ev.BarrierArrived: (barriers.on_arrived,),
             ev.BarrierReleased: (barriers.on_released,),
             ev.CheckpointSaving: (checkpoints.on_saving,),

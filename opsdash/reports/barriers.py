@@ -7,6 +7,7 @@ from opsdash.projections.barriers import BoardRow
 from opsdash.projections.lateness import Blame
 from opsdash.projections.run import Run
 from opsdash.reports.report import Report, fields, table
+from opsdash.reports.status import StragglerReport, straggler_words
 
 _MAX_ROWS = 20
 
@@ -58,11 +59,8 @@ class BarriersReport(Report, frozen=True, kw_only=True):
     """The board, the blame, and the barriers by name."""
 
     waiting: tuple[BarrierReport, ...]
-    straggler: int | None
-    """The rank that costs most over the last steps."""
-    is_persistent: bool | None
-    since_step: int | None
-    lost_frac: float | None
+    straggler: StragglerReport | None
+    """Who costs most over the last steps."""
     blame: tuple[BlameReport, ...]
     barriers: tuple[NameReport, ...]
 
@@ -75,10 +73,7 @@ def make_barriers(run: Run, now_mono_ns: int, now_ns: int) -> BarriersReport:
         run=run.directory.path,
         time_ns=now_ns,
         waiting=tuple(_barrier(row) for row in run.board(now_mono_ns)),
-        straggler=late.rank if late else None,
-        is_persistent=late.is_persistent if late else None,
-        since_step=late.since_step if late else None,
-        lost_frac=late.lost_frac if late else None,
+        straggler=StragglerReport(*late) if late else None,
         blame=tuple(_blame(row) for row in run.lateness.blame()),
         barriers=tuple(
             NameReport(row.name, row.num_waits, row.mean_wait_ns, row.worst_lateness_ns)
@@ -95,11 +90,7 @@ def render_barriers(report: BarriersReport) -> list[str]:
     if not report.waiting:
         lines.append("nobody waits at a barrier now")
     if report.straggler is not None:
-        how = "persistent" if report.is_persistent else "rotating"
-        lines.append(
-            f"rank {report.straggler} costs {units.percent(report.lost_frac)} of the "
-            f"last steps, {how} since step {units.count(report.since_step)}"
-        )
+        lines.append(straggler_words(report.straggler))
     lines += ["", *_render_blame(report)] if report.blame else []
     lines += ["", *_render_names(report)] if report.barriers else []
     return lines

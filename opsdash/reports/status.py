@@ -29,7 +29,9 @@ class StragglerReport(msgspec.Struct, frozen=True):
     lost_frac: float
     total_lost_frac: float
     is_persistent: bool
+    is_rotating: bool
     since_step: int
+    is_costly: bool
 
 
 class CheckpointBrief(msgspec.Struct, frozen=True):
@@ -117,17 +119,7 @@ def make_status(run: Run, now_mono_ns: int, now_ns: int) -> StatusReport:
         tokens_per_s=now.tokens_per_s,
         step_ns=now.step_ns,
         num_skipped=now.num_skipped,
-        straggler=(
-            StragglerReport(
-                late.rank,
-                late.lost_frac,
-                late.total_lost_frac,
-                late.is_persistent,
-                late.since_step,
-            )
-            if late
-            else None
-        ),
+        straggler=(StragglerReport(*late) if late else None),
         last_verified=_brief(verdict.last_verified, now_ns),
         newest_checkpoint=_brief(run.checkpoints.newest(), now_ns),
         steps_at_risk=verdict.steps_at_risk,
@@ -183,15 +175,20 @@ def _progress(report: StatusReport) -> list[tuple[str, str]]:
         found.append((unit, ", ".join(parts)))
     late = report.straggler
     if late is not None:
-        how = "persistent" if late.is_persistent else "rotating"
-        found.append(
-            (
-                "slowest",
-                f"rank {late.rank} costs {units.percent(late.lost_frac)}, {how} "
-                f"since step {units.count(late.since_step)}",
-            )
-        )
+        found.append(("slowest", straggler_words(late)))
     return found
+
+
+def straggler_words(late: StragglerReport) -> str:
+    """Return who is slowest and what that costs."""
+    lost = units.percent(late.lost_frac)
+    if late.is_persistent:
+        since = units.count(late.since_step)
+        return f"rank {late.rank} costs {lost}, persistent since step {since}"
+    total = units.percent(late.total_lost_frac)
+    if late.is_rotating:
+        return f"changing ranks cost {total}, rank {late.rank} most"
+    return f"nobody in particular: {total} is waited, rank {late.rank} most"
 
 
 def _saved(report: StatusReport) -> list[tuple[str, str]]:
