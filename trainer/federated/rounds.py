@@ -149,11 +149,16 @@ class Rounds:
         """The closed round could not be made durable: the federation ends."""
         return self._finish("error", detail)
 
-    def rebase(self, model_digest: str) -> None:
-        """Go on from another model. Between rounds only."""
+    def adopt(self, model_digest: str, now_ns: int) -> list[Effect]:
+        """Another model was committed as a round of its own, without members.
+
+        Raises:
+            ValueError: a round is open or being closed.
+        """
         if self.phase is not Phase.GATHERING:
             raise ValueError(f"the model cannot change while a round is {self.phase}")
-        self.model_digest = model_digest
+        self.last_round, self.model_digest = self.round_num, model_digest
+        return self.tick(now_ns)
 
     def pause(self) -> None:
         """Open no further round until `proceed`."""

@@ -369,7 +369,21 @@ def test_the_model_is_changed_between_rounds_only():
     machine, _ = begin("a", "b", "c")
 
     with pytest.raises(ValueError, match="while a round is open"):
-        machine.rebase("other")
+        machine.adopt("other", 5)
+
+
+def test_another_model_takes_the_number_of_a_round():
+    machine, _ = begin("a", "b", "c")
+    machine.pause()
+    for client in "abc":
+        machine.update(offer(client), 5)
+    machine.commit_done(1, "m1", 8)
+
+    adopted = machine.adopt("other", 9)
+    effects = machine.proceed(10)
+
+    assert adopted == []
+    assert effects == [Open(3, ("a", "b", "c"), "other", 10 + LIMIT_NS)]
 
 
 def test_rules_that_cannot_be_kept_are_refused():

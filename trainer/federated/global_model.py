@@ -1,0 +1,291 @@
+"""The server's model: averaged from updates, measured, and durable per round.
+
+A round is one transaction of the server's chunk store: the model, whose
+updates it was made of, the server's momentum, and the last acknowledged round
+of every client. What is returned has been committed; telemetry comes after.
+Called by one thread at a time.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase as Normalisation
+
+from agent.rundir.chunks.reader import ChunkStoreReader, StoreStats
+from agent.rundir.errors import UnreadableFileError
+from trainer.chunks.fit import match_names
+from trainer.chunks.restore import load_tensors
+from trainer.chunks.snapshot import model_tensors
+from trainer.chunks.split import FlatSplit, TensorSplit
+from trainer.chunks.store import ChunkStore, PutStats
+from trainer.federated.aggregate import (
+    Aggregate,
+    Pull,
+    ServerMomentum,
+    Update,
+    fedavg,
+    pulls,
+)
+from trainer.federated.config import FederatedConfig
+from trainer.federated.local import averaged_names
+from trainer.federated.problem import ServerData, make_model, measure
+from trainer.federated.transfer import Packed, pack
+
+_RECORD = "federated.ledger"
+_VELOCITY = "velocity"
+_UPDATES = "updates"
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What a restarted server has to know beside the tensors."""
+
+    run_id: str
+    round_num: int
+    acked: dict[str, int]
+    """Last round with this client among its members."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The global model on held-out examples."""
+
+    loss: float | None
+    accuracy_frac: float | None
+    buffers: str
+    """Whose normalisation statistics it used: `calibration`, `average`, `initial`,
+    or `none` where the model has no such."""
+    eval_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """A round that is durable."""
+
+    round_num: int
+    members: tuple[str, ...]
+    packed: Packed
+    measured: Measured | None
+    pulls: dict[str, Pull]
+    put: PutStats
+    stats: StoreStats
+
+
+class GlobalModel:
+    """The current model and the store that it is kept in."""
+
+    def __init__(
+        self, path: Path, *, run_id: str, config: FederatedConfig, data: ServerData
+    ) -> None:
+        """Open the store and go on from its last round, or begin.
+
+        Raises:
+            RunDirError: the store cannot be opened, or is another run's.
+        """
+        self._config = config
+        self._data = data
+        self._run_id = run_id
+        self._model = make_model(data.shape, config.seed)
+        self._kinds = model_tensors(self._model)
+        self.averaged = averaged_names(
+            self._kinds, average_buffers=config.average_buffers
+        )
+        self._tensors = _cloned(self._kinds.tensors)
+        self._velocity: dict[str, Tensor] = {}
+        self.round_num = 0
+        """Whose aggregate it is; 0: as initialised."""
+        self.acked: dict[str, int] = {}
+        """Last round with this client among its members, by key."""
+        self._store = ChunkStore.open(path)
+        try:
+            self._load()
+        except BaseException:
+            self._store.close()
+            raise
+        self.packed = self._pack(self._tensors)
+        """What clients get: averaged tensors only."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._store.close()
+
+    def advance(self, round_num: int, updates: Sequence[Update]) -> Committed:
+        """Average the updates and commit the outcome.
+
+        Raises:
+            RunDirError: it could not be stored; the model is as before.
+            ValueError: no update holds an example.
+        """
+        config = self._config
+        smoothing = None
+        if config.server_momentum or config.server_lr != 1:
+            smoothing = ServerMomentum(
+                momentum=config.server_momentum, lr=config.server_lr
+            )
+        result = fedavg(
+            self._tensors,
+            updates,
+            self.averaged,
+            momentum=smoothing,
+            velocity=self._velocity,
+        )
+        kept = {
+            update.client: {
+                "num_examples": update.num_examples,
+                "tensors": {name: update.tensors[name] for name in self.averaged},
+            }
+            for update in updates
+            if config.keep_updates
+        }
+        pulled = pulls(self._tensors, updates, self.averaged)
+        members = tuple(sorted(update.client for update in updates))
+        return self._commit(round_num, members, result, kept, pulled)
+
+    def adopt(
+        self,
+        round_num: int,
+        source: Path,
+        source_round: int,
+        *,
+        pattern: str | None = None,
+        mapping: Mapping[str, str] | None = None,
+    ) -> Committed:
+        """Go on from a stored round of any node, as a round without members.
+
+        Args:
+            round_num: The number that it gets here.
+            source: The store that holds the round.
+            source_round: Its number there.
+            pattern: Shell pattern of the tensors to take; None: all.
+            mapping: Names there that have another name here.
+
+        Raises:
+            RunDirError: it cannot be read, does not fit, or cannot be stored.
+        """
+        with ChunkStoreReader(source) as reader:
+            stored = load_tensors(reader, source_round, pattern)
+        changed = _cloned(self._tensors)
+        targets = set((mapping or {}).values())
+        wanted = {
+            name: tensor
+            for name, tensor in changed.items()
+            if pattern is None or name in targets or fnmatchcase(name, pattern)
+        }
+        for name, target in match_names(stored, wanted, mapping).items():
+            wanted[target].copy_(stored[name])
+        return self._commit(round_num, (), Aggregate(changed, {}), {}, {})
+
+    def _commit(
+        self,
+        round_num: int,
+        members: tuple[str, ...],
+        result: Aggregate,
+        kept: dict[str, Any],
+        pulled: dict[str, Pull],
+    ) -> Committed:
+        tensors, measured = self._measured(result.tensors)
+        acked = self.acked | dict.fromkeys(members, round_num)
+        record = _Record(run_id=self._run_id, round_num=round_num, acked=acked)
+        split = self._config.chunk_num
+        put = self._store.put_round(
+            round_num,
+            tensors,
+            buffers=self._kinds.buffers,
+            transient=self._kinds.transient,
+            optimizer=_beside(result.velocity, kept),
+            members=members,
+            state={_RECORD: msgspec.json.encode(record)},
+            keep_rounds=self._config.chunk_keep_rounds,
+            split=FlatSplit(split) if split else TensorSplit(),
+        )
+        self._tensors, self._velocity = tensors, result.velocity
+        self.round_num, self.acked = round_num, acked
+        self.packed = self._pack(tensors)
+        return Committed(
+            round_num=round_num,
+            members=members,
+            packed=self.packed,
+            measured=measured,
+            pulls=pulled,
+            put=put,
+            stats=self._store.stats(),
+        )
+
+    def _load(self) -> None:
+        data = self._store.get_state(_RECORD)
+        if data is None:
+            return
+        try:
+            record = msgspec.json.decode(data, type=_Record)
+        except msgspec.DecodeError as error:
+            raise UnreadableFileError(
+                f"`{self._store.path}` has no readable record: {error}"
+            ) from error
+        if record.run_id != self._run_id:
+            raise UnreadableFileError(
+                f"`{self._store.path}` belongs to run `{record.run_id}`"
+            )
+        self._tensors = self._store.get_round(record.round_num)
+        beside = self._store.get_optimizer(record.round_num) or {}
+        self._velocity = beside.get(_VELOCITY, {})
+        self.round_num, self.acked = record.round_num, record.acked
+
+    def _pack(self, tensors: Mapping[str, Tensor]) -> Packed:
+        averaged = {name: tensors[name] for name in self.averaged}
+        return pack(averaged, buffers=self._kinds.buffers & averaged.keys())
+
+    def _measured(
+        self, tensors: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Measured | None]:
+        """Return the tensors with buffers that fit them, and how good they are."""
+        began_ns = time.monotonic_ns()
+        own = model_tensors(self._model).tensors
+        with torch.no_grad():
+            for name, mine in own.items():
+                mine.copy_(tensors[name])
+        buffers = self._fit_buffers()
+        fitted = _cloned(own)
+        if self._data.held_out is None:
+            return fitted, None
+        loss, accuracy = measure(self._model, self._data.held_out)
+        return fitted, Measured(
+            loss=loss if loss - loss == 0 else None,
+            accuracy_frac=accuracy,
+            buffers=buffers,
+            eval_ns=time.monotonic_ns() - began_ns,
+        )
+
+    def _fit_buffers(self) -> str:
+        """Take normalisation statistics from the calibration examples."""
+        norms = [m for m in self._model.modules() if isinstance(m, Normalisation)]
+        if not norms:
+            return "none"
+        if self._config.average_buffers:
+            return "average"
+        if self._data.calibration is None:
+            return "initial"
+        for norm in norms:
+            norm.reset_running_stats()
+            # A mean over everything seen, not a moving one.
+            norm.momentum = None
+        self._model.train()
+        with torch.no_grad():
+            self._model(self._data.calibration.inputs)
+        self._model.eval()
+        return "calibration"
+
+
+def _beside(velocity: dict[str, Tensor], kept: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what is stored beside the model, where an optimizer would be."""
+    beside = {_VELOCITY: velocity, _UPDATES: kept}
+    return {name: value for name, value in beside.items() if value} or None
+
+
+def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,195 @@
+"""What the server tells the run directory, after it has happened.
+
+A thin layer over the agent: it knows which events a step of a federation is
+made of, and nothing of how the step was decided.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.rundir.events import (
+    ClientJoined,
+    ClientLost,
+    ClientUpdate,
+    RoundCommitted,
+    RoundStarted,
+    StoreStats,
+    UpdateRefused,
+)
+from agent.session import Agent
+from trainer.console import say
+from trainer.federated.global_model import Committed
+from trainer.federated.messages import Report
+from trainer.federated.terms import Abandon, Close, Open
+
+_SLACK_S = 60.0
+"""What averaging, measuring and storing may take before it looks stuck."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What the server knows of one member's update."""
+
+    report: Report
+    waited_ns: int
+    """From the round's opening until the update counted."""
+    transfer_ns: int
+    """From its description to its last chunk."""
+    num_bytes: int
+    """That travelled."""
+
+
+class ServerEvents:
+    """Writes the server's telemetry."""
+
+    def __init__(self, agent: Agent) -> None:
+        """Write through an attached agent."""
+        self.agent = agent
+
+    def gathering(self) -> None:
+        """Between rounds: too few clients, or paused."""
+        self.agent.phase("waiting")
+
+    def opened(self, effect: Open, now_ns: int) -> None:
+        """A round was opened."""
+        limit_ns = effect.deadline_ns - now_ns
+        self.agent.emitter.round_num = effect.round_num
+        self.agent.phase("training", limit_s=limit_ns / 1e9 + _SLACK_S)
+        self.agent.emit(
+            RoundStarted,
+            round_num=effect.round_num,
+            clients=effect.clients,
+            model_digest=effect.model_digest,
+            deadline_ns=limit_ns,
+        )
+
+    def closing(self) -> None:
+        """The round's updates are being averaged and stored."""
+        self.agent.phase("saving", limit_s=_SLACK_S)
+
+    def committed(
+        self, close: Close, done: Committed, given: Mapping[str, Contribution]
+    ) -> None:
+        """A round is durable; tell it whole."""
+        for client in done.members:
+            self._update(close.round_num, client, done, given[client])
+        measured = done.measured
+        self.agent.emit(
+            RoundCommitted,
+            round_num=close.round_num,
+            members=done.members,
+            num_selected=close.num_selected,
+            round_ns=time.monotonic_ns() - close.opened_ns,
+            model_digest=done.packed.digest,
+            loss=measured.loss if measured else None,
+            accuracy_frac=measured.accuracy_frac if measured else None,
+            reason=close.reason,
+        )
+        self._measured(done)
+        self._stored(done)
+        say(_line(close, done))
+
+    def adopted(self, done: Committed, began_ns: int) -> None:
+        """Another model became a round without members."""
+        self.agent.emit(
+            RoundCommitted,
+            round_num=done.round_num,
+            members=(),
+            num_selected=0,
+            round_ns=time.monotonic_ns() - began_ns,
+            model_digest=done.packed.digest,
+            loss=done.measured.loss if done.measured else None,
+            accuracy_frac=done.measured.accuracy_frac if done.measured else None,
+            reason="restored",
+        )
+        self._measured(done)
+        self._stored(done)
+
+    def abandoned(self, effect: Abandon, clients: Sequence[str]) -> None:
+        """A round ended without enough updates; these had come in vain."""
+        self.agent.phase("waiting")
+        for client in clients:
+            self.refused(client, effect.round_num, f"abandoned: {effect.reason}")
+
+    def joined(
+        self, client: str, session: str, last_round: int | None, *, is_return: bool
+    ) -> None:
+        """A client may be asked from now on."""
+        self.agent.emit(
+            ClientJoined,
+            client=client,
+            session=session,
+            last_round=last_round,
+            is_return=is_return,
+        )
+
+    def lost(self, client: str, session: str, reason: str) -> None:
+        """A client's session is over."""
+        self.agent.emit(ClientLost, client=client, session=session, reason=reason)
+
+    def refused(self, client: str, round_num: int, reason: str) -> None:
+        """An update does not count."""
+        self.agent.emit(
+            UpdateRefused, client=client, round_num=round_num, reason=reason
+        )
+
+    def _update(
+        self, round_num: int, client: str, done: Committed, given: Contribution
+    ) -> None:
+        pull, report = done.pulls[client], given.report
+        transfer_ns = given.transfer_ns + report.fetch_ns
+        queue_ns = given.waited_ns - report.compute_ns - transfer_ns
+        self.agent.emit(
+            ClientUpdate,
+            round_num=round_num,
+            client=client,
+            num_examples=report.num_examples,
+            loss=report.loss,
+            queue_ns=max(0, queue_ns),
+            compute_ns=report.compute_ns,
+            transfer_ns=transfer_ns,
+            num_bytes=given.num_bytes,
+            update_norm=pull.norm,
+            cosine=pull.cosine,
+            accuracy_frac=report.accuracy_frac,
+        )
+
+    def _measured(self, done: Committed) -> None:
+        measured = done.measured
+        if measured is not None:
+            self.agent.eval_done(
+                round_num=done.round_num,
+                loss=measured.loss,
+                eval_ns=measured.eval_ns,
+                accuracy_frac=measured.accuracy_frac,
+            )
+
+    def _stored(self, done: Committed) -> None:
+        put, stats = done.put, done.stats
+        self.agent.emit(
+            StoreStats,
+            round_num=done.round_num,
+            num_rounds=stats.num_rounds,
+            num_chunks=stats.num_unique_chunks,
+            new_chunks=put.num_new,
+            new_bytes=put.new_bytes,
+            shared_bytes=put.shared_bytes,
+            file_bytes=put.file_bytes,
+            put_ns=put.elapsed_ns,
+        )
+
+
+def _line(close: Close, done: Committed) -> str:
+    """Return a round as one line for whoever watches the server's output."""
+    parts = [
+        f"round {close.round_num}: {len(done.members)} of {close.num_selected} clients"
+    ]
+    measured = done.measured
+    if measured is not None and measured.loss is not None:
+        parts.append(f"loss {measured.loss:.4f}")
+    if measured is not None and measured.accuracy_frac is not None:
+        parts.append(
+            f"accuracy {measured.accuracy_frac:.1%} with {measured.buffers} buffers"
+        )
+    return ", ".join(parts)

@@ -1,0 +1,169 @@
+"""A model as a layout and chunks: what to send, what is still lacking.
+
+Chunks that arrived stay until the model is whole or another one is expected,
+so that a transfer that breaks goes on where it stopped. Every chunk is checked
+against its digest, and only chunks that the layout names are taken: a peer
+cannot make this side keep more than the model's size.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from agent.rundir.chunks.layout import RoundLayout
+from agent.rundir.chunks.payload import Payload
+from agent.rundir.chunks.records import ChunkSpec, TensorRow
+from agent.rundir.errors import RunDirError
+from trainer.chunks.cut import cut_round
+from trainer.chunks.snapshot import take_snapshot
+from trainer.chunks.split import Split, TensorSplit
+from trainer.chunks.tensors import byte_view, empty_tensor
+
+
+class ForeignModelError(RunDirError):
+    """A peer's model has other tensors than ours."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A model ready to be sent. It holds its own bytes: the tensors may change."""
+
+    layout: RoundLayout
+    digest: str
+    payloads: dict[str, Payload]
+    """By digest."""
+    nonfinite: tuple[str, ...]
+    """Tensors with a NaN or an infinity."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all chunks, each counted once."""
+        return sum(len(payload.data) for payload in self.payloads.values())
+
+
+def pack(
+    tensors: Mapping[str, Tensor],
+    *,
+    buffers: Collection[str] = (),
+    split: Split | None = None,
+) -> Packed:
+    """Cut a model into chunks and copy their bytes.
+
+    Raises:
+        TypeError: a tensor is not dense.
+    """
+    cut = cut_round(take_snapshot(tensors, buffers=buffers), split or TensorSplit())
+    dtypes = {chunk.digest: chunk.dtype for chunk in cut.layout.chunks}
+    payloads = {
+        digest: Payload(digest, dtypes[digest], b"".join(pieces))
+        for digest, pieces in cut.pieces.items()
+    }
+    return Packed(cut.layout, cut.layout.digest(), payloads, cut.nonfinite)
+
+
+@dataclass
+class Parcel:
+    """A model that is being received."""
+
+    layout: RoundLayout
+    _specs: dict[str, ChunkSpec] = field(init=False)
+    _payloads: dict[str, Payload] = field(init=False, default_factory=dict)
+    num_received_bytes: int = 0
+    """Of chunks that came over the wire, not of those that were here."""
+
+    def __post_init__(self) -> None:
+        self._specs = {chunk.digest: chunk for chunk in self.layout.chunks}
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Digests still to be fetched, in the layout's order."""
+        return tuple(digest for digest in self._specs if digest not in self._payloads)
+
+    @property
+    def payloads(self) -> Mapping[str, Payload]:
+        """What is here, by digest."""
+        return self._payloads
+
+    def reuse(self, known: Mapping[str, Payload]) -> None:
+        """Take over chunks that are here already; they were checked before."""
+        for digest in self.lacking:
+            if digest in known:
+                self._payloads[digest] = known[digest]
+
+    def receive(self, payload: Payload) -> bool:
+        """Take a chunk from a peer; False: not asked for, or here already.
+
+        Raises:
+            ForeignModelError: its bytes do not have its digest.
+        """
+        spec = self._specs.get(payload.digest)
+        if spec is None or payload.digest in self._payloads:
+            return False
+        is_described = (payload.dtype, len(payload.data)) == (
+            spec.dtype,
+            spec.size_bytes,
+        )
+        if not is_described or not payload.is_sound():
+            raise ForeignModelError(
+                f"chunk `{payload.digest[:12]}` was received with other bytes"
+            )
+        self._payloads[payload.digest] = payload
+        self.num_received_bytes += len(payload.data)
+        return True
+
+    def unpack(self) -> dict[str, Tensor]:
+        """Return the tensors, once nothing is lacking; tied ones share memory."""
+        assert not self.lacking, "chunks are lacking"
+        rows = {row.name: row for row in self.layout.tensors}
+        own = {
+            name: empty_tensor(row)
+            for name, row in rows.items()
+            if row.alias_of is None
+        }
+        views = {name: byte_view(tensor) for name, tensor in own.items()}
+        for spec in self.layout.chunks:
+            _fill(views, rows, spec, self._payloads[spec.digest].data)
+        return {name: own[row.alias_of or name] for name, row in rows.items()}
+
+
+def check_same_tensors(expected: RoundLayout, found: RoundLayout) -> None:
+    """Make sure that a peer describes the model that was agreed on.
+
+    Checked before any memory is asked for.
+
+    Raises:
+        ForeignModelError: naming the first tensor that differs.
+    """
+    mine, theirs = _shapes(expected), _shapes(found)
+    for name in sorted(mine.keys() | theirs.keys()):
+        if mine.get(name) != theirs.get(name):
+            raise ForeignModelError(
+                f"tensor `{name}` is {_told(theirs.get(name))}, "
+                f"expected {_told(mine.get(name))}"
+            )
+
+
+_Shape = tuple[str, tuple[int, ...], str | None]
+
+
+def _shapes(layout: RoundLayout) -> dict[str, _Shape]:
+    return {row.name: (row.dtype, row.shape, row.alias_of) for row in layout.tensors}
+
+
+def _told(shape: _Shape | None) -> str:
+    return "not there" if shape is None else f"{shape[0]} {list(shape[1])}"
+
+
+def _fill(
+    views: Mapping[str, memoryview],
+    rows: Mapping[str, TensorRow],
+    spec: ChunkSpec,
+    data: bytes,
+) -> None:
+    at = 0
+    for part in spec.parts:
+        item_bytes = rows[part.name].item_bytes
+        start, end = part.flat_start * item_bytes, part.flat_end * item_bytes
+        views[part.name][start:end] = data[at : at + end - start]
+        at += end - start
