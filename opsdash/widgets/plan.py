@@ -56,7 +56,7 @@ class PlanDialog(ModalScreen[bool]):
             height: auto;
             max-height: 100%;
             background: $background;
-            scrollbar-size-vertical: 1;
+            scrollbar-size: 0 0;
         }
         #answer { height: auto; dock: bottom; background: $background; }
         & > .-ascii { border: ascii $primary; }
@@ -101,6 +101,12 @@ class PlanDialog(ModalScreen[bool]):
                     yield self._name_input()
                 yield _Words([Span(self._hint(), "dim")], id="hint")
 
+    def on_mount(self) -> None:
+        """Say when there is more than the screen shows, until it was seen."""
+        scroll = self.query_one(VerticalScroll)
+        self.watch(scroll, "scroll_y", self._see_end, init=False)
+        self.call_after_refresh(self._say_if_longer)
+
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Confirm if the name is right."""
         event.stop()
@@ -132,16 +138,28 @@ class PlanDialog(ModalScreen[bool]):
     def _is_read(self) -> bool:
         """Whether the end of the plan was in sight; if not, show more of it."""
         scroll = self.query_one(VerticalScroll)
-        self._end_seen |= scroll.scroll_y >= scroll.max_scroll_y
-        if not self._end_seen:
-            scroll.scroll_page_down(animate=False)
-            self._say("the plan goes on: read it to its end")
-        return self._end_seen
+        if self._end_seen or not scroll.max_scroll_y:
+            return True
+        scroll.scroll_page_down(animate=False)
+        self._say("the plan goes on: read it to its end")
+        return False
+
+    def _see_end(self, scroll_y: float) -> None:
+        if (
+            not self._end_seen
+            and scroll_y >= self.query_one(VerticalScroll).max_scroll_y
+        ):
+            self._end_seen = True
+            self._say(self._hint())
 
     def _name_input(self) -> Input:
         name = Input(compact=True, select_on_focus=False, max_length=200)
         name.cursor_blink = False  # a blink is two repaints a second, over ssh
         return name
+
+    def _say_if_longer(self) -> None:
+        if self.query_one(VerticalScroll).max_scroll_y:
+            self._say("the plan goes on: down reads on")
 
     def _hint(self) -> str:
         copy = "ctrl+y copies" if self.plan.confirm_name else "c copies"
