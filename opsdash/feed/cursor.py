@@ -45,6 +45,10 @@ class Cursor:
     """Its end was reached once: what comes now is written while we watch."""
     problem: str | None = None
     """Why it cannot be read now."""
+    last_time_ns: int | None = None
+    """Writer's wall clock in the newest line that was read; None: none was."""
+    span_ns: int = 0
+    """From the first to the last line of the newest piece."""
     tail: Tail = field(init=False)
     _size: int = 0
     _torn_size: int = -1
@@ -123,6 +127,9 @@ class Cursor:
             else:
                 good.append((event, place))
         num_newer = sum(line.is_newer_kind for line, _ in bad)
+        if good:
+            self.last_time_ns = good[-1][0].time_ns
+            self.span_ns = max(0, self.last_time_ns - good[0][0].time_ns)
         return Lines(
             origin=self._origin(good[-1][0].mono_ns if good else 0, clocks),
             offsets=tuple(place for _, place in good),

@@ -1,9 +1,11 @@
 """Every telemetry file of a run, found and read in pieces that keep step.
 
-Files of an attempt are read in turns, a piece each, so that ranks advance
-together and a barrier's arrivals meet. Attempts are read oldest first.
+Files of an attempt are read in turns, a piece each, and who is a piece ahead of
+the slowest waits: ranks advance together, so that a barrier's arrivals meet.
+Attempts are read oldest first.
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -83,6 +85,7 @@ class Telemetry:
         found: list[Lines] = []
         behind: set[tuple[int, str]] = set()
         busy_attempt: int | None = None
+        horizon_ns = self._horizon_ns()
         for cursor in self._cursors.values():
             if busy_attempt is not None and cursor.attempt > busy_attempt:
                 break
@@ -90,12 +93,30 @@ class Telemetry:
             # A process's next segment waits until the one before is read.
             if process in behind or (self._is_settled(cursor) and not with_old):
                 continue
-            if cursor.look() and (lines := cursor.read(clocks)) is not None:
-                found.append(lines)
+            is_ahead = (cursor.last_time_ns or 0) > horizon_ns and cursor.backlog > 0
+            if not is_ahead and cursor.look():
+                lines = cursor.read(clocks)
+                found += [] if lines is None else [lines]
             if cursor.backlog:
                 behind.add(process)
                 busy_attempt = cursor.attempt
         return found
+
+    def _horizon_ns(self) -> float:
+        """Return how far history may be read: a piece past the slowest file.
+
+        Wall clocks of hosts differ by less than that matters here.
+        """
+        if not self.backlog_bytes:
+            return math.inf
+        behind = [cursor for cursor in self._cursors.values() if cursor.backlog]
+        oldest = min((cursor.attempt for cursor in behind), default=0)
+        known = [
+            cursor.last_time_ns + cursor.span_ns
+            for cursor in behind
+            if cursor.attempt == oldest and cursor.last_time_ns is not None
+        ]
+        return min(known, default=math.inf)
 
     def _find_problems(self, clocks: Clocks) -> tuple[Problem, ...]:
         found = list(self._problems.values())
