@@ -22,7 +22,7 @@ from trainer.distributed.world import World, joined
 
 HANG_S = 60.0
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed", "trainer.ddp"])
+_context.set_forkserver_preload(["torch._dynamo", "trainer.ddp"])
 
 
 @dataclass(frozen=True)

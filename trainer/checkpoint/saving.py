@@ -4,6 +4,7 @@ Nobody waits inside a collective while the disk works. Every rank learns how the
 save ended; an error on rank 0 is the same error on all of them.
 """
 
+import functools
 import platform
 import time
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ class Saver:
                 saved = capture(state, rng)
                 facts = self._facts(state, saved, reason, metrics or {})
                 if label_step is not None:
+                    saved["progress"]["step"] = completed
+                    saved["label_step"] = label_step
                     facts = msgspec.structs.replace(
                         facts, step=completed, label_step=label_step
                     )
@@ -108,8 +111,13 @@ class Saver:
             rng = gather_rng(self.world, capture_rng(self.world.device))
         self.is_saving = True
         if self.world.is_main:
-            saved = snapshot(capture(state, rng))
-            facts = self._facts(state, saved, reason, metrics or {})
+            try:
+                saved = snapshot(capture(state, rng))
+                facts = self._facts(state, saved, reason, metrics or {})
+            except (MemoryError, RuntimeError) as error:
+                # Told by `finish_save`: here the other ranks would not hear it.
+                self._background = Background(functools.partial(_fail, error))
+                return
             self._background = Background(lambda: self._publish(saved, facts))
 
     @property
@@ -185,3 +193,7 @@ class Saver:
             torch_version=str(torch.__version__),
             python_version=platform.python_version(),
         )
+
+
+def _fail(error: Exception) -> str:
+    raise error

@@ -18,7 +18,7 @@ from trainer.optim.ema import WeightAverage, without_prefix
 
 STATE_SCHEMA = 1
 
-PARTS = ("model", "optimizer", "scheduler", "scaler", "ema", "progress", "rng")
+PARTS = ("model", "optimizer", "scheduler", "scaler", "average", "progress", "rng")
 """Keys of the saved state, in the order in which they are loaded."""
 
 
@@ -104,7 +104,7 @@ def capture(state: TrainState, rng: list[dict[str, Tensor]]) -> dict[str, Any]:
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.rates.state_dict(),
         "scaler": state.scaler.state_dict(),
-        "ema": None if average is None else average.state_dict(),
+        "average": None if average is None else average.state_dict(),
         "progress": state.progress.state_dict(),
         "rng": rng,
     }
@@ -140,7 +140,7 @@ def restore(
     state.rates.load_state_dict(saved["scheduler"])
     if saved["scaler"] and state.scaler.is_enabled():
         state.scaler.load_state_dict(saved["scaler"])
-    remarks += _restore_average(saved.get("ema"), state)
+    remarks += _restore_average(saved.get("average"), state)
     state.progress.load_state_dict(saved["progress"])
     remarks += _restore_own_rng(saved["rng"], state, world, seed)
     return remarks
@@ -159,18 +159,39 @@ def restore_weights(saved: dict[str, Any], state: TrainState) -> None:
         group["lr"] = rate
     if saved["scaler"] and state.scaler.is_enabled():
         state.scaler.load_state_dict(saved["scaler"])
-    _restore_average(saved.get("ema"), state)
+    _restore_average(saved.get("average"), state)
 
 
-def snapshot(saved: Any) -> Any:  # noqa: ANN401 - any saved type
-    """Return a copy of a state in the CPU's memory, which training cannot change."""
+def snapshot(saved: Any, copies: dict[int, torch.UntypedStorage] | None = None) -> Any:  # noqa: ANN401 - any saved type
+    """Return a copy of a state in the CPU's memory, which training cannot change.
+
+    Args:
+        saved: From `capture`.
+        copies: Storages that are copied already, so that tensors that share one
+            share its copy; None: none are.
+    """
+    copies = {} if copies is None else copies
     if isinstance(saved, Tensor):
-        return saved.detach().cpu().clone()
+        return _copy(saved.detach(), copies)
     if isinstance(saved, dict):
-        return type(saved)((key, snapshot(value)) for key, value in saved.items())
+        items = ((key, snapshot(value, copies)) for key, value in saved.items())
+        return type(saved)(items)
     if isinstance(saved, list | tuple):
-        return type(saved)(snapshot(value) for value in saved)
+        return type(saved)(snapshot(value, copies) for value in saved)
     return saved
+
+
+def _copy(tensor: Tensor, copies: dict[int, torch.UntypedStorage]) -> Tensor:
+    storage = tensor.untyped_storage()
+    key = storage._cdata  # noqa: SLF001 - torch.save's own key
+    if key not in copies:
+        as_bytes = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+        whole = as_bytes.set_(storage)
+        copies[key] = whole.to("cpu", copy=True).untyped_storage()
+    empty = torch.empty(0, dtype=tensor.dtype)
+    return empty.set_(
+        copies[key], tensor.storage_offset(), tensor.size(), tensor.stride()
+    )
 
 
 def _restore_average(saved: dict[str, Any] | None, state: TrainState) -> list[str]:
