@@ -47,7 +47,7 @@ def make_state(seed=0, *, with_average=True, width=3):
         progress=Progress(best=BestLoss()),
     )
     for step in range(1, 4):
-        model(torch.randn(5, 4)).sum().backward()
+        model(torch.randn(5, 4)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
         if state.average is not None:

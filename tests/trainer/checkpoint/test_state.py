@@ -99,7 +99,7 @@ def train_on(state):
 
 PIECES = {
     "model": lambda s: s.model[0].weight.data.add_(1e-7),
-    "optimizer": lambda s: s.optimizer.state[s.model[0].weight]["exp_avg"].neg_(),
+    "optimizer": lambda s: s.optimizer.state[s.model[0].weight]["exp_avg"].add_(1.0),
     "scheduler": lambda s: setattr(s.rates, "step", 9),
     "average": lambda s: s.average.model[0].weight.add_(1e-7),
     "progress": lambda s: setattr(s.progress, "offset", 14),
