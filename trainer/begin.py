@@ -7,6 +7,7 @@ and told once an agent is there.
 """
 
 import contextlib
+import dataclasses
 import os
 import platform
 import sys
@@ -118,12 +119,10 @@ def resume_command(run_dir: Path, config: TrainConfig, world: World) -> list[str
     """Return the command that starts the next attempt, with absolute paths.
 
     Everything that is not a default is a flag, also what came from the
-    environment or from a file.
+    environment or from a file; what was meant for one start only is left out.
     """
-    plain = [f for f in as_flags(config) if f not in ("--new-attempt",)]
-    if "--resume" in plain:
-        place = plain.index("--resume")
-        del plain[place : place + 2]
+    lasting = dataclasses.replace(config, resume="auto", new_attempt=False, die_at=0)
+    plain = as_flags(lasting)
     nodes = []
     if world.num_nodes > 1:
         nodes = ["--nnodes", str(world.num_nodes), "--node-rank", "0"]

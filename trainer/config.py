@@ -265,6 +265,12 @@ class TrainConfig:
         "after loading, compare every piece of state with the checkpoint, bitwise",
         default=False,
     )
+    die_at: int = _starting(
+        "step after which every rank kills itself, for drills and proofs; 0: none",
+        default=0,
+        unit="step",
+        ge=0,
+    )
 
     backend: Literal["auto", "gloo", "nccl"] = _processes(
         "of gradients; auto: nccl on CUDA, else gloo", default="auto"

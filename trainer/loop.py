@@ -6,6 +6,8 @@ end at the same step.
 """
 
 import math
+import os
+import signal
 import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -113,6 +115,8 @@ class Loop:
                 result = self.stepper.step(plan, batches, self._wants())
             self._account(plan, result)
             self._look_around(result)
+            if self.config.die_at and progress.step >= self.config.die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
             if self._ending or progress.step >= self.num_steps:
                 return
         # Before anything is saved: the next epoch's start is a position too.

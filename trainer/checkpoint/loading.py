@@ -16,7 +16,7 @@ from trainer.checkpoint.describe import OptimizerMismatchError, check_optimizer
 from trainer.checkpoint.initial import fetch, load_weights
 from trainer.checkpoint.load import Decision, Loaded, load_decided
 from trainer.checkpoint.rollback import supersede_above
-from trainer.checkpoint.state import TrainState, restore
+from trainer.checkpoint.state import TrainState, restore, snapshot
 from trainer.config import TrainConfig
 from trainer.distributed.verdict import from_main, verdict
 from trainer.distributed.world import World
@@ -89,14 +89,16 @@ def load_together(
     ):
         loaded = load_decided(run, decision, view_limit_s=config.view_limit_s)
         keeps = _keeps_optimizer(loaded, state, agent, config)
+        # The optimizer takes the loaded tensors themselves: compare with a copy.
+        untouched = snapshot(loaded.state) if config.check_resume else None
         remarks = restore(
             loaded.state, state, world, seed=config.seed, with_optimizer=keeps
         )
+        if untouched is not None:
+            require_equal(untouched, state, world)
         # A static graph's early save is labelled with a step that was not done.
         state.progress.step = decision.step
         state.rates.settle(decision.step)
-        if config.check_resume:
-            require_equal(loaded.state, state, world)
     agent.begin_at(decision.step)
     agent.emit(
         CheckpointLoaded,

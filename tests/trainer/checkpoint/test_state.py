@@ -1,5 +1,6 @@
 """What a checkpoint holds goes back into a trainer, bit for bit."""
 
+import copy
 import io
 import random
 
@@ -111,7 +112,7 @@ PIECES = {
 def test_a_piece_that_is_missing_after_a_resume_is_named(piece):
     saved = saved_and_loaded(payload(make_state(seed=1)))
     state = make_state(seed=2)
-    restore(saved, state, World(), seed=0)
+    restore(copy.deepcopy(saved), state, World(), seed=0)
 
     with torch.no_grad():
         PIECES[piece](state)
@@ -173,22 +174,22 @@ def test_only_the_weights_go_back_when_a_stage_is_repeated():
 def test_a_snapshot_does_not_change_when_training_goes_on():
     state = make_state()
     before = saved_and_loaded(payload(state))
-    copy = snapshot(capture(state, before["rng"]))
+    taken = snapshot(capture(state, before["rng"]))
 
     train_on(state)
 
-    assert differences(before, copy) == []
+    assert differences(before, taken) == []
 
 
 def test_a_snapshot_keeps_what_is_shared_shared():
     weight = torch.arange(12.0).reshape(3, 4)
 
-    copy = snapshot({"one": weight, "other": weight.t(), "part": weight[1]})
+    taken = snapshot({"one": weight, "other": weight.t(), "part": weight[1]})
 
-    storages = {t.untyped_storage().data_ptr() for t in copy.values()}
+    storages = {t.untyped_storage().data_ptr() for t in taken.values()}
     assert len(storages) == 1
     assert storages != {weight.untyped_storage().data_ptr()}
-    assert copy["other"].tolist() == weight.t().tolist()
+    assert taken["other"].tolist() == weight.t().tolist()
 
 
 def draws():
