@@ -5,12 +5,23 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 
 from agent.emitter import Emitter
-from agent.rundir.events import Heartbeat, StepDone, decode_lines
+from agent.rundir.events import (
+    AnyEvent,
+    Heartbeat,
+    StepDone,
+    decode,
+    decode_lines,
+    encode,
+)
+from agent.rundir.stamps import Stamps
 
 ROOT = Path(__file__).parent.parent.parent
 STARTED = {
@@ -23,6 +34,19 @@ STARTED = {
     "pid": 1,
     "pid_start": 2,
 }
+SAMPLES = {
+    int: 1,
+    float: 0.5,
+    bool: True,
+    str: "x",
+    float | None: None,
+    int | None: None,
+    str | None: None,
+    dict[str, float | None]: {},
+    tuple[int, ...]: (1,),
+    tuple[str, ...]: ("x",),
+}
+"""A value for each type that a required field has."""
 
 
 def lines(path: Path) -> list[dict]:
@@ -114,6 +138,106 @@ def test_a_fifo_without_a_reader_does_not_block(tmp_path):
 
     assert emitter.num_dropped > 0
     emitter.close()
+
+
+def test_a_stamped_event_is_written_like_an_emitted_one(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-3", rank=3)
+    emitter.emit(StepDone, step=1, loss=0.5)
+
+    assert emitter.put(emitter.stamped(StepDone)(step=1, loss=0.5))
+
+    one, two = decode_lines((tmp_path / "x.jsonl").read_bytes())
+    clocks = {"seq": 1, "time_ns": two.time_ns, "mono_ns": two.mono_ns}
+    assert msgspec.structs.replace(one, **clocks) == two
+
+
+@pytest.mark.parametrize("event_type", get_args(AnyEvent))
+def test_every_kind_can_be_stamped_and_is_read_back(event_type):
+    fields = {
+        field.name: SAMPLES[field.type]
+        for field in msgspec.structs.fields(event_type)
+        if field.required and field.name not in ("time_ns", "mono_ns", "node")
+    }
+
+    event = Stamps(node="server", rank=None)[event_type](**fields)
+
+    found = decode(encode(event))
+    assert type(found) is event_type
+    assert isinstance(event, event_type)
+    assert (found.node, found.rank, found.seq) == ("server", None, 0)
+
+
+def test_a_federated_node_has_no_rank_and_its_round_is_filled_in(tmp_path):
+    emitter = Emitter(tmp_path / "client-1.jsonl", node="client-1", rank=None)
+    emitter.round_num = 4
+
+    emitter.emit(StepDone, loss=0.5)
+    emitter.emit(StepDone, loss=0.5, round_num=5)
+
+    first, second = lines(tmp_path / "client-1.jsonl")
+    assert first["node"] == "client-1"
+    assert "rank" not in first
+    assert (first["round_num"], second["round_num"]) == (4, 5)
+
+
+def test_a_full_segment_is_followed_by_one_that_says_whose_it_is(tmp_path):
+    path = tmp_path / "x.jsonl"
+    emitter = Emitter(path, node="rank-0", rank=0, segment_bytes=1000)
+    emitter.begin(**STARTED)
+    for step in range(20):
+        emitter.emit(StepDone, step=step)
+
+    emitter.tend()
+    emitter.emit(StepDone, step=20)
+    emitter.tend()
+
+    head, step = lines(tmp_path / "x.s0002.jsonl")
+    assert head | STARTED == head
+    assert (head["kind"], head["segment"]) == ("run_started", 2)
+    assert (head["seq"], step["seq"], step["step"]) == (21, 22, 20)
+    assert head["mono_ns"] > lines(path)[-1]["mono_ns"]
+    both = (path, tmp_path / "x.s0002.jsonl")
+    assert emitter.num_bytes == sum(p.stat().st_size for p in both)
+
+
+def test_a_process_that_comes_back_goes_on_in_the_newest_segment(tmp_path):
+    (tmp_path / "client-1.jsonl").write_bytes(b"")
+    (tmp_path / "client-1.s0003.jsonl").write_bytes(b'{"torn":')
+    (tmp_path / "client-10.s0009.jsonl").write_bytes(b"")
+
+    emitter = Emitter(tmp_path / "client-1.jsonl", node="client-1", rank=None)
+    emitter.begin(**STARTED)
+
+    torn, whole = (tmp_path / "client-1.s0003.jsonl").read_bytes().splitlines()
+    assert torn == b'{"torn":'
+    assert json.loads(whole)["segment"] == 3
+
+
+def test_a_file_whose_name_is_not_telemetrys_is_a_mistake(tmp_path):
+    with pytest.raises(ValueError, match="not the name of a telemetry file"):
+        Emitter(tmp_path / "log.txt", node="rank-0", rank=0)
+
+
+def test_an_emitter_that_is_off_swallows_everything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    emitter = Emitter(None, node="off", rank=None)
+
+    assert not emitter.emit(StepDone, loss=1.0)
+    assert not emitter.put(emitter.stamped(StepDone)(loss=1.0))
+    emitter.tend()
+    emitter.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_emitting_cost_is_counted(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+    began = time.monotonic_ns()
+
+    for _ in range(100):
+        emitter.emit(StepDone, loss=1.0)
+
+    assert 0 < emitter.busy_ns <= time.monotonic_ns() - began
 
 
 def test_after_a_removed_file_the_next_segment_begins(tmp_path):
