@@ -2,9 +2,13 @@ import itertools
 
 import pytest
 from textual.color import Color
+from textual.containers import VerticalScroll
+from textual.scrollbar import ScrollBar
 
 from opsdash.glyphs import ASCII, UNICODE
-from opsdash.theme import THEMES, appearance
+from opsdash.theme import THEMES, PlainScrollBar, appearance
+from opsdash.widgets.facts import Fact, Facts
+from tests.screen_text import screen_text
 from tests.widget_app import WidgetApp
 
 TRUE = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
@@ -79,6 +83,23 @@ async def test_an_app_takes_every_theme(name):
         await pilot.pause()
 
         assert app.current_theme.name == name
+
+
+async def test_a_plain_scroll_bar_has_no_block_glyphs(monkeypatch):
+    monkeypatch.setattr(ScrollBar, "renderer", PlainScrollBar)
+
+    class Scrolling(WidgetApp):
+        def compose(self):
+            with VerticalScroll():
+                yield Facts([Fact("label", str(line)) for line in range(37)])
+
+    app = Scrolling()
+
+    async with app.run_test(size=(20, 10)) as pilot:
+        await pilot.press("down", "down")
+        await pilot.pause()
+
+        assert screen_text(app).isascii()
 
 
 @pytest.mark.parametrize("eyes", SEEN_BY)
