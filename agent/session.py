@@ -334,7 +334,7 @@ class Agent:
             if self._inbox is not None:
                 self._inbox.prepare()
         except (OSError, RunDirError) as error:
-            self.emitter.problem = str(error)
+            self.emitter.drop(str(error))
         self._pulse = Pulse(self.emitter, heartbeat_s)
         add_duties(
             self._pulse,

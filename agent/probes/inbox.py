@@ -160,7 +160,7 @@ class Inbox:
         try:
             self._write_outcome(outcome)
         except OSError as failure:
-            self._emitter.problem = f"request `{request.id}`: {failure}"
+            self._emitter.drop(f"request `{request.id}`: {failure}")
         self._emitter.emit(
             RequestDone, request=request.id, request_kind=request.kind, error=error
         )

@@ -40,7 +40,7 @@ class Obedience:
             try:
                 self._inbox.accept(kinds)
             except OSError as error:
-                self._emitter.problem = f"requests: {error}"
+                self._emitter.drop(f"requests: {error}")
 
     def head(self) -> PendingRequest | None:
         """Return the oldest request that waits; a local read."""

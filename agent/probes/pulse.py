@@ -1,8 +1,8 @@
 """The agent's own thread: a beat every second, and small duties beside it.
 
 A stuck main thread is seen to be stuck because this one goes on. Each duty is
-called so many ticks apart and has to return soon; one that fails is told with
-the next event and called again, because nothing here may end training.
+called so many ticks apart and has to return soon; one that fails is told once
+and called again, because nothing here may end training.
 """
 
 import threading
@@ -40,6 +40,8 @@ class Pulse:
         self.period_s = period_s
         self._emitter = emitter
         self._duties: list[Duty] = []
+        self._told: dict[str, str] = {}
+        """By duty: how it failed when that was told last."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -77,5 +79,9 @@ class Pulse:
     def _do(self, duty: Duty) -> None:
         try:
             duty.look()
+            self._told.pop(duty.name, None)
         except Exception as error:  # noqa: BLE001 - a duty must never end training
-            self._emitter.problem = f"{duty.name}: {type(error).__name__}: {error}"
+            reason = f"{duty.name}: {type(error).__name__}: {error}"
+            if self._told.get(duty.name) != reason:
+                self._told[duty.name] = reason
+                self._emitter.drop(reason)

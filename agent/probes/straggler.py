@@ -24,7 +24,7 @@ from agent.rundir.events import (
 )
 from agent.rundir.lateness import LatenessFold, Passage
 from agent.rundir.layout import RunDir, rank_stem
-from agent.rundir.stragglers import WINDOW_STEPS, StragglerFold, Verdict
+from agent.rundir.stragglers import MIN_STEPS, StragglerFold, Verdict
 from agent.rundir.tail import Tail
 
 _MAX_FRAC = 0.002
@@ -99,29 +99,23 @@ class StragglerWatch:
         if time.monotonic() < self._not_before_s:
             return
         began = time.thread_time()
-        has_changed = False
         for rank, follower in self._followers.items():
             for event in follower.read():
-                has_changed |= self._observe(rank, event)
-        if has_changed:
+                self._observe(rank, event)
+        if self._folds:
             self._tell()
         cost_s = time.thread_time() - began
         self._not_before_s = time.monotonic() + cost_s / _MAX_FRAC
 
-    def _observe(self, rank: int, event: AnyEvent) -> bool:
-        """Take in one event; whether it changed a verdict."""
+    def _observe(self, rank: int, event: AnyEvent) -> None:
         match event:
             case RunStarted():
                 self._meet(rank, event)
             case StepDone() if event.step is not None and self._waits is not None:
-                return self._observe_step(rank, event.step, event)
+                self._observe_step(rank, event.step, event)
             case CollectivesSampled() if self._starts is not None:
-                changes = [
+                for s in self._starts.observe(rank, event):
                     self._fold(event.group, s.step, [s.lateness_ns], s.step_ns)
-                    for s in self._starts.observe(rank, event)
-                ]
-                return any(changes)
-        return False
 
     def _meet(self, rank: int, event: RunStarted) -> None:
         self._hosts[rank] = f"{event.host}/{event.boot_id}"
@@ -129,7 +123,7 @@ class StragglerWatch:
             self._waits = LatenessFold(self._hosts)
             self._starts = CollectiveFold(self._hosts, self._waits.alignment)
 
-    def _observe_step(self, rank: int, number: int, event: StepDone) -> bool:
+    def _observe_step(self, rank: int, number: int, event: StepDone) -> None:
         assert self._waits is not None
         step = self._steps.setdefault(number, _Step())
         step.ranks.add(rank)
@@ -142,17 +136,16 @@ class StragglerWatch:
         if len(step.ranks) < len(self._followers):
             if len(self._steps) > _MAX_OPEN_STEPS:
                 self._steps.popitem(last=False)
-            return False
+            return
         del self._steps[number]
-        return self._fold(_WAITS, number, step.lateness_ns, step.step_ns)
+        self._fold(_WAITS, number, step.lateness_ns, step.step_ns)
 
     def _fold(
         self, source: str, step: int, lateness_ns: list[dict[int, int]], step_ns: int
-    ) -> bool:
-        if source not in self._folds and len(self._folds) > _MAX_GROUPS:
-            return False
-        fold = self._folds.setdefault(source, StragglerFold())
-        return fold.observe(step, lateness_ns, step_ns) is not None
+    ) -> None:
+        if source in self._folds or len(self._folds) <= _MAX_GROUPS:
+            fold = self._folds.setdefault(source, StragglerFold())
+            fold.observe(step, lateness_ns, step_ns)
 
     def _tell(self) -> None:
         """Tell the worst verdict, if it is another one than before."""
@@ -183,7 +176,7 @@ class StragglerWatch:
             if source != _WAITS
             and (
                 waits.verdict.straggler is None
-                or fold.newest_step >= newest - WINDOW_STEPS
+                or fold.newest_step >= newest - MIN_STEPS
             )
         ]
         return max(

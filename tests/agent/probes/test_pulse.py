@@ -26,7 +26,7 @@ def test_duties_are_called_at_their_own_rhythm():
     assert [tick for tick in seen if tick < 0] == [-5]
 
 
-def test_a_duty_that_fails_is_told_and_the_others_go_on(tmp_path):
+def test_a_duty_that_fails_is_told_once_and_called_again(tmp_path):
     emitter = Emitter(tmp_path / "x.jsonl", node="x", rank=None)
     done = threading.Event()
     calls = []
@@ -43,6 +43,7 @@ def test_a_duty_that_fails_is_told_and_the_others_go_on(tmp_path):
     pulse.stop()
 
     assert emitter.problem == "fails: OSError: the disk is gone"
+    assert emitter.num_dropped == 1
 
 
 def test_some_duties_are_called_once_more_at_the_end():
