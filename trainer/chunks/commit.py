@@ -128,9 +128,6 @@ def _rounds_to_drop(conn: sqlite3.Connection, new: NewRound) -> list[int]:
     if new.keep_rounds is None:
         return []
     # The new round has no row yet, and is one of those to keep.
-    if new.keep_rounds == 1:
-        rows = conn.execute("SELECT round_num FROM rounds ORDER BY round_num")
-        return [int(row[0]) for row in rows]
     return rounds_beyond(conn, new.keep_rounds - 1)
 
 

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlite_utils import Database
+
 from agent.rundir.chunks.errors import StoreFullError, translated
+from agent.rundir.chunks.schema import PAGE_BYTES
 from trainer.chunks.database import (
     count_pages,
     drop_ballast,
@@ -30,6 +33,10 @@ _STEP_CHUNKS = 8
 _FREE_FRAC = 0.05
 """Share of free pages above which the file is shrunk after a round."""
 
+_WASTE_RATIO = 1.1
+_NUM_TREES = 16
+"""Tables and indexes, each of one page at least."""
+
 _ORPHANS = """SELECT chunk_hash FROM chunk_data d
     WHERE NOT EXISTS (SELECT 1 FROM chunk_metadata m
                       WHERE m.chunk_hash = d.chunk_hash)
@@ -46,20 +53,14 @@ class PruneStats:
     """By how much the file became smaller."""
 
 
-def horizon(conn: sqlite3.Connection, keep_rounds: int) -> int | None:
-    """Return the newest round to drop, or None if there is none.
+def check_keep_rounds(keep_rounds: int | None) -> None:
+    """Make sure that something is kept.
 
     Raises:
-        ValueError: nothing would be kept.
-        sqlite3.Error: from SQLite.
+        ValueError: nothing would be.
     """
-    if keep_rounds < 1:
+    if keep_rounds is not None and keep_rounds < 1:
         raise ValueError(f"keep_rounds is {keep_rounds}")
-    row = conn.execute(
-        "SELECT round_num FROM rounds ORDER BY round_num DESC LIMIT 1 OFFSET ?",
-        (keep_rounds,),
-    ).fetchone()
-    return None if row is None else int(row[0])
 
 
 def drop_rounds(conn: sqlite3.Connection, rounds: Sequence[int]) -> None:
@@ -104,17 +105,16 @@ def drop_unused(conn: sqlite3.Connection, digests: set[str]) -> None:
 
 
 def rounds_beyond(conn: sqlite3.Connection, keep_rounds: int) -> list[int]:
-    """Return the rounds that retention drops, oldest first.
+    """Return all rounds but the newest `keep_rounds`, oldest first.
 
     Raises:
-        ValueError: nothing would be kept.
         sqlite3.Error: from SQLite.
     """
-    newest = horizon(conn, keep_rounds)
-    if newest is None:
-        return []
-    query = "SELECT round_num FROM rounds WHERE round_num <= ? ORDER BY round_num"
-    return [int(row[0]) for row in conn.execute(query, (newest,))]
+    rows = conn.execute(
+        "SELECT round_num FROM rounds ORDER BY round_num DESC LIMIT -1 OFFSET ?",
+        (keep_rounds,),
+    )
+    return sorted(int(row[0]) for row in rows)
 
 
 def tidy(conn: sqlite3.Connection, path: Path) -> None:
@@ -143,6 +143,7 @@ def prune(conn: sqlite3.Connection, path: Path, keep_rounds: int) -> PruneStats:
         StoreFullError: not even the ballast's room was enough.
         StoreLockedError: another process is writing.
     """
+    check_keep_rounds(keep_rounds)
     before = path.stat().st_size
     with translated(path):
         rounds = rounds_beyond(conn, keep_rounds)
@@ -152,9 +153,24 @@ def prune(conn: sqlite3.Connection, path: Path, keep_rounds: int) -> PruneStats:
             drop_unused(conn, _orphans(conn))
         fold_log(conn, path)
         give_back_space(conn, path)
+        _compact_if_wasteful(conn, path)
     except StoreFullError:
         _prune_in_need(conn, path, rounds)
     return PruneStats(tuple(rounds), max(0, before - path.stat().st_size))
+
+
+def _compact_if_wasteful(conn: sqlite3.Connection, path: Path) -> None:
+    """Rewrite the file if its pages are mostly air.
+
+    SQLite joins neighbouring pages only below a third: after chunks that went
+    among chunks that stayed, half of a page can be free for good.
+    """
+    with translated(path):
+        live = conn.execute("SELECT coalesce(sum(length(data)), 0) FROM chunk_data")
+        needed = _WASTE_RATIO * live.fetchone()[0] + _NUM_TREES * PAGE_BYTES
+        if path.stat().st_size > needed:
+            Database(conn, execute_plugins=False).vacuum()
+            fold_log(conn, path)
 
 
 def _prune_in_need(conn: sqlite3.Connection, path: Path, rounds: Sequence[int]) -> None:

@@ -37,7 +37,13 @@ from trainer.chunks.commit import (
 )
 from trainer.chunks.cut import cut_round
 from trainer.chunks.database import check_room, fold_log, open_database, transaction
-from trainer.chunks.retention import DEFAULT_KEEP_ROUNDS, PruneStats, prune, tidy
+from trainer.chunks.retention import (
+    DEFAULT_KEEP_ROUNDS,
+    PruneStats,
+    check_keep_rounds,
+    prune,
+    tidy,
+)
 from trainer.chunks.snapshot import take_snapshot
 from trainer.chunks.split import Split, TensorSplit
 from trainer.chunks.stored import StoredRounds
@@ -283,6 +289,7 @@ class ChunkStore(StoredRounds):
     def _write(self, new: NewRound, started_ns: int) -> PutStats:
         if new.round_num < 1:
             raise ValueError(f"round_num is {new.round_num}")
+        check_keep_rounds(new.keep_rounds)
         with self._lock, self._writing():
             written = write_round(self._conn, self.path, self.node, new)
         layout = new.layout
