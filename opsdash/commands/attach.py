@@ -37,5 +37,6 @@ def tell_as_text(watched: Watched, *, follow: bool) -> int:
     """Print the report, or follow the run as text; return the state's exit code."""
     from opsdash.commands.story import report, tell  # noqa: PLC0415 - the screen needs none of it
 
-    verdict = tell(watched) if follow else report(watched)
+    newest = watched.run.directory.newest_attempt
+    verdict = tell(watched, attempt=newest) if follow else report(watched)
     return verdict.exit_code

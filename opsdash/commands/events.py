@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Callable
 
 from agent.rundir.events import Undecodable, decode
 from agent.rundir.layout import RunDir
@@ -45,20 +46,29 @@ class EventStream:
     """Prints the events that came since the last call."""
 
     def __init__(
-        self, watched: Watched, wanted: EventFilter, *, since: int, is_json: bool
+        self,
+        watched: Watched,
+        wanted: EventFilter,
+        *,
+        since: int,
+        is_json: bool,
+        is_wanted: Callable[[EventRow], bool] = lambda _: True,
     ) -> None:
         self._watched = watched
         self._wanted = wanted
         self._next = since
         self._is_json = is_json
+        self._is_wanted = is_wanted
         self._say_again = sayer(watched.reader.run)
 
     def print_new(self) -> None:
         """Print them, oldest first."""
         run = self._watched.run
-        numbers = run.events.select(self._wanted, self._next)
+        numbers = run.events.by_time(run.events.select(self._wanted, self._next))
         self._next = run.events.stop
         for number in numbers:
+            if not self._is_wanted(run.events.row(number)):
+                continue
             event = make_event(run, number, self._say_again)
             _print([to_json(event)] if self._is_json else None, [render_event(event)])
 

@@ -7,7 +7,7 @@ from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
 from opsdash.commands.console import say
 from opsdash.commands.story import tell
-from opsdash.commands.watching import Watched, attach
+from opsdash.commands.watching import attach
 from opsdash.operations.plan import Plan
 from opsdash.operations.record import OperationLog
 from opsdash.operations.resume import Loss, plan_resume
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
     say("", f"started process {started.process.pid}; its output: {started.log_path}")
     _wait_until_alive(started)
     if arguments.follow:
-        return _follow(run)
+        return tell(attach(run.path), attempt=started.attempt).exit_code
     say(f"watch it: opsdash attach {run.path}")
     return 0
 
@@ -95,8 +95,3 @@ def _tell_stage(started: Started, stage: Stage) -> None:
         say(f"attempt {started.attempt} has begun")
     elif stage is Stage.ALIVE:
         say(f"attempt {started.attempt} is alive: its first heartbeat is here")
-
-
-def _follow(run: RunDir) -> int:
-    watched: Watched = attach(run.path)
-    return tell(watched).exit_code

@@ -2,12 +2,13 @@
 
 import time
 
+from agent.rundir.layout import rank_stem
 from opsdash import units
 from opsdash.commands.console import say
 from opsdash.commands.events import EventStream
 from opsdash.commands.watching import Watched, be_sure, follow
 from opsdash.projections.event_words import Severity
-from opsdash.projections.events_log import EventFilter
+from opsdash.projections.events_log import EventFilter, EventRow
 from opsdash.projections.run_state import State, Verdict
 from opsdash.reports.events import local_zone
 from opsdash.reports.status import make_status, render_status, verdict_line
@@ -15,13 +16,19 @@ from opsdash.reports.status import make_status, render_status, verdict_line
 _EVERY_S = 5.0
 
 
-def tell(watched: Watched, *, idle_timeout_s: float | None = None) -> Verdict:
-    """Print what happens until the run is over, then the final report."""
+def tell(watched: Watched, *, attempt: int | None = None) -> Verdict:
+    """Print what happens until the run is over, then the final report.
+
+    Args:
+        watched: The run, already read once.
+        attempt: Tell of this one only; None: of all that there are.
+    """
     stream = EventStream(
         watched,
-        EventFilter(min_severity=Severity.INFO),
+        EventFilter(min_severity=Severity.INFO, attempt=attempt),
         since=watched.run.events.first,
         is_json=False,
+        is_wanted=_is_for_all,
     )
     progress = _Progress(watched)
 
@@ -29,7 +36,7 @@ def tell(watched: Watched, *, idle_timeout_s: float | None = None) -> Verdict:
         stream.print_new()
         progress.print_if_due()
 
-    verdict = follow(watched, tick, idle_timeout_s=idle_timeout_s)
+    verdict = follow(watched, tick)
     say("")
     report(watched)
     return verdict
@@ -41,6 +48,12 @@ def report(watched: Watched) -> Verdict:
     now = make_status(watched.run, time.monotonic_ns(), time.time_ns())
     say(*render_status(now))
     return verdict
+
+
+def _is_for_all(row: EventRow) -> bool:
+    """Leave out what every rank says alike: the lowest one has said it."""
+    is_echo = row.node.startswith("rank-") and row.node != rank_stem(0)
+    return row.severity > Severity.INFO or not is_echo
 
 
 class _Progress:

@@ -86,17 +86,21 @@ def first_finding(verdict: Verdict) -> str:
 
 def describe_finding(finding: Finding) -> str:
     """Return a finding in one line: file, record, tensor, offset, what."""
-    places = [finding.file]
-    if finding.record:
-        places.append(f"record {finding.record}")
-    if finding.tensor:
-        places.append(f"tensor {finding.tensor}")
+    places = [finding.file] if finding.file not in finding.message else []
+    for what, name in (("record", finding.record), ("tensor", finding.tensor)):
+        if name and name not in finding.message:
+            places.append(f"{what} {name}")
     if finding.offset is not None:
         places.append(f"byte {finding.offset}")
-    text = f"{', '.join(places)}: {finding.message}"
+    text = f"{', '.join(places)}: {finding.message}" if places else finding.message
     if finding.expected is not None and finding.found is not None:
-        text += f" (expected {finding.expected}, found {finding.found})"
+        text += f" (expected {_short(finding.expected)}, found {_short(finding.found)})"
     return text
+
+
+def _short(value: str) -> str:
+    """Return enough of a digest to compare by eye; JSON has the whole."""
+    return value if len(value) <= 24 else f"{value[:20]}..."
 
 
 def _stores(run: RunDir) -> Iterator[Target]:

@@ -29,7 +29,7 @@ class EventRow(NamedTuple):
     """One event."""
 
     time_ns: int
-    """Writer's wall clock, Unix ns; 0 for a line that is no event."""
+    """Writer's wall clock, Unix ns; of a line that is no event, its neighbour's."""
     kind: str
     node: str
     """The process: `rank-00003`, `server`, or a client's key."""
@@ -109,8 +109,9 @@ class EventsLog:
             self._append(
                 event.time_ns, kind(event), file_id, offset, step, weight, text
             )
+        time_ns = lines.events[-1].time_ns if lines.events else 0
         for line in lines.unreadable:
-            self._append_unreadable(line, file_id)
+            self._append_unreadable(line, file_id, time_ns)
 
     def row(self, number: int) -> EventRow:
         """Return a row by its number.
@@ -149,6 +150,10 @@ class EventsLog:
             and (wanted.step is None or self._steps[number - self.first] == wanted.step)
         ]
 
+    def by_time(self, numbers: list[int]) -> list[int]:
+        """Return rows in the order of the writers' wall clocks, for reading."""
+        return sorted(numbers, key=lambda number: self._times[number - self.first])
+
     def search_text(self, number: int) -> str:
         """Return what a search looks at: kind, process, step, and words if kept."""
         row = self.row(number)
@@ -177,11 +182,13 @@ class EventsLog:
         if len(self) > MAX_ROWS:
             self._drop_block()
 
-    def _append_unreadable(self, line: UnreadableLine, file_id: int) -> None:
+    def _append_unreadable(
+        self, line: UnreadableLine, file_id: int, time_ns: int
+    ) -> None:
         name = NEWER if line.is_newer_kind else UNREADABLE
         weight = Severity.INFO if line.is_newer_kind else Severity.WARNING
         text = clip(f"{line.reason}: {line.head}")
-        self._append(0, name, file_id, line.offset, None, weight, text)
+        self._append(time_ns, name, file_id, line.offset, None, weight, text)
 
     def _keep_text(self, number: int, text: str) -> None:
         self._texts[number] = text

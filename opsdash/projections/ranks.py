@@ -5,7 +5,7 @@ agent's thread beats on over a main thread that stands still. How long ago
 something was heard is told by the reader's clock.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.rundir.events import (
@@ -29,6 +29,7 @@ from opsdash.projections.plausible import (
     nanoseconds,
     whole,
 )
+from opsdash.projections.sequence import Sequence
 
 
 class RankRow(NamedTuple):
@@ -98,7 +99,7 @@ class _Process:
     pid: int | None = None
     host: HostStats | None = None
     skew_ns: int | None = None
-    last_seq: int | None = None
+    seqs: Sequence = field(default_factory=Sequence)
     seq_file: str = ""
     num_gaps: int = 0
     num_unread: int = 0
@@ -154,7 +155,8 @@ class Ranks:
         process.seen_ns, process.last_mono_ns = origin.seen_mono_ns, origin.last_mono_ns
         process.num_unread += lines.num_undecodable + lines.num_newer
         if origin.file != process.seq_file:
-            process.seq_file, process.last_seq = origin.file, None
+            process.seq_file = origin.file
+            process.seqs.begin()
         for event in lines.events:
             self._count(process, event)
         if lines.events and origin.is_live:
@@ -265,13 +267,9 @@ class Ranks:
 
     def _count(self, process: _Process, event: Event) -> None:
         seq = whole(event.seq)
-        last = process.last_seq
-        if seq is None or (last is not None and seq <= last):
-            return
-        if last is not None and seq > last + 1:
-            process.num_gaps += seq - last - 1
+        if seq is not None and process.seqs.take(seq):
+            process.num_gaps = process.seqs.num_missing
             process.dropped_ns = event.mono_ns
-        process.last_seq = seq
 
     def _step(self, process: _Process, event: Event) -> None:
         step = whole(event.step)

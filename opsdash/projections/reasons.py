@@ -148,7 +148,9 @@ def _unheard_ranks(evidence: Evidence) -> Iterator[Reason]:
 
 def _straggler(evidence: Evidence) -> Iterator[Reason]:
     late = evidence.straggler
-    if late is None or not (late.is_persistent or late.is_rotating):
+    if late is None or not _alive(evidence):
+        return
+    if not (late.is_persistent or late.is_rotating):
         return
     if late.is_persistent:
         text = (

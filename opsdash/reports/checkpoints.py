@@ -3,7 +3,7 @@
 import msgspec
 
 from opsdash import units
-from opsdash.projections.checkpoints import CheckpointRow
+from opsdash.projections.checkpoints import PRUNED, CheckpointRow
 from opsdash.projections.run import Run
 from opsdash.reports.report import Report, fields, table
 
@@ -91,7 +91,11 @@ def render_checkpoints(report: CheckpointsReport) -> list[str]:
     lines += ["", *table(head, rows, right=(2,))]
     more = len(report.checkpoints) - _MAX_ROWS
     lines += [f"and {more} more"] if more > 0 else []
-    refused = [row for row in report.checkpoints[:_MAX_ROWS] if row.why_not]
+    refused = [
+        row
+        for row in report.checkpoints[:_MAX_ROWS]
+        if row.why_not and row.stage != PRUNED
+    ]
     reasons = [(f"{row.directory}", row.why_not or "") for row in refused[:10]]
     if reasons:
         lines += ["", "not resumable:"]
@@ -106,6 +110,8 @@ def _digest(row: CheckpointReport) -> str:
 
 
 def _checked(row: CheckpointReport, now_ns: int) -> str:
+    if row.stage == PRUNED:
+        return units.MISSING
     if row.check is None:
         return "never"
     age = units.ago(max(0, now_ns - row.check.time_ns))

@@ -53,7 +53,7 @@ def make_events(
         say_again: For events whose words were not kept.
         last: At most so many; 0: all that are kept.
     """
-    numbers = run.events.select(wanted)
+    numbers = run.events.by_time(run.events.select(wanted))
     return EventsReport(
         report="events",
         run=run.directory.path,

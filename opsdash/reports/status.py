@@ -206,7 +206,8 @@ def _saved(report: StatusReport) -> list[tuple[str, str]]:
         text = f"{units.count(report.steps_at_risk)} {unit}"
         if report.at_risk_ns is not None:
             text += f", {units.duration(report.at_risk_ns)} of work"
-        found.append(("at risk", text))
+        label = "lost" if report.state == State.DEAD else "at risk"
+        found.append((label, text))
     return found
 
 
