@@ -39,8 +39,9 @@ from trainer.federated.problem import ServerData, make_model, measure
 from trainer.federated.transfer import Packed, pack
 
 _RECORD = "federated.ledger"
-_VELOCITY = "velocity"
-_UPDATES = "updates"
+VELOCITY = "velocity"
+UPDATES = "updates"
+"""What a round of the server holds where others hold an optimizer's state."""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +97,8 @@ class GlobalModel:
         self.averaged = averaged_names(
             self._kinds, average_buffers=config.average_buffers
         )
-        self._tensors = _cloned(self._kinds.tensors)
+        self.tensors = _cloned(self._kinds.tensors)
+        """Of the whole model, buffers included; replaced, never changed."""
         self._velocity: dict[str, Tensor] = {}
         self.round_num = 0
         """Whose aggregate it is; 0: as initialised."""
@@ -108,7 +110,7 @@ class GlobalModel:
         except BaseException:
             self._store.close()
             raise
-        self.packed = self._pack(self._tensors)
+        self.packed = self._pack(self.tensors)
         """What clients get: averaged tensors only."""
 
     def close(self) -> None:
@@ -122,17 +124,11 @@ class GlobalModel:
             RunDirError: it could not be stored; the model is as before.
             ValueError: no update holds an example.
         """
-        config = self._config
-        smoothing = None
-        if config.server_momentum or config.server_lr != 1:
-            smoothing = ServerMomentum(
-                momentum=config.server_momentum, lr=config.server_lr
-            )
         result = fedavg(
-            self._tensors,
+            self.tensors,
             updates,
             self.averaged,
-            momentum=smoothing,
+            momentum=server_momentum(self._config),
             velocity=self._velocity,
         )
         kept = {
@@ -141,9 +137,9 @@ class GlobalModel:
                 "tensors": {name: update.tensors[name] for name in self.averaged},
             }
             for update in updates
-            if config.keep_updates
+            if self._config.keep_updates
         }
-        pulled = pulls(self._tensors, updates, self.averaged)
+        pulled = pulls(self.tensors, updates, self.averaged)
         members = tuple(sorted(update.client for update in updates))
         return self._commit(round_num, members, result, kept, pulled)
 
@@ -170,7 +166,7 @@ class GlobalModel:
         """
         with ChunkStoreReader(source) as reader:
             stored = load_tensors(reader, source_round, pattern)
-        changed = _cloned(self._tensors)
+        changed = _cloned(self.tensors)
         targets = set((mapping or {}).values())
         wanted = {
             name: tensor
@@ -204,7 +200,7 @@ class GlobalModel:
             keep_rounds=self._config.chunk_keep_rounds,
             split=FlatSplit(split) if split else TensorSplit(),
         )
-        self._tensors, self._velocity = tensors, result.velocity
+        self.tensors, self._velocity = tensors, result.velocity
         self.round_num, self.acked = round_num, acked
         self.packed = self._pack(tensors)
         return Committed(
@@ -231,9 +227,9 @@ class GlobalModel:
             raise UnreadableFileError(
                 f"`{self._store.path}` belongs to run `{record.run_id}`"
             )
-        self._tensors = self._store.get_round(record.round_num)
+        self.tensors = self._store.get_round(record.round_num)
         beside = self._store.get_optimizer(record.round_num) or {}
-        self._velocity = beside.get(_VELOCITY, {})
+        self._velocity = beside.get(VELOCITY, {})
         self.round_num, self.acked = record.round_num, record.acked
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> Packed:
@@ -281,9 +277,16 @@ class GlobalModel:
         return "calibration"
 
 
+def server_momentum(config: FederatedConfig) -> ServerMomentum | None:
+    """Return how the mean change is smoothed; None: it is taken as it is."""
+    if not config.server_momentum and config.server_lr == 1:
+        return None
+    return ServerMomentum(momentum=config.server_momentum, lr=config.server_lr)
+
+
 def _beside(velocity: dict[str, Tensor], kept: dict[str, Any]) -> dict[str, Any] | None:
     """Return what is stored beside the model, where an optimizer would be."""
-    beside = {_VELOCITY: velocity, _UPDATES: kept}
+    beside = {VELOCITY: velocity, UPDATES: kept}
     return {name: value for name, value in beside.items() if value} or None
 
 

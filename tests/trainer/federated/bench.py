@@ -1,0 +1,60 @@
+"""Workbenches and updates for tests, on a toy that trains in a millisecond."""
+
+from trainer.federated.aggregate import Update
+from trainer.federated.client_store import ClientStore
+from trainer.federated.config import FederatedConfig
+from trainer.federated.global_model import GlobalModel
+from trainer.federated.learner import Learner
+from trainer.federated.problem import client_data, server_data
+from trainer.federated.workbench import Workbench
+
+RUN_ID = "run"
+
+
+def toy(**changes):
+    values = {
+        "data": "linear",
+        "clients": 3,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "local_steps": 2,
+        "batch_size": 16,
+        "keep_updates": True,
+        "chunk_keep_rounds": 100,
+    }
+    return FederatedConfig(**(values | changes))
+
+
+def make_global(path, config):
+    data = server_data(config)
+    return GlobalModel(path, run_id=RUN_ID, config=config, data=data)
+
+
+def make_bench(config, key="client-1", path=None):
+    shape = server_data(config).shape
+    learner = Learner(config, shape, key, client_data(config, key, None))
+    store = None if path is None else ClientStore(path, run_id=RUN_ID, config=config)
+    return Workbench(learner, config, store)
+
+
+def train(bench, round_num, tensors, *, attempt=1, base_digest="base"):
+    """Prepare and train one round; return what was reset and the update."""
+    reset = bench.prepare(round_num, tensors)
+    update = bench.train(
+        round_num,
+        attempt,
+        base_digest,
+        is_cancelled=lambda: False,
+        on_step=lambda _: None,
+    )
+    return reset, update
+
+
+def as_update(bench, key):
+    """Return what the bench just trained as the server gets it."""
+    tensors = {n: t.detach().clone() for n, t in bench.local.averaged_tensors().items()}
+    return Update(client=key, tensors=tensors, num_examples=50)
+
+
+def global_tensors(model):
+    return {name: model.tensors[name] for name in model.averaged}
