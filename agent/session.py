@@ -308,6 +308,7 @@ class Agent:
         self._has_ended = True
         if self._pulse is not None:
             self._pulse.stop()
+        self._obedience.close()
         self.emitter.emit(RunEnded, reason=reason, error=error)
         self.emitter.close()
         if self._stacks is not None:

@@ -165,6 +165,15 @@ class Inbox:
             RequestDone, request=request.id, request_kind=request.kind, error=error
         )
 
+    def close(self) -> None:
+        """Tell what still waits that nobody will carry it out. Never raises."""
+        for request in self._queue:
+            if request.id not in self._taken and self.claim(request.id):
+                reason = "the run ended before the trainer came to a safe point"
+                self.finish(pending(request), Stage.REFUSED, reason)
+        with contextlib.suppress(OSError):
+            (self._run.requests / ACCEPTS_NAME).unlink(missing_ok=True)
+
     def _meet(self, inbox: int, name: str) -> Request | None:
         """Read a file that was not seen before; return it if it shall be obeyed."""
         if name in self._refused_names:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from agent.emitter import Emitter
 from agent.probes.inbox import Inbox, PendingRequest
+from agent.rundir.errors import RunDirError
 from agent.rundir.events import RequestAcked
 from agent.rundir.request_args import KINDS
 from agent.rundir.requests import Stage
@@ -58,6 +59,11 @@ class Obedience:
         """Tell that a claimed request is not carried out."""
         self._finish(request, Stage.REFUSED, reason)
 
+    def close(self) -> None:
+        """Take no more requests; those that wait are told so."""
+        if self._inbox is not None:
+            self._inbox.close()
+
     @contextmanager
     def carried_out(self, request: PendingRequest) -> Iterator[None]:
         """Tell that a request is begun, and how it ended."""
@@ -65,7 +71,9 @@ class Obedience:
         try:
             yield
         except BaseException as error:
-            self._finish(request, Stage.FAILED, f"{type(error).__name__}: {error}")
+            # What the world lacks is said in words; a bug names its exception.
+            kind = "" if isinstance(error, RunDirError) else type(error).__name__ + ": "
+            self._finish(request, Stage.FAILED, f"{kind}{error}")
             raise
         self._finish(request, Stage.DONE)
 

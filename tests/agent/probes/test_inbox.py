@@ -193,6 +193,21 @@ def test_a_withdrawn_request_is_forgotten(office):
     assert office.events(RequestDone) == []
 
 
+def test_what_waits_when_the_run_ends_is_told_so(office):
+    asked = [write_request(office.run, "stop") for _ in range(2)]
+    office.inbox.look()
+    request = office.inbox.head()
+    office.inbox.claim(request.id)
+
+    office.inbox.close()
+    office.inbox.finish(request, Stage.DONE)
+
+    outcomes = [read_outcome(office.run, one) for one in asked]
+    assert [o.stage for o in outcomes] == ["done", "refused"]
+    assert "the run ended before" in outcomes[1].error
+    assert read_accepted(office.run) is None
+
+
 def hostile_names(office):
     requests = office.run.requests
     secret = office.run.path / "secret.json"
