@@ -1,0 +1,151 @@
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from agent.emitter import Emitter
+from agent.probes.activity import Activity
+from agent.probes.collectives import UNAVAILABLE, CollectivesProbe
+from agent.rundir.events import CollectivesSampled, decode_lines
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+
+class Recorded:
+    """A probe and what it wrote."""
+
+    def __init__(self, folder):
+        self.path = folder / "rank-00000.jsonl"
+        self.activity = Activity()
+        self.probe = CollectivesProbe(
+            Emitter(self.path, node="rank-0", rank=0), self.activity
+        )
+
+    def samples(self):
+        found = decode_lines(self.path.read_bytes())
+        return [e for e in found if isinstance(e, CollectivesSampled)]
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    return Recorded(tmp_path)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """Be alone in a real process group."""
+    store = f"file://{tmp_path}/store"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def reduce(times):
+    for _ in range(times):
+        dist.all_reduce(torch.ones(1))
+
+
+def test_each_start_is_told_once_with_its_number(recorded, group):
+    reduce(5)
+    last = recorded.probe.sample()
+    reduce(3)
+    recorded.probe.sample()
+
+    first, second = recorded.samples()[-2:]
+    assert (first.group, second.group) == ("0 default_pg", "0 default_pg")
+    assert first.first_id + len(first.started_ns) == second.first_id
+    assert len(second.started_ns) == 3
+    assert list(second.started_ns) == sorted(second.started_ns)
+    assert first.started_ns[-1] < second.started_ns[0]
+    assert (last.group, last.id) == (first.group, second.first_id - 1)
+    assert last.name == "gloo:all_reduce"
+
+
+def test_nothing_new_is_no_event(recorded, group):
+    reduce(2)
+    recorded.probe.sample()
+    num_samples = len(recorded.samples())
+
+    recorded.probe.sample()
+
+    assert len(recorded.samples()) == num_samples
+
+
+def test_it_looks_often_at_first_and_rarely_then(recorded, group):
+    sampled_at = []
+    for step in range(1, 400):
+        reduce(1)
+        recorded.activity.num_steps = step
+        before = len(recorded.samples()) if recorded.path.exists() else 0
+        recorded.probe._cost_s = 0.0
+        recorded.probe.look()
+        if len(recorded.samples()) > before:
+            sampled_at.append(step)
+
+    assert sampled_at == [20, 40, 60, 260]
+
+
+def test_what_costs_too_much_waits(recorded, group):
+    reduce(1)
+    recorded.probe.sample()
+    recorded.probe._cost_s = 1_000.0
+    recorded.activity.num_steps = 10_000
+    reduce(1)
+    num_samples = len(recorded.samples())
+
+    recorded.probe.look()
+
+    assert len(recorded.samples()) == num_samples
+
+
+def test_without_a_group_there_is_nothing_to_tell_yet(recorded):
+    assert recorded.probe.sample() is None
+    assert recorded.probe.absence is None
+    assert not recorded.path.exists() or recorded.samples() == []
+
+
+def test_that_it_is_switched_off_is_said_once(recorded, monkeypatch):
+    monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "0")
+
+    recorded.activity.num_steps = 10_000
+    recorded.probe.look()
+    recorded.probe.look()
+
+    (event,) = recorded.samples()
+    assert event.group == f"{UNAVAILABLE}TORCH_FR_BUFFER_SIZE is 0"
+    assert event.started_ns == ()
+
+
+def test_that_this_torch_has_no_recorder_is_said(recorded, group, monkeypatch):
+    c10d = sys.modules["torch._C._distributed_c10d"]
+    monkeypatch.delattr(c10d, "_dump_fr_trace_json")
+
+    recorded.probe.sample()
+
+    assert "has no Flight Recorder" in recorded.samples()[0].group
+
+
+def test_a_process_without_torch_does_not_load_it(tmp_path):
+    script = f"""
+        import sys
+        from pathlib import Path
+        from agent.emitter import Emitter
+        from agent.probes.activity import Activity
+        from agent.probes.collectives import CollectivesProbe
+        path = Path({str(tmp_path)!r}) / "rank-00000.jsonl"
+        probe = CollectivesProbe(Emitter(path, node="x", rank=0), Activity())
+        probe.sample()
+        print(probe.absence, "torch" in sys.modules)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.stdout == "this process does not use torch False\n"
