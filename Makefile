@@ -47,7 +47,7 @@ bench: $(VENV)/.bench ## every figure against its peer, into docs/benchmarks.md
 	@$(PY) benchmarks/all.py
 
 screenshots: $(VENV)/.dev ## the pictures, from real runs
-	@$(PY) screenshots/make.py
+	@$(PY) -m screenshots.make
 
 clean: ## remove the environment, caches and demo runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs build dist *.egg-info

@@ -6,22 +6,22 @@ through operations. This file wires them to keys and to the terminal's end.
 
 import asyncio
 import contextlib
-import itertools
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.widgets import Input
 
 from agent.rundir.layout import RunDir
 from opsdash.feed.reader import RunReader
 from opsdash.feed.thread import Feed
-from opsdash.jobs import Job, ResumePlanning, Resuming, Verification
+from opsdash.jobs import JobBoard, ResumePlanning, Resuming, Verification
 from opsdash.messages import ResumeRequested, StepOpened, VerifyRequested
 from opsdash.operations.record import OperationLog
 from opsdash.operations.resume import Loss
@@ -29,6 +29,7 @@ from opsdash.operations.start import start_resume
 from opsdash.projections.run import Run
 from opsdash.screens.events import EventsPane
 from opsdash.screens.help import HelpScreen, key_facts
+from opsdash.screens.palette import palette_commands
 from opsdash.screens.pane import View
 from opsdash.screens.pane_bar import PaneBar
 from opsdash.screens.plan_words import shown_plan
@@ -47,15 +48,21 @@ _CHECKPOINTS, _EVENTS = 2, 6
 class OpsdashApp(App[int]):
     """Watches one run directory."""
 
-    ENABLE_COMMAND_PALETTE = True
+    CSS = """
+    .-ascii CheckpointsPane > VerticalScroll, .-ascii Pane > Facts {
+        border-top: ascii $panel;
+    }
+    .-ascii HelpScreen > VerticalScroll { border: ascii $primary; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(str(i), f"pane({i - 1})", pane.TITLE, show=False)
+            # Before the focused widget sees it: what is typed next is for the pane.
+            Binding(str(i), f"pane({i - 1})", pane.TITLE, show=False, priority=True)
             for i, pane in enumerate(PANES, start=1)
         ),
         Binding("v", "verify_newest", "Verify"),
         Binding("r", "resume", "Resume"),
-        Binding("slash", "filter", "Filter"),
+        Binding("slash", "filter", "Filter", priority=True),
         Binding("p", "pause", "Pause display"),
         Binding("z", "maximise", "Maximise", show=False),
         Binding("c", "copy", "Copy", show=False),
@@ -78,8 +85,7 @@ class OpsdashApp(App[int]):
         self._run_state = Run()
         self._feed = Feed(RunReader(run_dir))
         self._operations = OperationLog(run_dir)
-        self._jobs: dict[str, tuple[Job, Callable[[], None] | None]] = {}
-        self._numbers = itertools.count()
+        self._jobs = JobBoard()
         self._shown_s = 0.0
         for theme in THEMES.values():
             self.register_theme(theme)
@@ -87,6 +93,7 @@ class OpsdashApp(App[int]):
 
     async def on_mount(self) -> None:
         """Draw first, then read."""
+        self.set_class(self.glyphs.ascii_only, "-ascii")
         loop = asyncio.get_running_loop()
         for number, code in _EXIT_CODES.items():
             with contextlib.suppress(NotImplementedError, RuntimeError):
@@ -97,16 +104,23 @@ class OpsdashApp(App[int]):
 
     def on_unmount(self) -> None:
         """Stop reading; jobs are daemons and end with the process."""
-        for job, _ in self._jobs.values():
-            job.cancel()
+        self._jobs.cancel_all()
         self._feed.stop()
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Return a key's name for the footer, in characters that can be shown."""
+        shown = super().get_key_display(binding)
+        return shown if shown.isascii() or not self.glyphs.ascii_only else binding.key
 
     def check_action(
         self,
         action: str,
         parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
     ) -> bool | None:
-        """Take the keys that act away from who may only look."""
+        """Leave keys to what is typed into, and acting to who may act."""
+        if action in ("pane", "filter"):
+            is_typing = isinstance(self.screen.focused, Input)
+            return isinstance(self.screen, WatchScreen) and not is_typing
         return not (self._is_readonly and action == "resume")
 
     async def action_pane(self, index: int) -> None:
@@ -122,11 +136,11 @@ class OpsdashApp(App[int]):
             self.notify("no checkpoint was published yet", severity="warning")
             return
         await self.action_pane(_CHECKPOINTS)
-        await self._begin_verify((newest.directory,))
+        self._begin_verify((newest.directory,))
 
-    async def action_resume(self) -> None:
+    def action_resume(self) -> None:
         """Show what a resume from the newest verified checkpoint would do."""
-        await self._plan_resume(None)
+        self._plan_resume(None)
 
     def action_filter(self) -> None:
         """Begin to type a filter, where the pane has one."""
@@ -162,14 +176,14 @@ class OpsdashApp(App[int]):
         focused = self.screen.focused or self.screen
         self.push_screen(HelpScreen(key_facts(focused.ancestors_with_self)))
 
-    async def on_verify_requested(self, message: VerifyRequested) -> None:
+    def on_verify_requested(self, message: VerifyRequested) -> None:
         """Read what a pane named again."""
-        await self._begin_verify(message.names)
+        self._begin_verify(message.names)
 
-    async def on_resume_requested(self, message: ResumeRequested) -> None:
+    def on_resume_requested(self, message: ResumeRequested) -> None:
         """Plan a resume from what a pane named."""
         if not self._is_readonly:
-            await self._plan_resume(message.name)
+            self._plan_resume(message.name)
 
     async def on_step_opened(self, message: StepOpened) -> None:
         """Go to the events of a step."""
@@ -185,27 +199,17 @@ class OpsdashApp(App[int]):
     def on_job_line_cancel_requested(self, message: JobLine.CancelRequested) -> None:
         """Stop a job."""
         key = self._watch.job_key(message.job_line) if self._watch else None
-        if key in self._jobs:
-            self._jobs[key][0].cancel()
+        if key is not None:
+            self._jobs.cancel(key)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer every pane, checkpoint and action in the palette."""
         yield from super().get_system_commands(screen)
-        for index, pane in enumerate(PANES):
-            yield SystemCommand(
-                f"show {pane.TITLE}",
-                f"key {index + 1}",
-                lambda index=index: self.run_worker(self.action_pane(index)),
-            )
-        for row in self._run_state.checkpoints.rows()[:50]:
-            if row.is_published:
-                yield SystemCommand(
-                    f"verify {row.directory}",
-                    row.stage,
-                    lambda name=row.directory: self.run_worker(
-                        self._begin_verify((name,))
-                    ),
-                )
+        yield from palette_commands(
+            self._run_state.checkpoints.rows(),
+            lambda index: self.run_worker(self.action_pane(index)),
+            self._begin_verify,
+        )
 
     @property
     def _watch(self) -> WatchScreen | None:
@@ -221,7 +225,8 @@ class OpsdashApp(App[int]):
         batches = self._feed.take()
         for batch in batches:
             self._run_state.fold(batch)
-        await self._look_at_jobs()
+        if self._watch is not None:
+            await self._jobs.show_on(self._watch)
         has_news = any(batch.lines for batch in batches)
         if self._is_paused:
             return
@@ -252,45 +257,28 @@ class OpsdashApp(App[int]):
             notes.append("read only")
         return ", ".join(notes)
 
-    async def _begin_verify(self, names: tuple[str, ...]) -> None:
-        await self._add_job(Verification(self._run_dir, names, self._operations))
+    def _begin_verify(self, names: tuple[str, ...]) -> None:
+        self._jobs.add(Verification(self._run_dir, names, self._operations))
 
-    async def _plan_resume(self, name: str | None) -> None:
+    def _plan_resume(self, name: str | None) -> None:
         evidence = self._run_state.steps
         loss = Loss(evidence.step, evidence.typical_step_ns)
         planning = ResumePlanning(self._run_dir, name, loss)
-        await self._add_job(planning, lambda: self._ask_to_resume(planning))
+        self._jobs.add(planning, lambda: self._ask_to_resume(planning))
 
-    def _ask_to_resume(self, planning: ResumePlanning) -> None:
+    def _ask_to_resume(self, planning: ResumePlanning) -> bool:
+        """Show the plan; False: there is none, and the job's line says why."""
         plan = planning.plan
         if plan is None:
-            return
+            return False
 
         def answered(yes: bool | None) -> None:  # noqa: FBT001 - Textual's callback
             if yes:
                 started = start_resume(self._run_dir, plan, self._operations)
-                self.run_worker(self._add_job(Resuming(started, plan.title)))
+                self._jobs.add(Resuming(started, plan.title))
 
         self.push_screen(PlanDialog(shown_plan(plan)), answered)
-
-    async def _add_job(
-        self, job: Job, when_done: Callable[[], None] | None = None
-    ) -> None:
-        key = f"{next(self._numbers)} {job.title}"
-        self._jobs[key] = (job, when_done)
-        await self._look_at_jobs()
-
-    async def _look_at_jobs(self) -> None:
-        watch = self._watch
-        if watch is None:
-            return
-        for key, (job, when_done) in list(self._jobs.items()):
-            state = job.state()
-            await watch.show_job(key, state)
-            if not state.is_running:
-                del self._jobs[key]
-                if when_done is not None:
-                    when_done()
+        return True
 
     def _fatal_error(self) -> None:
         """Leave the screen as it was found; the command line tells what happened."""

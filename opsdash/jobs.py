@@ -4,6 +4,7 @@ Threads do the work and never touch a widget; the app looks at them four times a
 second and shows what they have reached.
 """
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from opsdash.operations.resume import Loss, plan_resume
 from opsdash.operations.start import Stage, Started
 from opsdash.operations.targets import Target, first_finding
 from opsdash.operations.verify import VerifyJob
+from opsdash.screens.watch import WatchScreen
 from opsdash.widgets.progress import JobState
 
 
@@ -172,4 +174,36 @@ class Resuming:
 
 
 Job = Verification | ResumePlanning | Resuming
-WhenDone = Callable[[Job], None]
+
+
+class JobBoard:
+    """The jobs that run, each with a line on the screen."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._jobs: dict[str, tuple[Job, Callable[[], bool] | None]] = {}
+
+    def add(self, job: Job, when_done: Callable[[], bool] | None = None) -> None:
+        """Show a job; `when_done` returns whether its line may go then."""
+        self._jobs[f"{next(self._numbers)} {job.title}"] = (job, when_done)
+
+    def cancel(self, key: str) -> None:
+        """Stop a job, if it still runs."""
+        if key in self._jobs:
+            self._jobs[key][0].cancel()
+
+    def cancel_all(self) -> None:
+        """Stop everything: the threads are daemons and end with the process."""
+        for job, _ in self._jobs.values():
+            job.cancel()
+
+    async def show_on(self, watch: WatchScreen) -> None:
+        """Bring every line up to date; a job that ended keeps its last line."""
+        for key, (job, when_done) in list(self._jobs.items()):
+            state = job.state()
+            await watch.show_job(key, state)
+            if state.is_running:
+                continue
+            del self._jobs[key]
+            if when_done is not None and when_done():
+                await watch.forget_job(key)

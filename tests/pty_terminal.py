@@ -199,7 +199,8 @@ class PtyTerminal:
 
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     env = dict(os.environ)
-    for name in ("TMUX", "NO_COLOR", "COLORFGBG"):
+    # COLUMNS and LINES, which pytest's workers set, would beat the real size.
+    for name in ("TMUX", "NO_COLOR", "COLORFGBG", "COLUMNS", "LINES"):
         env.pop(name, None)
     wanted: dict[str, str | None] = {
         "TERM": "xterm-256color",

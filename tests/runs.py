@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import blake3
+import msgspec
 
 from agent.rundir import events as ev
 from agent.rundir.attempts import Attempt, RunIdentity, encode_document
@@ -28,8 +29,10 @@ from agent.rundir.manifest import (
     manifest_digest,
 )
 from agent.rundir.process import ProcessId, this_process
-
-import msgspec
+from opsdash.feed.cursor import Clocks
+from opsdash.feed.reader import RunReader
+from opsdash.projections.run import Run
+from opsdash.projections.run_state import Verdict
 
 SECOND = 10**9
 START_NS = 1_790_000_000 * SECOND
@@ -260,3 +263,43 @@ class RunWriter:
         then = time.time() - seconds
         for path in self.run.telemetry.rglob("*.jsonl"):
             os.utime(path, (then, then))
+
+
+class HandClocks:
+    """A reader's clocks that stand still until the test moves them."""
+
+    def __init__(self) -> None:
+        self.mono_ns = 10**15
+        self.time_ns = time.time_ns()
+
+    def __call__(self) -> Clocks:
+        return Clocks(self.mono_ns, self.time_ns)
+
+    def wait(self, seconds: float) -> None:
+        self.mono_ns += int(seconds * SECOND)
+        self.time_ns += int(seconds * SECOND)
+
+
+class Watcher:
+    """A reader and the folds over it, on clocks of the test."""
+
+    def __init__(self, run: RunDir, clocks: HandClocks | None = None) -> None:
+        self.clocks = clocks or HandClocks()
+        self.reader = RunReader(run, clocks=self.clocks)
+        self.run = Run()
+        self.read()
+
+    def read(self) -> Run:
+        """Take in everything that is on disk now."""
+        while True:
+            self.reader.look_for_files()
+            batch = self.reader.read()
+            self.run.fold(batch)
+            if not batch.backlog_bytes:
+                return self.run
+
+    def verdict(self) -> Verdict:
+        return self.run.verdict(self.clocks.mono_ns, self.clocks.time_ns)
+
+    def reasons(self) -> list[str]:
+        return [reason.text for reason in self.verdict().reasons]

@@ -83,7 +83,7 @@ class BarriersPane(Pane):
 
     def focus_first(self) -> None:
         """The heat map is what is looked into."""
-        self.query_one(HeatMap).focus()
+        self.focus_now(self.query_one(HeatMap))
 
     def on_heat_map_cell_selected(self, event: HeatMap.CellSelected) -> None:
         """Go from a hot cell to what happened then."""

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.widgets import Input
 
 from agent.rundir.layout import RunDir, rank_stem
 from opsdash.projections.event_words import Severity
@@ -61,12 +62,12 @@ class EventsPane(Pane):
 
     def filter_rows(self) -> bool:
         """Begin to type a filter."""
-        self.query_one(FilterBar).focus_input()
+        self.focus_now(self.query_one(FilterBar).query_one(Input))
         return True
 
     def focus_first(self) -> None:
         """The list is what is read."""
-        self.query_one(VirtualTable).focus()
+        self.focus_now(self.query_one(VirtualTable))
 
     def text_to_copy(self) -> tuple[str, str] | None:
         """Return the line of the event under the cursor, as it stands on disk."""

@@ -11,6 +11,7 @@ from textual.screen import ModalScreen
 
 from opsdash.widgets.facts import Fact, Facts
 
+_TITLES = {"OpsdashApp": "everywhere", "WatchScreen": "between widgets"}
 _KEY_NAMES = {
     "question_mark": "?",
     "slash": "/",
@@ -78,7 +79,7 @@ def _title(node: DOMNode) -> str:
     title = getattr(node, "TITLE", None)
     if isinstance(title, str):
         return f"in {title}"
-    return {"OpsdashApp": "everywhere"}.get(type(node).__name__, _words(node))
+    return _TITLES.get(type(node).__name__, _words(node))
 
 
 def _words(node: DOMNode) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.containers import Vertical
+from textual.widget import Widget
 
 from opsdash.projections.run import Run
 from opsdash.projections.run_state import Verdict
@@ -40,10 +41,13 @@ class Pane(Vertical):
 
     def focus_first(self) -> None:
         """Put the focus where the keys of this pane work."""
-        for widget in self.query("*"):
-            if widget.can_focus and widget.display:
-                widget.focus()
-                return
+        first = next((w for w in self.query("*") if w.can_focus and w.display), None)
+        if first is not None:
+            self.focus_now(first)
+
+    def focus_now(self, widget: Widget) -> None:
+        """Give the focus before the next key is read, not some time after."""
+        self.screen.set_focus(widget)
 
     def filter_rows(self) -> bool:
         """Begin to type a filter; False: this pane has nothing to filter."""

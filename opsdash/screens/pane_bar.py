@@ -34,17 +34,19 @@ class PaneBar(LineWidget):
         self.titles = tuple(titles)
         self.shown = 0
         self.note = ""
+        self.is_note_urgent = False
         self._ends: list[int] = []
 
-    def show(self, shown: int, note: str) -> None:
-        """Say which pane is shown; `note` stands at the right."""
-        self.shown, self.note = shown, note
+    def show(self, shown: int, note: str, *, is_urgent: bool = False) -> None:
+        """Say which pane is shown; `note` stands at the right, whole if urgent."""
+        self.shown, self.note, self.is_note_urgent = shown, note, is_urgent
         self.changed()
 
     def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002 - one line
         """Return the names; where they do not fit, only the shown one in full."""
         full = [f"{i} {title} " for i, title in enumerate(self.titles, start=1)]
-        fits = sum(map(len, full)) <= width
+        room = width - (len(self.note) if self.is_note_urgent else 0)
+        fits = sum(map(len, full)) <= room
         spans: list[Span] = []
         self._ends = []
         for index, text in enumerate(full):

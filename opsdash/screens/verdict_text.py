@@ -17,6 +17,8 @@ def verdict_text(verdict: Verdict) -> str:
     parts.append(_checkpoint(verdict))
     if verdict.steps_at_risk and verdict.state is not State.FINISHED:
         parts.append(_risk(verdict))
+    if verdict.state is State.DEAD and verdict.last_verified is not None:
+        parts.append("r resumes")
     if verdict.is_provisional:
         parts.append("still reading")
     return ". ".join(parts)

@@ -93,13 +93,17 @@ class WatchScreen(ThinScreen[None]):
         """Show the run as it is now."""
         verdict = view.verdict
         self.query_one(VerdictLine).show(str(verdict.state), verdict_text(verdict))
-        self.query_one(PaneBar).show(self.shown, note or self._run_name)
+        self.query_one(PaneBar).show(
+            self.shown, note or self._run_name, is_urgent=bool(note)
+        )
         pane = self.pane
         if pane is not None and pane.is_attached:
             pane.show(view)
 
     async def show_job(self, key: str, state: JobState) -> None:
         """Show how far a job is; its outcome stays until newer jobs need the room."""
+        if not self.is_running:
+            return
         line = self._jobs.get(key)
         if line is not None:
             line.show(state)
@@ -108,6 +112,12 @@ class WatchScreen(ThinScreen[None]):
             await self._jobs.pop(next(iter(self._jobs))).remove()
         self._jobs[key] = JobLine(state)
         await self.query_one("#jobs").mount(self._jobs[key])
+
+    async def forget_job(self, key: str) -> None:
+        """Take a job's line away: its outcome is shown elsewhere."""
+        line = self._jobs.pop(key, None)
+        if line is not None and self.is_running:
+            await line.remove()
 
     def job_key(self, line: JobLine) -> str | None:
         """Return which job a line shows."""
