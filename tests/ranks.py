@@ -42,6 +42,8 @@ def on_ranks(
 ) -> list[Ended]:
     """Return how `function(world, *arguments)` ended on each rank.
 
+    With `joins=False` it is called without a world: it joins by itself.
+
     Args:
         num_ranks: Size of the group.
         function: At the top level of a module: it is pickled by name.
@@ -96,8 +98,11 @@ def _be_rank(rank, num_ranks, port, writer, function, arguments, options) -> Non
         "OMP_NUM_THREADS": "1",
     }
     try:
-        with joined(timeout_s=30, **options) as world:
-            ended = Ended(value=function(world, *arguments))
+        if options.pop("joins", True):
+            with joined(timeout_s=30, **options) as world:
+                ended = Ended(value=function(world, *arguments))
+        else:
+            ended = Ended(value=function(*arguments))
     except RunDirError as error:
         ended = Ended(None, str(error), type(error).__name__, error.exit_code)
     except BaseException as error:  # noqa: BLE001 - told to the test

@@ -33,7 +33,8 @@ from trainer.distributed.verdict import (
     verdict,
 )
 from trainer.distributed.world import World, joined
-from trainer.loop import Loop, TrainResult
+from trainer.loop import Loop, TrainResult, saved_steps
+from trainer.orders import KINDS as REQUEST_KINDS
 from trainer.pieces import (
     chosen_precision,
     make_state,
@@ -195,8 +196,8 @@ class Trainer:
             amp_dtype=amp_dtype,
         )
         stepper.rehearse(train.first_batch())
-        decision = beginning.decision
-        is_early = decision.number != decision.step
+        agent.accept(*REQUEST_KINDS)
+        saved_step, early_step = saved_steps(beginning.decision)
         agent.watch_optimizer(
             self.optimizer, self.model.named_parameters(), every=config.norms_every
         )
@@ -229,13 +230,13 @@ class Trainer:
             profile=ProfileWindow(
                 run.path / "profiles",
                 f"{beginning.attempt:04d}-{rank_stem(world.rank)}",
-                config.profile_at if world.is_main else 0,
+                (config.profile_at or None) if world.is_main else None,
                 config.profile_steps,
             ),
             num_steps=num_steps,
             stop=StopFlag(),
-            saved_step=decision.step if decision.name and not is_early else None,
-            early_step=decision.number if is_early else None,
+            saved_step=saved_step,
+            early_step=early_step,
         )
 
     def _planned(

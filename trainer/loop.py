@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from agent.rundir.errors import RunDirError
 from agent.session import Agent
+from trainer.checkpoint.load import Decision
 from trainer.checkpoint.publish import Outcome
 from trainer.checkpoint.saving import Saver
 from trainer.checkpoint.state import TrainState
@@ -24,6 +25,7 @@ from trainer.data.plan import StepPlan
 from trainer.distributed.agreement import StopFlag, Want
 from trainer.distributed.world import World
 from trainer.evaluate import evaluate
+from trainer.orders import obey
 from trainer.profiling import ProfileWindow
 from trainer.stages import SecondStage
 from trainer.stepping import Stepper, StepResult
@@ -76,12 +78,16 @@ class Loop:
     stop: StopFlag
     saved_step: int | None = None
     """The step that this start began at or saved last, if it is on the disk."""
+    ending: str | None = None
+    """Why training ends; None: it goes on."""
+    is_rewound: bool = False
+    """The position has changed: the epoch is begun anew from there."""
+    is_torn: bool = False
+    """The ranks may differ: an error must end the run."""
     early_step: int | None = None
     """The step whose checkpoint was saved one step ahead, if one was."""
     _evaluated: _Evaluated | None = None
     _num_skipped_in_a_row: int = 0
-    _ending: str | None = None
-    """Why training ends; None: it goes on."""
     _pace: Pace = field(default_factory=Pace)
 
     def run(self) -> TrainResult:
@@ -91,13 +97,13 @@ class Loop:
             RunDirError: a rank failed, or the run diverged; on every rank.
         """
         self.agent.phase("training")
-        while self._ending is None and self.state.progress.step < self.num_steps:
+        while self.ending is None and self.state.progress.step < self.num_steps:
             self._train_epoch()
-        if self._ending != "stopped":
+        if self.ending != "stopped":
             self._finish()
         loss = None if self._evaluated is None else self._evaluated.loss
         return TrainResult(
-            reason=self._ending or "completed",
+            reason=self.ending or "completed",
             step=self.state.progress.step,
             loss=loss,
             checkpoint=self.saver.last_name,
@@ -108,25 +114,27 @@ class Loop:
         """Train from the position of now to the end of its epoch."""
         progress = self.state.progress
         if progress.offset == 0:
-            self._say_if(self.stages.epoch_begins())
+            self.say_on_main(self.stages.epoch_begins())
         plans, batches = self.train.epoch(progress.epoch, progress.offset)
         for plan in plans:
             with self.profile.around(progress.step):
-                result = self.stepper.step(plan, batches, self._wants())
+                result = self.stepper.step(plan, batches, self.wants())
             self._account(plan, result)
+            self._require_progress(result)
             self._look_around(result)
             if self.config.die_at and progress.step >= self.config.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if self._ending or progress.step >= self.num_steps:
+            if self.ending or self.is_rewound or progress.step >= self.num_steps:
+                self.is_rewound = False
                 return
         # Before anything is saved: the next epoch's start is a position too.
         progress.epoch += 1
         progress.offset = 0
         if self.stages.is_on or not self.config.eval_every:
             is_best = self._evaluate()
-            self._say_if(self.stages.epoch_evaluated(is_best=is_best))
+            self.say_on_main(self.stages.epoch_evaluated(is_best=is_best))
 
-    def _wants(self) -> frozenset[Want]:
+    def wants(self) -> frozenset[Want]:
         """Return what this rank asks of all at the next step."""
         limit_s = self.config.save_minutes * 60
         is_due = limit_s and time.monotonic() - self.saver.last_mono_s > limit_s
@@ -136,6 +144,8 @@ class Loop:
             own.add(Want.SAVE)
         if self.saver.has_outcome:
             own.add(Want.COLLECT)
+        if self.agent.at_step(self.state.progress.step) is not None:
+            own.add(Want.REQUEST)
         return self.stop.wants | own
 
     def _account(self, plan: StepPlan, result: StepResult) -> None:
@@ -145,7 +155,8 @@ class Loop:
         progress.offset = plan.end
         progress.num_samples += plan.num_samples
         if result.is_skipped:
-            self._count_skipped(result)
+            progress.num_skipped += 1
+            self._num_skipped_in_a_row += 1
         else:
             self._num_skipped_in_a_row = 0
             progress.step += 1
@@ -165,9 +176,7 @@ class Loop:
             nonfinite=result.nonfinite,
         )
 
-    def _count_skipped(self, result: StepResult) -> None:
-        self.state.progress.num_skipped += 1
-        self._num_skipped_in_a_row += 1
+    def _require_progress(self, result: StepResult) -> None:
         if self._num_skipped_in_a_row >= self.config.max_skipped:
             raise DivergedError(
                 f"{self._num_skipped_in_a_row} steps in a row were skipped: "
@@ -188,10 +197,22 @@ class Loop:
                 self._save_early(config.fix_iter)
         is_interval = _is_due(step, config.save_every) and not result.is_skipped
         if Want.STOP in result.wants:
-            self._ending = "stopped"
-            self._save("signal", is_needed=True)
+            self.stop_here("signal")
         elif is_interval or Want.SAVE in result.wants:
-            self._save("interval")
+            self.save("interval")
+        if Want.REQUEST in result.wants and self.ending is None:
+            obey(self)
+
+    def stop_here(self, reason: str) -> None:
+        """Save, and let this step be the last."""
+        self.ending = "stopped"
+        self.save(reason, is_needed=True)
+
+    def rewind(self, decision: Decision) -> None:
+        """Go on from another checkpoint, which has been loaded."""
+        self.saved_step, self.early_step = saved_steps(decision)
+        self._evaluated = None
+        self.is_rewound = True
 
     def _evaluate(self) -> bool:
         """Measure the held-out loss, once per step; True: it is the best so far."""
@@ -219,14 +240,14 @@ class Loop:
             eval_ns=found.eval_ns,
             is_best=is_best,
         )
-        self._say_if(f"step {progress.step:>6}  held-out loss {found.loss:.4f}")
+        self.say_on_main(f"step {progress.step:>6}  held-out loss {found.loss:.4f}")
         if is_best and (self.config.save_best or self.stages.is_on):
-            self._save("best")
+            self.save("best")
         if progress.best.is_enough:
-            self._ending = "completed"
+            self.ending = "completed"
         return is_best
 
-    def _save(self, reason: str, *, is_needed: bool = False) -> None:
+    def save(self, reason: str, *, is_needed: bool = False) -> None:
         """Save this step, once.
 
         Raises:
@@ -282,16 +303,16 @@ class Loop:
     def _tell(self, outcome: Outcome) -> None:
         """Say how a save ended; one that was refused may be tried again."""
         if outcome.refusal is None:
-            self._say_if(f"saved `{outcome.name}`, verified")
+            self.say_on_main(f"saved `{outcome.name}`, verified")
             return
         self.saved_step = None
-        self._say_if(f"NOT saved `{outcome.name}`: {outcome.refusal}")
+        self.say_on_main(f"NOT saved `{outcome.name}`: {outcome.refusal}")
 
     def _finish(self) -> None:
         """Evaluate and save what the last step left, unless that was done."""
         self.agent.phase("ending")
         self._evaluate()
-        self._save("final", is_needed=True)
+        self.save("final", is_needed=True)
 
     def _metrics(self, step: int) -> dict[str, float]:
         if self._evaluated is None or self._evaluated.step != step:
@@ -302,15 +323,24 @@ class Loop:
     def _log(self, step: int, result: StepResult) -> None:
         if _is_due(step, self.config.log_every):
             rate = self._pace.take()
-            self._say_if(
+            self.say_on_main(
                 f"step {step:>6}  loss {result.loss:.4f}  "
                 f"gradient {result.grad_norm:.3f}  {rate:,.0f} tokens/s"
             )
 
-    def _say_if(self, text: str | None) -> None:
+    def say_on_main(self, text: str | None) -> None:
         """Say something, if there is anything to say and this is rank 0."""
         if text is not None and self.world.is_main:
             say(text)
+
+
+def saved_steps(decision: Decision) -> tuple[int | None, int | None]:
+    """Return the step that is saved where a run begins, and the one saved early."""
+    if decision.name is None:
+        return None, None
+    if decision.number != decision.step:
+        return None, decision.number
+    return decision.step, None
 
 
 def _is_due(step: int, every: int) -> bool:

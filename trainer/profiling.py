@@ -24,18 +24,20 @@ class ProfileWindow:
     folder: Path
     """Gets `<stem>.txt`, a table, and `<stem>.json`, a trace for Perfetto."""
     stem: str
-    at: int
-    """Completed steps before the first one that is profiled; 0: never."""
+    at: int | None
+    """Completed steps before the first one that is profiled; None: never."""
     num_steps: int
     _open: profile | None = None
+    _end: int = 0
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[None]:
         """Surround the step that follows `step` completed ones."""
-        if self.at and step == self.at and self._open is None:
+        if step == self.at and self._open is None:
+            self._end = step + self.num_steps
             self._start()
         yield
-        if self._open is not None and step + 1 >= self.at + self.num_steps:
+        if self._open is not None and step + 1 >= self._end:
             self._stop()
 
     def _start(self) -> None:
@@ -50,7 +52,7 @@ class ProfileWindow:
             say(f"the profiler cannot start: {error}")
 
     def _stop(self) -> None:
-        profiler, self._open, self.at = self._open, None, 0
+        profiler, self._open, self.at = self._open, None, None
         assert profiler is not None
         try:
             profiler.stop()

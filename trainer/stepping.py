@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -104,12 +105,12 @@ class Stepper:
             exchange(self.world, STEP_BARRIER, forward.error, limit_s=_FAILED_LIMIT_S)
         assert forward.last_loss is not None
         self._backward(forward.last_loss)
-        grad_norm = self._unscale_and_clip()
-        nonfinite = self._apply(grad_norm, agreed.loss)
+        norm = self._unscaled_norm()
+        nonfinite = self._apply(norm, agreed.loss)
         return StepResult(
             loss=agreed.loss,
             num_tokens=agreed.num_tokens,
-            grad_norm=grad_norm,
+            grad_norm=float(norm),
             is_skipped=nonfinite is not None,
             nonfinite=nonfinite,
             wants=agreed.wants,
@@ -187,22 +188,27 @@ class Stepper:
             True for _ in self.state.model.buffers()
         )
 
-    def _unscale_and_clip(self) -> float:
-        """Return the norm of the whole gradient before it was clipped."""
+    def _unscaled_norm(self) -> Tensor:
+        """Return the norm of the whole gradient, before any clipping."""
         self.state.scaler.unscale_(self.state.optimizer)
-        parameters = [p for p in self.state.model.parameters() if p.requires_grad]
-        limit = self.clip or float("inf")
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        found = [p.grad for p in self.state.model.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(found)
 
-    def _apply(self, grad_norm: float, loss: float) -> str | None:
-        """Step unless the gradient is not finite; return what was not."""
+    def _apply(self, norm: Tensor, loss: float) -> str | None:
+        """Clip and step unless the gradient is not finite; return what was not.
+
+        A gradient that is not finite is not clipped: that would spread to every
+        tensor, and the one to blame could not be named.
+        """
         optimizer, scaler = self.state.optimizer, self.state.scaler
         nonfinite = None
-        if torch.isfinite(torch.tensor(grad_norm)):
+        if norm.isfinite():
+            if self.clip:
+                parameters = self.state.model.parameters()
+                nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
             scaler.step(optimizer)
         else:
-            is_loss = not torch.isfinite(torch.tensor(loss))
-            nonfinite = "loss" if is_loss else self._nonfinite_gradient()
+            nonfinite = "loss" if not isfinite(loss) else self._nonfinite_gradient()
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         return nonfinite

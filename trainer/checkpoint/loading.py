@@ -4,11 +4,13 @@ Only when every rank has its state are the checkpoints above it set aside: a
 resume that is refused has changed nothing.
 """
 
+import contextlib
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from agent.rundir.errors import RunDirError
-from agent.rundir.events import CheckpointLoaded, OptimizerReset
+from agent.rundir.events import CheckpointLoaded
 from agent.rundir.layout import RunDir
 from agent.session import Agent
 from trainer.checkpoint.checking import require_equal
@@ -91,9 +93,10 @@ def load_together(
         keeps = _keeps_optimizer(loaded, state, agent, config)
         # The optimizer takes the loaded tensors themselves: compare with a copy.
         untouched = snapshot(loaded.state) if config.check_resume else None
-        remarks = restore(
-            loaded.state, state, world, seed=config.seed, with_optimizer=keeps
-        )
+        with _telling_norms(agent, state, decision, is_told=keeps):
+            remarks = restore(
+                loaded.state, state, world, seed=config.seed, with_optimizer=keeps
+            )
         if untouched is not None:
             require_equal(untouched, state, world)
         # A static graph's early save is labelled with a step that was not done.
@@ -156,6 +159,19 @@ def give_up_above(
     return told.splitlines()
 
 
+def _telling_norms(
+    agent: Agent, state: TrainState, decision: Decision, *, is_told: bool
+) -> AbstractContextManager[None]:
+    """Surround a reload of the optimizer's state with a look at its norms."""
+    if not is_told:
+        return contextlib.nullcontext()
+    return agent.changing_optimizer(
+        state.optimizer,
+        reason=f"loaded `{decision.name}`",
+        model_digest=decision.digest,
+    )
+
+
 def _keeps_optimizer(
     loaded: Loaded, state: TrainState, agent: Agent, config: TrainConfig
 ) -> bool:
@@ -167,13 +183,7 @@ def _keeps_optimizer(
     except OptimizerMismatchError as error:
         if not config.allow_new_optimizer:
             raise
-        agent.emit(
-            OptimizerReset,
-            optimizer=type(state.optimizer).__name__,
-            reason=str(error),
-            before={},
-            after={},
-        )
+        agent.reset_optimizer(state.optimizer, reason=str(error))
         return False
     except (KeyError, TypeError, IndexError) as error:
         raise RunDirError(

@@ -35,6 +35,8 @@ class Want(IntEnum):
     """Save and go on."""
     COLLECT = 2
     """Learn how the save in the background has ended."""
+    REQUEST = 3
+    """Carry out what an operator asks for."""
 
 
 class StepPart(NamedTuple):
