@@ -53,6 +53,8 @@ class Cursor:
     _size: int = 0
     _torn_size: int = -1
     _mtime_ns: int = 0
+    _has_moved: bool = False
+    """A line came while we watched: its age is known without the file's time."""
     _signature: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ class Cursor:
     def clock_problem(self, clocks: Clocks) -> str | None:
         """Return what is wrong with the file's time, which tells the age of history."""
         lead_ns = self._mtime_ns - clocks.time_ns
-        if self.is_live or lead_ns <= _MAX_CLOCK_LEAD_NS:
+        if self._has_moved or lead_ns <= _MAX_CLOCK_LEAD_NS:
             return None
         return f"its time is {lead_ns // 10**9} s ahead of this host's clock"
 
@@ -128,6 +130,7 @@ class Cursor:
                 good.append((event, place))
         num_newer = sum(line.is_newer_kind for line, _ in bad)
         if good:
+            self._has_moved = self.is_live
             self.last_time_ns = good[-1][0].time_ns
             self.span_ns = max(0, self.last_time_ns - good[0][0].time_ns)
         return Lines(

@@ -28,10 +28,12 @@ from agent.rundir.layout import RunDir, rank_stem
 from agent.rundir.lock import LockView, read_lock
 from agent.rundir.operations import Operation, read_operations
 from agent.rundir.process import Liveness, ProcessId, liveness, this_process
+from opsdash.feed.cursor import Clocks
 from opsdash.projections.batch import CheckpointFact, Directory, Problem
 from opsdash.projections.plausible import clip, whole
 
 _ANYWAY_NS = 5 * 10**9
+_TICK_NS = 10**9
 _MAX_ATTEMPTS = 256
 _MAX_PROCESSES = 512
 """Whose liveness is asked for, once a second."""
@@ -52,14 +54,18 @@ class _Cached(Generic[_Part]):
     _signature: _Signature | None = None
     _read_ns: int = 0
 
-    def get(self, mono_ns: int) -> _Part:
+    def get(self, clocks: Clocks) -> _Part:
         signature = tuple(_signature_of(path) for path in self.paths())
-        is_old = mono_ns - self._read_ns > _ANYWAY_NS
+        is_old = clocks.mono_ns - self._read_ns > _ANYWAY_NS
         if signature != self._signature or is_old:
             fresh = self.read()
             if fresh != self.value:
                 self.value = fresh
-            self._signature, self._read_ns = signature, mono_ns
+            # What changed within the clock's tick may change again unseen.
+            newest_ns = max((found[0] for found in signature if found), default=0)
+            is_settled = clocks.time_ns - newest_ns > _TICK_NS
+            self._signature = signature if is_settled else None
+            self._read_ns = clocks.mono_ns
         return self.value
 
 
@@ -90,10 +96,10 @@ class DirectoryReader:
         if attempt == self._started_attempt and len(self._started) < _MAX_PROCESSES:
             self._started[stem] = event
 
-    def read(self, mono_ns: int, telemetry_attempt: int) -> Directory:
+    def read(self, clocks: Clocks, telemetry_attempt: int) -> Directory:
         """Return what lies there now; the same object as before if nothing changed."""
         identity, identity_problem, is_newer = self._read_identity()
-        attempts, newest, problems = self._attempts.get(mono_ns)
+        attempts, newest, problems = self._attempts.get(clocks)
         lock = read_lock(self._run.lock) if _is_plain(self._run.lock) else None
         newest = max(newest, telemetry_attempt, _attempt_of(lock))
         found = Directory(
@@ -103,9 +109,9 @@ class DirectoryReader:
             newest_attempt=newest,
             lock=lock,
             processes=self._processes(attempts, newest),
-            checkpoints=self._checkpoints.get(mono_ns),
+            checkpoints=self._checkpoints.get(clocks),
             latest=read_latest(self._run) if _is_plain(self._run.latest) else None,
-            operations=self._operations.get(mono_ns),
+            operations=self._operations.get(clocks),
             disk_free_bytes=_free_bytes(self._run.path),
             problems=identity_problem + problems,
             is_newer_schema=is_newer,

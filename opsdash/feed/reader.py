@@ -57,16 +57,17 @@ class RunReader:
             self._thorough_ns = clocks.mono_ns
         if is_thorough or _is_due(self._discovered_ns, clocks.mono_ns, _DISCOVER_NS):
             self._discovered_ns = clocks.mono_ns
-            self._telemetry.discover(is_thorough=is_thorough)
+            self._telemetry.discover(clocks, is_thorough=is_thorough)
         lines = self._telemetry.read_turn(clocks, with_old=is_thorough)
-        if lines or self._discovered_ns == clocks.mono_ns:
+        is_behind = self._telemetry.backlog_bytes > 0
+        if lines or is_behind or self._discovered_ns == clocks.mono_ns:
             self._telemetry.take_stock(clocks)
         if self._note_starts(lines) or _is_due(
             self._looked_ns, clocks.mono_ns, _LOOK_NS
         ):
             self._looked_ns = clocks.mono_ns
             newest = self._telemetry.newest_attempt
-            self._facts = self._directory.read(clocks.mono_ns, newest)
+            self._facts = self._directory.read(clocks, newest)
         return Batch(
             now_mono_ns=clocks.mono_ns,
             now_ns=clocks.time_ns,

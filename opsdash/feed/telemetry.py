@@ -17,6 +17,8 @@ from opsdash.projections.plausible import MAX_RANKS
 
 _MAX_FILES = 8_192
 _MAX_PROBLEMS = 20
+_TICK_NS = 10**9
+"""Modification times younger than this may change without being seen to."""
 _RANK = re.compile(r"rank-(\d{1,9})")
 
 
@@ -51,12 +53,12 @@ class Telemetry:
         self.num_overlong = sum(cursor.tail.num_overlong for cursor in cursors)
         self.problems = self._find_problems(clocks)
 
-    def discover(self, *, is_thorough: bool) -> None:
+    def discover(self, clocks: Clocks, *, is_thorough: bool) -> None:
         """Look for new files.
 
         Args:
-            is_thorough: Also in folders whose modification time stands still,
-                which a file created within the clock's tick leaves it do.
+            clocks: Now.
+            is_thorough: Also in folders whose modification time stands still.
         """
         root, num_known = self._run.telemetry, len(self._cursors)
         for attempt, folder in self._attempt_folders(root):
@@ -64,7 +66,9 @@ class Telemetry:
             try:
                 changed_ns = folder.stat().st_mtime_ns
                 if is_thorough or self._scanned.get(folder.name) != changed_ns:
-                    self._scanned[folder.name] = changed_ns
+                    # A file made in the same tick of the clock leaves no trace.
+                    if clocks.time_ns - changed_ns > _TICK_NS:
+                        self._scanned[folder.name] = changed_ns
                     self._scan(attempt, folder)
                 self._problems.pop(folder.name, None)
             except OSError as error:
