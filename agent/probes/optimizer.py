@@ -21,6 +21,8 @@ from agent.rundir.events import GroupNorms, OptimizerNorms
 
 _MAX_NAMED = 8
 """Names of tensors in one event: the first few tell what happened."""
+_UPDATE = (-1, "update")
+"""The bucket of the last step's change; no group has this index."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ class Norms:
     state_steps: tuple[int, int] | None
     groups: tuple[GroupNorms, ...]
     nonfinite: tuple[str, ...]
+    update: float | None = None
+    """Of the last step's change, where the parameters before it were given."""
+
+    @property
+    def update_ratio(self) -> float | None:
+        """Norm of the update over that of the parameters."""
+        if self.update is None or not self.param:
+            return None
+        return self.update / self.param
 
 
 @dataclass
@@ -80,8 +91,7 @@ class OptimizerProbe:
             return
         try:
             began = time.perf_counter_ns()
-            norms = measure(optimizer, self._names)
-            ratio = _update_ratio(_parameters(optimizer), before, norms.param)
+            norms = measure(optimizer, self._names, before=before)
             self._emitter.emit(
                 OptimizerNorms,
                 # The hook runs inside the step that `step_done` will count.
@@ -89,7 +99,7 @@ class OptimizerProbe:
                 optimizer=type(optimizer).__name__,
                 grad=norms.grad,
                 param=norms.param,
-                update_ratio=ratio,
+                update_ratio=norms.update_ratio,
                 state=norms.state,
                 state_steps=norms.state_steps,
                 groups=norms.groups,
@@ -101,12 +111,21 @@ class OptimizerProbe:
 
 
 @torch.no_grad()
-def measure(optimizer: Optimizer, names: Mapping[int, str] | None = None) -> Norms:
+def measure(
+    optimizer: Optimizer,
+    names: Mapping[int, str] | None = None,
+    *,
+    before: list[Tensor] | None = None,
+) -> Norms:
     """Return the norms of an optimizer's gradients, parameters and state.
+
+    The device is waited for once, whatever there is to read.
 
     Args:
         optimizer: Any; its state is read by its own key names.
         names: Parameter names by `id`; unnamed ones are called by their place.
+        before: The parameters before its last step, in its own order; they are
+            overwritten by the update.
     """
     buckets: dict[tuple[int, str], _Bucket] = {}
     steps: list[Tensor | float] = []
@@ -117,7 +136,11 @@ def measure(optimizer: Optimizer, names: Mapping[int, str] | None = None) -> Nor
             step = optimizer.state.get(param, {}).get("step")
             if step is not None:
                 steps.append(step)
-    values, nonfinite = _all_norms(buckets)
+    if before:
+        torch._foreach_sub_(before, _parameters(optimizer))
+        buckets[_UPDATE] = _Bucket(before, ["update"] * len(before))
+    values, nonfinite, read_steps = _read(buckets, steps)
+    update = values.pop(_UPDATE, None)
     groups = tuple(
         _group_norms(index, group, values)
         for index, group in enumerate(optimizer.param_groups)
@@ -127,9 +150,12 @@ def measure(optimizer: Optimizer, names: Mapping[int, str] | None = None) -> Nor
         grad=totals.pop("grad", None),
         param=totals.pop("param", None),
         state=totals,
-        state_steps=_step_range(steps),
+        state_steps=(int(min(read_steps)), int(max(read_steps)))
+        if read_steps
+        else None,
         groups=groups,
         nonfinite=nonfinite,
+        update=_joint(update) if update else None,
     )
 
 
@@ -160,17 +186,24 @@ def _has_norm(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and not tensor.is_sparse and tensor.numel() > 0
 
 
-def _all_norms(
-    buckets: Mapping[tuple[int, str], _Bucket],
-) -> tuple[dict[tuple[int, str], list[float]], tuple[str, ...]]:
-    """Return each bucket's norms, per tensor, with one read from the device."""
+def _read(
+    buckets: Mapping[tuple[int, str], _Bucket], steps: Sequence[Tensor | float]
+) -> tuple[dict[tuple[int, str], list[float]], tuple[str, ...], list[float]]:
+    """Return each bucket's norms per tensor, what is not finite, and the steps.
+
+    Everything is stacked on one device and read at once. Steps travel as
+    float32, which is exact up to 16,777,216 of them.
+    """
     flat: list[Tensor] = []
     for bucket in buckets.values():
         flat.extend(_foreach_norm(bucket.tensors))
-    read: list[float] = []
-    if flat:
-        device = flat[0].device
-        read = torch.stack([n.to(device) for n in flat]).tolist()
+    num_norms = len(flat)
+    device = flat[0].device if flat else None
+    on_device = [s for s in steps if isinstance(s, Tensor) and s.device == device]
+    # Counters on the CPU beside norms on a GPU are read without waiting for it.
+    elsewhere = [float(s) for s in steps if getattr(s, "device", None) != device]
+    flat += [step.reshape(()).float() for step in on_device]
+    read = torch.stack([n.to(device) for n in flat]).tolist() if flat else []
     values: dict[tuple[int, str], list[float]] = {}
     nonfinite: list[str] = []
     place = 0
@@ -178,8 +211,10 @@ def _all_norms(
         mine = read[place : place + len(bucket.tensors)]
         place += len(mine)
         values[key] = mine
-        nonfinite += [n for n, v in zip(bucket.names, mine, strict=True) if v - v != 0]
-    return values, tuple(nonfinite[:_MAX_NAMED])
+        if key != _UPDATE:
+            pairs = zip(bucket.names, mine, strict=True)
+            nonfinite += [name for name, value in pairs if value - value != 0]
+    return values, tuple(nonfinite[:_MAX_NAMED]), elsewhere + read[num_norms:]
 
 
 def _foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -213,30 +248,6 @@ def _group_norms(
         param=mine.pop("param", None),
         state=mine,
     )
-
-
-def _step_range(steps: Sequence[Tensor | float]) -> tuple[int, int] | None:
-    """Return least and greatest step counter; tensors are read at once."""
-    if not steps:
-        return None
-    tensors = [s.reshape(()).float() for s in steps if isinstance(s, Tensor)]
-    plain = [float(s) for s in steps if not isinstance(s, Tensor)]
-    if tensors:
-        device = tensors[0].device
-        plain += torch.stack([t.to(device) for t in tensors]).tolist()
-    return int(min(plain)), int(max(plain))
-
-
-def _update_ratio(
-    now: list[Tensor], before: list[Tensor], param: float | None
-) -> float | None:
-    if not param:
-        return None
-    with torch.no_grad():
-        torch._foreach_sub_(before, now)
-        norms = torch.stack([n.cpu() for n in _foreach_norm(before)]).tolist()
-    joint = _joint(norms)
-    return None if joint is None else joint / param
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -143,6 +143,60 @@ def test_an_optimizer_that_nobody_knows_is_measured_by_its_own_names():
     assert set(measure(optimizer).state) == {"swirl"}
 
 
+def test_the_update_is_the_change_of_the_parameters():
+    model, optimizer = trained(OPTIMIZERS["SGD"])
+    before = [p.detach().clone() for p in model.parameters()]
+    old = [b.clone() for b in before]
+    optimizer.step()
+
+    norms = measure(optimizer, before=before)
+
+    change = [p - b for p, b in zip(model.parameters(), old, strict=True)]
+    assert norms.update == pytest.approx(plain_norm(change))
+    assert norms.update_ratio == pytest.approx(norms.update / norms.param)
+
+
+def test_a_step_that_changes_nothing_has_a_ratio_of_zero():
+    model, optimizer = trained(OPTIMIZERS["SGD"])
+
+    norms = measure(optimizer, before=[p.detach().clone() for p in model.parameters()])
+
+    assert norms.update_ratio == 0.0
+
+
+def test_parameters_that_are_not_finite_are_named_once():
+    model, optimizer = trained(OPTIMIZERS["SGD"])
+    before = [p.detach().clone() for p in model.parameters()]
+    model[0].bias.data[0] = float("nan")
+
+    norms = measure(optimizer, before=before)
+
+    assert norms.nonfinite == ("group0.1",)
+    assert norms.update is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_gpu_is_waited_for_once(capturable):
+    layers = [torch.nn.Linear(64, 64) for _ in range(20)]
+    model = torch.nn.Sequential(*layers).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), capturable=capturable)
+    for _ in range(2):
+        model(torch.randn(4, 64, device="cuda")).sum().backward()
+        optimizer.step()
+    before = [p.detach().clone() for p in model.parameters()]
+    measure(optimizer, before=[b.clone() for b in before])
+
+    torch.cuda.set_sync_debug_mode("warn")
+    with pytest.warns(UserWarning, match="synchronizing") as waits:
+        norms = measure(optimizer, before=before)
+    torch.cuda.set_sync_debug_mode("default")
+
+    assert len([w for w in waits if "synchronizing" in str(w.message)]) == 1
+    assert norms.state_steps == (2, 2)
+
+
 def test_every_so_many_steps_an_event_with_the_step_it_belongs_to(tmp_path):
     path = tmp_path / "x.jsonl"
     emitter = Emitter(path, node="rank-0", rank=0)
