@@ -40,13 +40,26 @@ def test_a_window_holds_its_steps(one, other, num_columns, window):
     assert axis.column(last) < num_columns
 
 
-@given(STEPS, STEPS, WIDTHS)
-def test_a_step_lies_between_the_edges_of_its_column(start, step, num_columns):
-    axis = StepAxis.over(start, start + 1000, num_columns)
+@given(STEPS, st.integers(1, 5000), WIDTHS, st.integers(0, 300))
+def test_a_step_lies_between_the_edges_of_its_column(
+    start, length, num_columns, column
+):
+    axis = StepAxis.over(start, start + length, num_columns)
+    edge = axis.edge(column)
 
-    column = axis.column(step)
+    for step in (edge, math.nextafter(edge, -math.inf), math.nextafter(edge, math.inf)):
+        found = axis.column(step)
+        assert axis.edge(found) <= step < axis.edge(found + 1)
 
-    assert axis.edge(column) <= step < axis.edge(column + 1)
+
+@pytest.mark.parametrize("column", range(200))
+def test_a_step_on_an_edge_belongs_to_the_column_that_begins_there(column):
+    axis = StepAxis(0.0, 0.006, 200)
+
+    edge = axis.edge(column)
+
+    assert axis.column(edge) == column
+    assert axis.column(math.nextafter(edge, -math.inf)) == column - 1
 
 
 def test_growing_by_a_step_moves_no_column_until_the_chart_is_full():

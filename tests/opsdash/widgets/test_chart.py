@@ -155,6 +155,20 @@ async def test_y_switches_to_logarithmic_heights_and_back():
         assert screen_text(app) == linear
 
 
+async def test_what_is_not_positive_lies_below_a_logarithmic_chart():
+    series = Series("lr")
+    series.extend([(0, 0.0), (1, 0.01), (2, -5.0), (3, 1.0)])
+    chart = Chart(series, title="lr")
+    app = WidgetApp(chart)
+
+    async with app.run_test(size=(40, 10)) as pilot:
+        chart.log_y = True
+        await pilot.pause()
+
+        labels = [line[:6].strip() for line in screen_text(app).split("\n")[1:8]]
+        assert (labels[0], labels[-1]) == ("1", "0.01")
+
+
 async def test_a_window_keeps_to_the_last_steps():
     chart = Chart(falling(2000), title="loss", window=200)
     app = WidgetApp(chart)

@@ -60,6 +60,7 @@ async def test_a_change_sends_little_and_the_terminal_shows_it():
         await pilot.pause()
 
         assert 0 < app.num_bytes < 100
+        assert screen_text(app).split("\n")[0] == "x" * 60 + " 2"
         assert app.differing_lines() == []
 
 

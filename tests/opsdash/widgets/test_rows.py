@@ -79,6 +79,12 @@ def test_fixed_rows_are_found_by_key():
     assert place_near(rows, "c", 0) is None
 
 
+def test_a_model_that_finds_rows_is_asked_however_far_they_went():
+    rows = FixedRows((key, ()) for key in range(50_000))
+
+    assert place_near(rows, 49_999, 0) == 49_999
+
+
 @given(st.permutations(range(30)), st.integers(0, 29), st.integers(-5, 40))
 def test_a_row_is_found_near_where_it_was(keys, key, where):
     assert place_near(Numbers(keys), key, where) == keys.index(key)
