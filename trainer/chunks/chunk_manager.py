@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from agent.rundir.chunks.reader import StoreStats
 from agent.rundir.chunks.records import (
     PARAMETER,
+    Buffer,
     ChunkSpec,
     Part,
     TensorRow,
@@ -244,7 +245,7 @@ def _chunk_info(chunk_id: int, parts: Sequence[Part]) -> ChunkInfo:
     return {"chunk_id": chunk_id, "parts": table, "flat_size": size}
 
 
-def _elements(spec: ChunkSpec, data: bytes) -> Tensor:
+def _elements(spec: ChunkSpec, data: Buffer) -> Tensor:
     dtypes = {part.dtype for part in spec.parts}
     dtype: Any = torch.uint8
     if len(dtypes) == 1:

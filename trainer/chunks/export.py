@@ -168,6 +168,8 @@ def _write_safetensors(
                 for place in places.get(row.name, ()):
                     file.seek(len(header) + place + start)
                     file.write(piece)
+            # Else it would be held until the next one is read beside it.
+            del data, piece
         file.truncate(len(header) + sum(rows[name].num_bytes for name in names))
 
     write_whole(to, write)

@@ -14,7 +14,7 @@ from torch import Tensor
 from agent.rundir.chunks.errors import NoSuchTensorError
 from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.reader import ChunkStoreReader
-from agent.rundir.chunks.records import OPTIMIZER, ChunkSpec, TensorRow
+from agent.rundir.chunks.records import OPTIMIZER, Buffer, ChunkSpec, TensorRow
 from trainer.chunks.nested import put_together
 from trainer.chunks.tensors import byte_view, empty_tensor
 
@@ -94,11 +94,13 @@ def load_names(
         for row, start, piece in iter_pieces(spec, data, rows):
             if row.name in views:
                 views[row.name][start : start + len(piece)] = piece
+        # Else it would be held until the next one is read beside it.
+        del data, piece
     return {name: tensors[owner] for name, owner in owners.items()}
 
 
 def iter_pieces(
-    spec: ChunkSpec, data: bytes, rows: dict[str, TensorRow]
+    spec: ChunkSpec, data: Buffer, rows: dict[str, TensorRow]
 ) -> Iterator[tuple[TensorRow, int, memoryview]]:
     """Yield what each part of a chunk holds.
 

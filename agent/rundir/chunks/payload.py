@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from agent.rundir.chunks.connection import reading
 from agent.rundir.chunks.errors import (
     ChunkPlace,
     DamagedChunkError,
@@ -20,14 +22,26 @@ from agent.rundir.chunks.errors import (
     NoSuchRoundError,
     translated,
 )
-from agent.rundir.chunks.records import ChunkSpec, chunk_digest, decode_parts
+from agent.rundir.chunks.records import (
+    Buffer,
+    ChunkSpec,
+    chunk_digest,
+    decode_parts,
+)
 from agent.rundir.chunks.schema import RAW_CODEC
 from agent.rundir.chunks.sources import find_elsewhere, run_dir_of
 
 NUM_HASHERS = max(1, min(4, os.cpu_count() or 1))
 
-_LOOKAHEAD = 2 * NUM_HASHERS
-"""Chunks in memory beyond the one being used."""
+_MAX_AHEAD = 2 * NUM_HASHERS
+_MAX_AHEAD_BYTES = 8 << 20
+"""What may be held beyond the chunk being used: large ones come one by one."""
+
+_PIECE_BYTES = 1 << 20
+"""A value that SQLite returns whole is in memory twice for a moment; larger
+ones are read in pieces."""
+
+_Tag = TypeVar("_Tag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +50,7 @@ class Payload:
 
     digest: str
     dtype: str
-    data: bytes
+    data: Buffer
 
     def is_sound(self) -> bool:
         """Whether the bytes have the digest."""
@@ -67,7 +81,7 @@ class PayloadReader:
 
     def iter_checked(
         self, round_num: int, specs: Iterable[ChunkSpec]
-    ) -> Iterator[tuple[ChunkSpec, bytes]]:
+    ) -> Iterator[tuple[ChunkSpec, Buffer]]:
         """Yield the chunks of a round in order, each one checked.
 
         Each is read in a transaction of its own, so that a slow consumer
@@ -77,16 +91,15 @@ class PayloadReader:
             MissingChunkError, DamagedChunkError: naming the chunk.
             NoSuchRoundError: the round was pruned while it was read.
         """
-        pending: deque[tuple[ChunkSpec, bytes, Future[bool]]] = deque()
-        with ThreadPoolExecutor(NUM_HASHERS, "chunk-hash") as pool:
-            for spec in specs:
-                payload = self._fetch_of_round(round_num, spec)
-                future = pool.submit(payload.is_sound)
-                pending.append((spec, payload.data, future))
-                if len(pending) > _LOOKAHEAD:
-                    yield self._checked(round_num, *pending.popleft())
-            while pending:
-                yield self._checked(round_num, *pending.popleft())
+        fetched = ((spec, self._fetch_of_round(round_num, spec)) for spec in specs)
+        for spec, payload, is_sound in iter_hashed(fetched):
+            if not is_sound or len(payload.data) != spec.size_bytes:
+                raise self._damaged(_place_in(self.node, round_num, spec))
+            data = payload.data
+            # Whoever asks for the next chunk must be able to drop this one.
+            del payload
+            yield spec, data
+            del data
 
     def fetch(self, digest: str) -> Payload | None:
         """Return one chunk unchecked, or None.
@@ -95,21 +108,38 @@ class PayloadReader:
             NewerStoreError: it is encoded in a way that this version lacks.
             DamagedStoreError: SQLite cannot read it.
         """
-        with translated(self.path):
+        with reading(self.conn, self.path):
             row = self.conn.execute(
-                "SELECT dtype, codec, data FROM chunk_data WHERE chunk_hash = ?",
-                (digest,),
+                """SELECT rowid, dtype, codec, length(data),
+                          CASE WHEN length(data) <= ? THEN data END
+                   FROM chunk_data WHERE chunk_hash = ?""",
+                (_PIECE_BYTES, digest),
             ).fetchone()
-        if row is None:
-            return None
-        dtype, codec, data = row
-        if codec != RAW_CODEC:
-            raise NewerStoreError(
-                f"chunk `{digest[:12]}` of `{self.node}` has codec `{codec}`, "
-                f"this version reads `{RAW_CODEC}`",
-                hint="pip install --upgrade opsdash",
-            )
-        return Payload(digest, str(dtype), data if isinstance(data, bytes) else b"")
+            if row is None:
+                return None
+            rowid, dtype, codec, size, data = row
+            if codec != RAW_CODEC:
+                raise self._unknown_codec(digest, codec)
+            if size is not None and size > _PIECE_BYTES:
+                data = self._read_in_pieces(rowid, size)
+        # A flipped type makes text or a number of it: bytes without the digest.
+        is_blob = isinstance(data, bytes | bytearray)
+        return Payload(digest, str(dtype), data if is_blob else b"")
+
+    def _read_in_pieces(self, rowid: int, size: int) -> bytearray:
+        data = bytearray(size)
+        with self.conn.blobopen("chunk_data", "data", rowid, readonly=True) as blob:
+            for start in range(0, size, _PIECE_BYTES):
+                piece = blob.read(_PIECE_BYTES)
+                data[start : start + len(piece)] = piece
+        return data
+
+    def _unknown_codec(self, digest: str, codec: object) -> NewerStoreError:
+        return NewerStoreError(
+            f"chunk `{digest[:12]}` of `{self.node}` has codec `{codec}`, "
+            f"this version reads `{RAW_CODEC}`",
+            hint="pip install --upgrade opsdash",
+        )
 
     def _fetch_of_round(self, round_num: int, spec: ChunkSpec) -> Payload:
         payload = self.fetch(spec.digest)
@@ -120,13 +150,6 @@ class PayloadReader:
                 f"round {round_num} of `{self.node}` was pruned while it was read"
             )
         raise self._missing(_place_in(self.node, round_num, spec))
-
-    def _checked(
-        self, round_num: int, spec: ChunkSpec, data: bytes, is_sound: Future[bool]
-    ) -> tuple[ChunkSpec, bytes]:
-        if not is_sound.result() or len(data) != spec.size_bytes:
-            raise self._damaged(_place_in(self.node, round_num, spec))
-        return spec, data
 
     def _has_round(self, round_num: int) -> bool:
         with translated(self.path):
@@ -154,6 +177,30 @@ class PayloadReader:
         if row is None:
             return ChunkPlace(self.node, None, None, (), digest)
         return ChunkPlace(self.node, row[0], row[1], part_names(row[2]), digest)
+
+
+def iter_hashed(
+    fetched: Iterable[tuple[_Tag, Payload]],
+) -> Iterator[tuple[_Tag, Payload, bool]]:
+    """Yield each chunk in order with whether its bytes have its digest."""
+    pending: deque[tuple[_Tag, Payload, Future[bool]]] = deque()
+    held = 0
+    with ThreadPoolExecutor(NUM_HASHERS, "chunk-hash") as pool:
+        for tag, payload in fetched:
+            pending.append((tag, payload, pool.submit(payload.is_sound)))
+            held += len(payload.data)
+            del payload
+            while len(pending) > _MAX_AHEAD or held > _MAX_AHEAD_BYTES:
+                held -= len(pending[0][1].data)
+                yield _settled(*pending.popleft())
+        while pending:
+            yield _settled(*pending.popleft())
+
+
+def _settled(
+    tag: _Tag, payload: Payload, is_sound: Future[bool]
+) -> tuple[_Tag, Payload, bool]:
+    return tag, payload, is_sound.result()
 
 
 def part_names(parts_info: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from agent.rundir.chunks.connection import open_readonly, reading
 from agent.rundir.chunks.errors import translated
 from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.payload import Payload, PayloadReader
-from agent.rundir.chunks.records import ChunkRow, ChunkSpec, RoundRow
+from agent.rundir.chunks.records import Buffer, ChunkRow, ChunkSpec, RoundRow
 from agent.rundir.chunks.rows import (
     select_chunks,
     select_layout,
@@ -217,7 +217,7 @@ class ChunkStoreReader:
 
     def iter_chunks(
         self, round_num: int, specs: Iterable[ChunkSpec]
-    ) -> Iterator[tuple[ChunkSpec, bytes]]:
+    ) -> Iterator[tuple[ChunkSpec, Buffer]]:
         """Yield the bytes of a round's chunks in order, each one checked.
 
         Raises:

@@ -7,9 +7,7 @@ exception, so that one damaged chunk does not hide the next.
 """
 
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +21,12 @@ from agent.rundir.chunks.errors import (
     Source,
     translated,
 )
-from agent.rundir.chunks.payload import NUM_HASHERS, Payload, PayloadReader, part_names
+from agent.rundir.chunks.payload import (
+    Payload,
+    PayloadReader,
+    iter_hashed,
+    part_names,
+)
 from agent.rundir.chunks.rows import select_layout, select_rounds
 from agent.rundir.chunks.sources import find_elsewhere
 
@@ -128,10 +131,11 @@ class StoreVerification:
 
     def _read_all(self, tally: _Tally) -> None:
         total_bytes = self._total_bytes()
-        for payload, finding in self._iter_chunks():
+        for _, payload, is_sound in iter_hashed(self._iter_fetched(tally)):
             tally.num_chunks += 1
             tally.num_bytes += len(payload.data)
-            if finding is not None:
+            if not is_sound:
+                finding = self._finding(Finding.DAMAGED, payload.digest)
                 tally.findings.append(finding)
             self.progress(tally.num_bytes, total_bytes)
             if self.is_cancelled():
@@ -166,30 +170,16 @@ class StoreVerification:
             query = "SELECT coalesce(sum(length(data)), 0) FROM chunk_data"
             return int(self.payloads.conn.execute(query).fetchone()[0])
 
-    def _iter_chunks(self) -> Iterator[tuple[Payload, StoreFinding | None]]:
-        pending: deque[tuple[Payload, Future[bool]]] = deque()
-        with ThreadPoolExecutor(NUM_HASHERS, "chunk-hash") as pool:
-            for digest in self._iter_digests():
-                try:
-                    payload = self.payloads.fetch(digest)
-                except (DamagedStoreError, NewerStoreError) as error:
-                    finding = self._finding(Finding.UNREADABLE, digest, str(error))
-                    yield Payload(digest, "", b""), finding
-                    continue
-                if payload is None:
-                    continue  # pruned since the list was read
-                pending.append((payload, pool.submit(payload.is_sound)))
-                if len(pending) > 2 * NUM_HASHERS:
-                    yield self._judged(*pending.popleft())
-            while pending:
-                yield self._judged(*pending.popleft())
-
-    def _judged(
-        self, payload: Payload, is_sound: Future[bool]
-    ) -> tuple[Payload, StoreFinding | None]:
-        if is_sound.result():
-            return payload, None
-        return payload, self._finding(Finding.DAMAGED, payload.digest)
+    def _iter_fetched(self, tally: _Tally) -> Iterator[tuple[None, Payload]]:
+        for digest in self._iter_digests():
+            try:
+                payload = self.payloads.fetch(digest)
+            except (DamagedStoreError, NewerStoreError) as error:
+                finding = self._finding(Finding.UNREADABLE, digest, str(error))
+                tally.findings.append(finding)
+                continue
+            if payload is not None:  # None: pruned since the list was read
+                yield None, payload
 
     def _iter_digests(self) -> Iterator[str]:
         """Yield every digest; pages keep each read transaction short."""

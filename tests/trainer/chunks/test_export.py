@@ -137,33 +137,42 @@ def test_a_directory_that_is_not_there_is_said_so(reader, tmp_path):
         export_round(reader, 1, tmp_path / "gone" / "x.pt")
 
 
-@pytest.fixture(scope="module")
-def big_store(tmp_path_factory):
+@pytest.fixture(
+    scope="module", params=[TensorSplit(), FlatSplit(10)], ids=["tensor", "flat"]
+)
+def big_store(request, tmp_path_factory):
     path = store_path(tmp_path_factory.mktemp("big"))
     model = {f"t{i}": torch.full((NUM_ELEMENTS // 4,), float(i)) for i in range(4)}
     with ChunkStore.open(path) as store:
-        store.put_round(1, model, split=TensorSplit(4 << 20))
+        store.put_round(1, model, split=request.param)
     return path
 
 
 @pytest.mark.parametrize(
-    ("action", "limit"),
+    ("action", "least", "most"),
     [
-        ("load_tensors(reader, 1)", 1.2),
-        ("export_round(reader, 1, pathlib.Path(sys.argv[1]) / 'x.pt')", 1.2),
-        ("export_round(reader, 1, pathlib.Path(sys.argv[1]) / 'x.safetensors')", 0.4),
+        ("load_tensors(reader, 1)", 0.95, 1.2),
+        ("export_round(reader, 1, pathlib.Path(sys.argv[1]) / 'x.pt')", 0.95, 1.2),
+        (
+            "export_round(reader, 1, pathlib.Path(sys.argv[1]) / 'x.safetensors')",
+            0.01,
+            0.4,
+        ),
     ],
     ids=["state_dict", "pt", "safetensors"],
 )
 def test_restoring_needs_little_more_memory_than_the_model(
-    big_store, tmp_path, action, limit
+    big_store, tmp_path, action, least, most
 ):
     script = (
-        "import sys, pathlib, resource\n"
+        "import sys, pathlib, re\n"
         "from agent.rundir.chunks.reader import ChunkStoreReader\n"
         "from trainer.chunks.export import export_round\n"
         "from trainer.chunks.restore import load_tensors\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        # Not ru_maxrss: a process starts with that of the one that forked it.
+        "status = pathlib.Path('/proc/self/status')\n"
+        "pattern = r'VmHWM:\\s+(\\d+) kB'\n"
+        "peak = lambda: int(re.search(pattern, status.read_text())[1]) * 1024\n"
         "reader = ChunkStoreReader(pathlib.Path(sys.argv[2]))\n"
         "before = peak()\n"
         f"kept = {action}\n"
@@ -177,4 +186,6 @@ def test_restoring_needs_little_more_memory_than_the_model(
         check=True,
     )
 
-    assert int(done.stdout) < limit * NUM_ELEMENTS * 4
+    ratio = int(done.stdout) / (NUM_ELEMENTS * 4)
+    print(ratio)
+    assert least < ratio < most

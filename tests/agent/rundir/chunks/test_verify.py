@@ -70,6 +70,20 @@ def test_any_bit_of_a_chunk_counts(path, byte, bit):
         assert [f.finding for f in reader.verify().findings] == [Finding.DAMAGED]
 
 
+@pytest.mark.parametrize("value", ["text", 7, None])
+def test_a_value_that_is_no_blob_is_damage(path, value):
+    with editing(path) as conn:
+        conn.execute("PRAGMA ignore_check_constraints=ON")
+        conn.execute(
+            "UPDATE OR REPLACE chunk_data SET data = coalesce(?, zeroblob(0)) "
+            "WHERE chunk_hash = ?",
+            (value, digests(path, 1)[0]),
+        )
+
+    with ChunkStoreReader(path) as reader:
+        assert [f.finding for f in reader.verify().findings] == [Finding.DAMAGED]
+
+
 def test_a_flipped_dtype_is_damage_too(path):
     with editing(path) as conn:
         conn.execute(
