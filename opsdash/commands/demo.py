@@ -21,6 +21,16 @@ from opsdash.commands.watching import attach
 _POLL_S = 0.1
 _STOP_S = 60.0
 _NUM_RANKS = 2
+_TRAINING = (
+    "--steps",
+    "300",
+    "--save-every",
+    "50",
+    "--eval-every",
+    "50",
+    "--norms-every",
+    "10",
+)
 
 
 class DemoError(RunDirError):
@@ -37,7 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     path = _new_run_dir(Path("runs"))
     command = [
         *(sys.executable, "-m", "trainer", "launch", "ddp", str(path)),
-        *("--nproc", str(_NUM_RANKS)),
+        *("--nproc", str(_NUM_RANKS), *_TRAINING),
     ]
     say(shlex.join(command))
     with _output_of(path).open("xb") as output:
