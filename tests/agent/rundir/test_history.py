@@ -244,6 +244,48 @@ def test_events_that_were_lost_between_windows_are_counted(tmp_path, events):
     assert sum(s.num_missing for s in past) == 14
 
 
+def test_events_that_were_lost_just_between_two_windows_are_counted(tmp_path, events):
+    run = RunDir(tmp_path)
+    write_log(run, events, 1)
+    roll_up(run, 1)
+    [boundary] = [s.end for s in History(run, 1, STEM).thinned()][:1]
+    data = run.telemetry_file(1, STEM).read_bytes()
+    after = data.index(b"\n", boundary) + 1
+    run.telemetry_file(1, STEM).write_bytes(data[:boundary] + data[after:])
+    run.rollup_file(1, STEM).unlink()
+
+    past = list(History(run, 1, STEM).thinned())
+
+    assert [s.num_missing for s in past[:3]] == [0, 1, 0]
+
+
+def test_a_segment_that_has_just_begun_is_where_to_read_on(tmp_path, events):
+    run = RunDir(tmp_path)
+    write_log(run, events, 1)
+    run.telemetry_file(1, STEM, 2).write_bytes(encode(events[0]))
+    roll_up(run, 2)
+
+    history = History(run, 1, STEM)
+    past = list(history.thinned())
+
+    assert sum(sum(s.counts.values()) for s in past) == len(events)
+    assert history.position == (2, 0)
+
+
+def test_two_objects_on_one_line_are_one_bad_line(tmp_path, events):
+    run = RunDir(tmp_path)
+    write_log(run, events[:2], 1)
+    one, two = run.telemetry_file(1, STEM).read_bytes().splitlines()
+    data = one + two + b"\n" + one + b"\n"
+    run.telemetry_file(1, STEM).write_bytes(data)
+
+    found = History(run, 1, STEM).newest()
+
+    assert found.num_bad == 1
+    assert found.events[1] == events[0]
+    assert found.offsets == (0, len(one + two) + 1)
+
+
 def test_a_process_that_began_anew_has_lost_nothing(tmp_path, events):
     run = RunDir(tmp_path)
     clocks = {"time_ns": 1, "mono_ns": 1, "node": "rank-3"}

@@ -8,7 +8,7 @@ import pytest
 
 from agent.rundir import rollup_writer
 from agent.rundir.events import StepDone, encode
-from agent.rundir.rollup import Block, read_blocks
+from agent.rundir.rollup import Block, read_blocks, roll_up
 from agent.rundir.rollup_writer import RollupWriter
 from agent.rundir.windows import WINDOW_BYTES
 
@@ -131,6 +131,13 @@ def test_a_long_rollup_is_halved_and_still_covers_everything(tmp_path, monkeypat
         by_segment[segment].append(end)
     assert [by_segment[segment][-1] for segment in range(1, 7)] == [len(data)] * 6
     assert not list(tmp_path.glob(".*partial"))
+
+
+def test_blocks_of_two_segments_are_never_one():
+    one = roll_up(log(500), segment=1, begin=0)
+    two = roll_up(log(500), segment=2, begin=one.head.end)
+
+    assert rollup_writer._merge_pairs([one, two]) == [one, two]
 
 
 def test_a_disk_that_is_full_leaves_whole_blocks(tmp_path):
