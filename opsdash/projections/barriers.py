@@ -16,7 +16,7 @@ from agent.rundir.events import (
     RunEnded,
     StepDone,
 )
-from opsdash.projections.batch import Origin
+from opsdash.projections.batch import Batch, Origin
 from opsdash.projections.plausible import MAX_NODES, clip, nanoseconds, whole
 
 _MAX_NAMES = 128
@@ -89,6 +89,10 @@ class Barriers:
         self._ranks: dict[str, int | None] = {}
         self._passed: dict[str, dict[str, int]] = {}
         self._ended: set[str] = set()
+
+    def on_batch(self, batch: Batch) -> None:
+        """Take in that a newer attempt exists: nobody of an older one waits."""
+        self._begin(batch.directory.newest_attempt)
 
     def on_arrived(self, origin: Origin, event: BarrierArrived) -> None:
         """Take in that a process is about to wait."""
@@ -169,10 +173,7 @@ class Barriers:
 
     def _enter(self, origin: Origin) -> bool:
         """Whether a line belongs to the newest attempt; a newer one clears all."""
-        if origin.attempt > self._attempt:
-            self._attempt = origin.attempt
-            for state in (self._waits, self._ranks, self._passed, self._ended):
-                state.clear()
+        self._begin(origin.attempt)
         if origin.attempt < self._attempt:
             return False
         if origin.stem not in self._ranks:
@@ -180,6 +181,12 @@ class Barriers:
                 return False
             self._ranks[origin.stem] = origin.rank
         return True
+
+    def _begin(self, attempt: int) -> None:
+        if attempt > self._attempt:
+            self._attempt = attempt
+            for state in (self._waits, self._ranks, self._passed, self._ended):
+                state.clear()
 
     def _pass(self, stem: str, name: str, index: int) -> None:
         wait = self._waits.get(stem)

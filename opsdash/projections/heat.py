@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 NUM_COLUMNS = 1_024
 """Of each level."""
-FAN_OUT = 8
-_NUM_LEVELS = 6
+FAN_OUT = 10
+_NUM_LEVELS = 7
 _MAX_RANKS = 1_024
 _NOTHING = -1.0
 
@@ -100,7 +100,8 @@ class HeatMap:
 
         Args:
             num_columns: At most so many.
-            steps_per_column: How many steps one column shows, at least 1.
+            steps_per_column: How many steps one column shows, at least 1. Round
+                ones (1, 2, 5 times a power of ten) reach back furthest.
             last_step: None: the newest.
         """
         last = self.last_step if last_step is None else min(last_step, self.last_step)
@@ -130,14 +131,11 @@ class HeatMap:
         return {r: late for r, late in lateness_ns.items() if r in self._ranks}
 
     def _level_for(self, width: int) -> _Level:
-        """Return the coarsest level whose columns are not wider than asked."""
-        fitting = [level for level in self._levels if level.width <= width]
-        return fitting[-1]
+        """Return the coarsest level whose columns fit whole into the one asked for."""
+        return [level for level in self._levels if width % level.width == 0][-1]
 
 
 def _worst(level: _Level, rank: int, first_step: int, width: int) -> float | None:
-    columns = range(
-        first_step // level.width, (first_step + width - 1) // level.width + 1
-    )
-    worst = max(level.get(column, rank) for column in columns)
+    first = first_step // level.width
+    worst = max(level.get(first + i, rank) for i in range(width // level.width))
     return None if worst < 0 else worst

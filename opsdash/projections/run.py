@@ -41,6 +41,13 @@ class Run:
         self._batch: Batch | None = None
         self._attached_mono_ns = 0
         self._folds = self._fold_table()
+        self._on_batch = (
+            self.ranks.on_batch,
+            self.barriers.on_batch,
+            self.lateness.on_batch,
+            self.checkpoints.on_batch,
+            self.events.on_batch,
+        )
 
     @property
     def directory(self) -> Directory:
@@ -77,8 +84,8 @@ class Run:
             self._attached_mono_ns = batch.now_mono_ns
         self._batch = batch
         self.num_batches += 1
-        for projection in (self.ranks, self.lateness, self.checkpoints, self.events):
-            projection.on_batch(batch)
+        for projection in self._on_batch:
+            projection(batch)
         for lines in batch.lines:
             self.ranks.on_lines(lines, batch.now_ns)
             self.events.on_lines(lines)
@@ -112,6 +119,7 @@ class Run:
             last_verified=self.checkpoints.last_verified(),
             step=self.rounds.last_committed if is_federated else self.steps.step,
             step_ns=self.rounds.typical_ns if is_federated else self.typical_step_ns,
+            open_round=self.rounds.current if is_federated else None,
             nonfinite=self.steps.recent_nonfinite(),
             disk_free_bytes=self._disk_free_bytes(),
             absent=tuple(c for c in self.rounds.clients() if not c.is_present),

@@ -71,6 +71,8 @@ class Evidence:
     """Optimizer steps, or federated rounds, completed."""
     step_ns: int | None = None
     """Typical length of one."""
+    open_round: int | None = None
+    """Of a federated run: the round that was opened or committed last."""
     nonfinite: Nonfinite | None = None
     disk_free_bytes: int | None = None
     absent: tuple[ClientRow, ...] = ()
@@ -306,6 +308,9 @@ def _at_step(evidence: Evidence) -> str:
 
 
 def _steps_at_risk(evidence: Evidence) -> int | None:
+    if evidence.open_round is not None:
+        # A committed round is durable; only the one that is open can be lost.
+        return max(0, evidence.open_round - (evidence.step or 0))
     if evidence.step is None:
         return None
     saved = evidence.last_verified.number if evidence.last_verified else 0

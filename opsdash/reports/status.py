@@ -193,7 +193,9 @@ def straggler_words(late: StragglerReport) -> str:
 
 def _saved(report: StatusReport) -> list[tuple[str, str]]:
     last, newest = report.last_verified, report.newest_checkpoint
-    if last is None:
+    if report.kind == "federated" and last is None and report.step is not None:
+        found = [("saved", f"round {units.count(report.step)} is committed")]
+    elif last is None:
         found = [("saved", "no checkpoint that is verified")]
     else:
         age = units.ago(last.verified_age_ns)

@@ -1,0 +1,131 @@
+"""Who is in, who is missing, and for how long."""
+
+import pytest
+
+from agent.rundir import events as ev
+from tests.runs import SECOND, RunWriter, Watcher
+
+
+@pytest.fixture
+def writer(tmp_path):
+    writer = RunWriter(tmp_path / "run", world_size=3)
+    writer.begin()
+    return writer
+
+
+def board(watcher):
+    return watcher.run.board(watcher.clocks.mono_ns)
+
+
+def arrive(writer, *ranks, name="checkpoint.save", index=0, **fields):
+    for rank in ranks:
+        writer.emit(rank, ev.BarrierArrived, name=name, index=index, **fields)
+
+
+def test_who_is_in_and_who_is_missing(writer):
+    arrive(writer, 0)
+    writer.wait(3)
+    arrive(writer, 2)
+    for rank in range(3):
+        writer.beat(rank, waiting_at=None)
+        # A heartbeat that waits nowhere ends a wait; these two still wait.
+    arrive(writer, 0, 2)
+
+    (row,) = board(Watcher(writer.run))
+
+    assert {w.rank for w in row.arrived} == {0, 2}
+    assert row.missing == (1,)
+    assert row.num_expected == 3
+
+
+def test_the_wait_lasts_on_the_readers_clock(writer):
+    arrive(writer, 0, limit_ns=10 * SECOND)
+    watcher = Watcher(writer.run)
+    watcher.clocks.wait(4)
+    early = board(watcher)[0]
+    watcher.clocks.wait(7)
+    late = board(watcher)[0]
+
+    assert early.waited_ns == pytest.approx(4 * SECOND, abs=SECOND)
+    assert (early.is_hung, late.is_hung) == (False, True)
+
+
+def test_a_release_ends_the_wait_of_that_rank_only(writer):
+    arrive(writer, 0, 1)
+    writer.emit(0, ev.BarrierReleased, name="checkpoint.save", index=0, wait_ns=5)
+
+    (row,) = board(Watcher(writer.run))
+
+    assert [w.rank for w in row.arrived] == [1]
+    assert row.missing == (2,)
+
+
+def test_a_wait_of_a_step_is_seen_through_heartbeats(writer):
+    writer.beat(0, waiting_at="step.agree", waiting_index=7, waiting_age_ns=2 * SECOND)
+
+    (row,) = board(Watcher(writer.run))
+
+    assert (row.name, row.index, row.missing) == ("step.agree", 7, (1, 2))
+    assert row.waited_ns >= 2 * SECOND
+
+
+def test_the_steps_line_ends_the_wait(writer):
+    writer.beat(0, waiting_at="step.agree", waiting_index=7, waiting_age_ns=SECOND)
+    writer.emit(0, ev.StepDone, step=1, waits=(ev.Wait("step.agree", 7, 1, 1),))
+
+    assert board(Watcher(writer.run)) == []
+
+
+def test_who_has_passed_is_not_missing(writer):
+    writer.emit(1, ev.StepDone, step=9, waits=(ev.Wait("step.agree", 9, 1, 1),))
+    writer.beat(0, waiting_at="step.agree", waiting_index=9, waiting_age_ns=SECOND)
+
+    (row,) = board(Watcher(writer.run))
+
+    assert row.missing == (2,)
+
+
+def test_who_said_goodbye_is_expected_nowhere(writer):
+    arrive(writer, 0)
+    writer.emit(1, ev.RunEnded, reason="completed")
+
+    (row,) = board(Watcher(writer.run))
+
+    assert row.missing == (2,)
+
+
+def test_a_new_attempt_clears_the_board(writer):
+    arrive(writer, 0)
+    writer.begin()
+
+    assert board(Watcher(writer.run)) == []
+
+
+def test_a_release_with_an_error_is_remembered(writer):
+    arrive(writer, 1)
+    writer.emit(
+        1,
+        ev.BarrierReleased,
+        name="checkpoint.save",
+        index=0,
+        wait_ns=5,
+        error="timed out",
+    )
+
+    failed = Watcher(writer.run).run.barriers.last_failed
+
+    assert (failed.name, failed.rank, failed.error) == (
+        "checkpoint.save",
+        1,
+        "timed out",
+    )
+
+
+def test_the_longest_wait_stands_first(writer):
+    arrive(writer, 0, name="a")
+    writer.wait(5)
+    arrive(writer, 1, name="b")
+
+    found = [row.name for row in board(Watcher(writer.run))]
+
+    assert found == ["a", "b"]
