@@ -134,6 +134,20 @@ def launch(start: Start) -> Start:
     return run
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a file system of four megabytes, where mounting one is allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 def events(run_dir: Path, rank: int = 0) -> list[tuple[int, AnyEvent]]:
     """Return every event of a rank with its attempt, oldest first."""
     run = RunDir(run_dir)

@@ -5,12 +5,13 @@ three costs a tenth of a second. Their store lives in the test's own process,
 as torchrun's does in the launcher. A rank that hangs is a failed test.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from agent.rundir.errors import RunDirError
 from trainer.distributed.world import World, joined
 
 HANG_S = 60.0
+_STORE_TIMEOUT = timedelta(seconds=60)
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch._dynamo", "trainer.ddp"])
 
@@ -50,10 +52,37 @@ def on_ranks(
         arguments: For the function.
         options: For `joined`.
     """
+    with started(num_ranks, function, *arguments, **options) as ranks:
+        return ranks.ended()
+
+
+class Ranks:
+    """Processes of one group that is running."""
+
+    def __init__(self, processes: list, pipes: list) -> None:
+        self.processes = processes
+        self._pipes = pipes
+
+    def ended(self) -> list[Ended]:
+        """Wait for all of them; one that hangs is a failed test."""
+        return _collected(self._pipes)
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to each, one after the other."""
+        for process in self.processes:
+            if process.is_alive():
+                os.kill(process.pid, signum)
+
+
+@contextlib.contextmanager
+def started(
+    num_ranks: int, function: Callable[..., Any], *arguments: Any, **options: Any
+) -> Iterator[Ranks]:
+    """Start what `on_ranks` runs, and leave no process behind."""
     store = dist.TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=_seconds(60)
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=_STORE_TIMEOUT
     )
-    pipes, ranks = [], []
+    pipes, processes = [], []
     for rank in range(num_ranks):
         reader, writer = _context.Pipe(duplex=False)
         process = _context.Process(
@@ -63,17 +92,17 @@ def on_ranks(
         process.start()
         writer.close()
         pipes.append(reader)
-        ranks.append(process)
+        processes.append(process)
+    ranks = Ranks(processes, pipes)
     try:
-        return _collected(pipes, ranks)
+        yield ranks
     finally:
-        for process in ranks:
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGKILL)
+        ranks.kill()
+        for process in processes:
             process.join()
 
 
-def _collected(pipes: list, ranks: list) -> list[Ended]:
+def _collected(pipes: list) -> list[Ended]:
     deadline = time.monotonic() + HANG_S
     ended = []
     for rank, pipe in enumerate(pipes):
@@ -110,10 +139,6 @@ def _be_rank(rank, num_ranks, port, writer, function, arguments, options) -> Non
         ended = Ended(None, str(error), type(error).__name__)
     writer.send(ended)
     writer.close()
-
-
-def _seconds(seconds: float) -> timedelta:
-    return timedelta(seconds=seconds)
 
 
 def alone() -> World:

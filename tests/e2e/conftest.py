@@ -1,5 +1,5 @@
 """Fixtures that start real trainers."""
 
-from tests.processes import launch, start
+from tests.processes import launch, small_disk, start
 
-__all__ = ["launch", "start"]
+__all__ = ["launch", "small_disk", "start"]
