@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from agent.rundir.errors import UnreadableFileError
 
-_DTYPES = frozenset(
+DTYPES = frozenset(
     "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split()  # noqa: SIM905 - a table
 )
 _BYTE_ORDERS = frozenset("<>=|")
@@ -40,7 +40,7 @@ class _DType:
         self.order = state[1]
 
     def resolve(self) -> np.dtype[Any]:
-        if self.code not in _DTYPES or self.order not in _BYTE_ORDERS:
+        if self.code not in DTYPES or self.order not in _BYTE_ORDERS:
             raise NotAnArrayError(f"a pickled array has dtype {self.code!r}")
         return np.dtype(str(self.order) + str(self.code))
 

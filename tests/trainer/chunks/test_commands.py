@@ -1,0 +1,160 @@
+import json
+
+import pytest
+import torch
+
+from agent.rundir.chunks.errors import NoSuchRoundError
+from agent.rundir.errors import NotARunError
+from tests.trainer.chunks.original import OriginalStore
+from tests.trainer.chunks.store_faults import (
+    lose_chunk,
+    same_tensors,
+    small_model,
+    store_path,
+)
+from trainer.chunks.commands import foreign_main, repair_main, restore_main
+from trainer.chunks.store import ChunkStore
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    for node in ("server", "client-1"):
+        with ChunkStore.open(store_path(tmp_path, node)) as store:
+            store.put_round(3, small_model())
+    return tmp_path
+
+
+def lines(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_restore_writes_a_file(run_dir, tmp_path, capsys):
+    to = tmp_path / "round.pt"
+
+    code = restore_main(
+        [str(run_dir), "--node", "server", "--round", "3", "--to", str(to)]
+    )
+
+    assert code == 0
+    assert lines(capsys) == [{"wrote": str(to), "num_tensors": 6}]
+    assert same_tensors(torch.load(to), small_model())
+
+
+def test_restore_takes_a_pattern_and_other_names(run_dir, tmp_path):
+    to = tmp_path / "round.pt"
+    arguments = [str(run_dir), "--node", "server", "--round", "3", "--to", str(to)]
+
+    restore_main([*arguments, "--tensors", "conv.*", "--map", "conv.bias=b"])
+
+    assert list(torch.load(to)) == ["conv.weight", "b"]
+
+
+def test_a_dry_run_writes_nothing(run_dir, tmp_path, capsys):
+    to = tmp_path / "round.pt"
+    arguments = [str(run_dir), "--node", "server", "--round", "3", "--to", str(to)]
+
+    restore_main([*arguments, "--dry-run"])
+
+    assert lines(capsys) == [{"would_write": str(to), "num_tensors": 6}]
+    assert not to.exists()
+
+
+def test_a_node_without_a_store_is_an_error_that_names_those_with_one(run_dir):
+    with pytest.raises(NotARunError, match="it has `client-1`, `server`"):
+        restore_main([str(run_dir), "--node", "x", "--round", "3", "--to", "x.pt"])
+
+
+def test_a_run_with_checkpoints_is_told_to_resume(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+
+    with pytest.raises(NotARunError) as caught:
+        restore_main([str(tmp_path), "--node", "x", "--round", "3", "--to", "x.pt"])
+
+    assert caught.value.hint == f"opsdash resume {tmp_path}"
+
+
+@pytest.mark.parametrize("node", ["../server", "", "a/b", "-x"])
+def test_a_node_cannot_lead_out_of_the_run(run_dir, node):
+    with pytest.raises(NotARunError, match="no node's name"):
+        restore_main([str(run_dir), f"--node={node}", "--round", "3", "--to", "x.pt"])
+
+
+def test_a_round_that_is_not_there_is_an_error(run_dir, tmp_path):
+    with pytest.raises(NoSuchRoundError):
+        restore_main([str(run_dir), "--node", "server", "--round", "9", "--to", "x.pt"])
+
+
+def test_wrong_arguments_are_refused(run_dir, capsys):
+    with pytest.raises(SystemExit):
+        restore_main([str(run_dir), "--node", "s", "--round", "1", "--map", "x"])
+
+    assert "OLD=NEW" in capsys.readouterr().err
+
+
+def test_repair_mends_all_stores_of_a_run(run_dir, capsys):
+    path = store_path(run_dir)
+    with ChunkStore.open(path) as store:
+        digest = store.layout(3).chunks[0].digest
+    lose_chunk(path, digest)
+
+    code = repair_main([str(run_dir)])
+
+    assert code == 0
+    assert lines(capsys) == [
+        {"node": "client-1", "repaired": [], "dropped": 0, "left": []},
+        {"node": "server", "repaired": [digest], "dropped": 0, "left": []},
+    ]
+
+
+def test_what_is_left_makes_the_exit_code(run_dir, capsys):
+    for node in ("server", "client-1"):
+        path = store_path(run_dir, node)
+        with ChunkStore.open(path) as store:
+            digest = store.layout(3).chunks[0].digest
+        lose_chunk(path, digest)
+
+    code = repair_main([str(run_dir), "--node", "server", "--progress"])
+
+    assert code == 2
+    *progress, result = lines(capsys)
+    assert progress[-1]["done_bytes"] == progress[-1]["total_bytes"]
+    assert len(result["left"]) == 1
+
+
+def test_a_run_without_stores_cannot_be_repaired(tmp_path):
+    with pytest.raises(NotARunError, match="no chunk stores"):
+        repair_main([str(tmp_path)])
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    path = tmp_path / "client_1_chunks.db"
+    OriginalStore(path).save({"w": torch.arange(20.0)}, 1, 4)
+    return path
+
+
+def test_foreign_lists_rounds_and_chunks(foreign, capsys):
+    foreign_main([str(foreign)])
+    foreign_main([str(foreign), "--round", "1"])
+
+    first, *chunks = lines(capsys)
+    assert (first["round_num"], first["num_chunks"]) == (1, 4)
+    assert [chunk["tensors"] for chunk in chunks] == [["w"]] * 4
+
+
+def test_foreign_exports_a_round(foreign, tmp_path):
+    to = tmp_path / "x.pt"
+
+    foreign_main([str(foreign), "--round", "1", "--to", str(to)])
+
+    assert torch.equal(torch.load(to)["w"], torch.arange(20.0))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--to", "x.pt"], ["--round", "1", "--to", "x.safetensors"]]
+)
+def test_foreign_refuses_what_it_cannot_do(foreign, arguments, capsys):
+    with pytest.raises(SystemExit):
+        foreign_main([str(foreign), *arguments])
+
+    assert "--to" in capsys.readouterr().err
