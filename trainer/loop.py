@@ -82,6 +82,8 @@ class Loop:
     """Why training ends; None: it goes on."""
     is_rewound: bool = False
     """The position has changed: the epoch is begun anew from there."""
+    is_paused: bool = False
+    """Nothing is done but what an operator asks for."""
     is_torn: bool = False
     """The ranks may differ: an error must end the run."""
     early_step: int | None = None

@@ -56,7 +56,7 @@ def obey(loop: "Loop") -> str | None:
         if loop.is_torn:
             raise
         loop.say_on_main(f"`{request.kind}` failed: {error}")
-    if request.kind == "pause":
+    if request.kind == "pause" and not loop.is_paused:
         _wait_while_paused(loop)
     return request.kind
 
@@ -64,6 +64,7 @@ def obey(loop: "Loop") -> str | None:
 def _wait_while_paused(loop: "Loop") -> None:
     """Do what is asked for, and nothing else, until `continue` or `stop`."""
     loop.say_on_main("paused")
+    loop.is_paused = True
     with loop.agent.in_phase("paused"):
         while loop.ending is None and not loop.is_rewound:
             time.sleep(_PAUSE_POLL_S)
@@ -72,6 +73,7 @@ def _wait_while_paused(loop: "Loop") -> None:
                 break  # the next step sees it too, and saves
             if Want.REQUEST in agreed.wants and obey(loop) == "continue":
                 break
+    loop.is_paused = False
     loop.say_on_main("goes on")
 
 

@@ -3,6 +3,9 @@
 What lies above is renamed, never deleted: the history stays to be looked at.
 """
 
+import itertools
+from pathlib import Path
+
 from agent.rundir.atomic import fsync_directory, write_atomic
 from agent.rundir.checkpoints import SUPERSEDED_PREFIX, list_checkpoints
 from agent.rundir.events import CheckpointSuperseded
@@ -36,7 +39,7 @@ def supersede_above(
             name = entry.path.name
             if parse_checkpoint_name(name) is None or entry.number <= number:
                 continue
-            target = entry.path.with_name(f"{SUPERSEDED_PREFIX}{attempt:04d}-{name}")
+            target = _free_name(entry.path, f"{SUPERSEDED_PREFIX}{attempt:04d}-{name}")
             entry.path.rename(target)
             emit(CheckpointSuperseded, checkpoint=name, renamed_to=target.name)
             aside.append(name)
@@ -46,3 +49,13 @@ def supersede_above(
         else:
             write_atomic(run.latest, f"{start}\n".encode())
     return aside
+
+
+def _free_name(path: Path, wanted: str) -> Path:
+    """Return a name beside `path`: an attempt may give up the same step twice."""
+    target = path.with_name(wanted)
+    for number in itertools.count(2):
+        if not target.exists():
+            return target
+        target = path.with_name(f"{wanted}.{number}")
+    raise AssertionError("numbers do not end")

@@ -8,7 +8,7 @@ from benchmarks.lateness import record, scores
 @pytest.mark.dist
 @pytest.mark.slow
 def test_injected_delays_are_recovered_and_the_culprit_is_right(tmp_path):
-    true = record(tmp_path, num_ranks=3, num_barriers=150)
+    true = record(tmp_path, num_ranks=3, num_barriers=100)
 
     found = scores(true)
 
