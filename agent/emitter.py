@@ -105,7 +105,11 @@ class Emitter:
         step are filled in. Never raises.
         """
         try:
-            event = self._event(event_type, fields)
+            if "step" not in fields:
+                fields["step"] = self.step
+            if self.round_num is not None:
+                fields.setdefault("round_num", self.round_num)
+            event = self._stamps[event_type](**fields)
         except Exception as error:  # noqa: BLE001 - training must not see it
             self.drop(f"{type(error).__name__}: {error}")
             return False
@@ -195,13 +199,6 @@ class Emitter:
         self._is_off = True
         self._outlet.close(patience_s=_CLOSE_PATIENCE_S)
 
-    def _event(self, event_type: type[Event], fields: dict[str, Any]) -> Any:  # noqa: ANN401 - see `stamped`
-        if "step" not in fields:
-            fields["step"] = self.step
-        if self.round_num is not None:
-            fields.setdefault("round_num", self.round_num)
-        return self._stamps[event_type](**fields)
-
     def _put_carefully(self, event: Any) -> bool:  # noqa: ANN401 - see `put`
         """Write while something is amiss, and see whether it still is."""
         if self._is_off:
@@ -222,8 +219,10 @@ class Emitter:
         told = self.num_dropped
         if not told or self._outlet.is_crowded:
             return
-        fields = {"num_dropped": told, "reason": self.problem or "unknown"}
-        if not self._outlet.deliver(encode(self._event(EventsDropped, fields))):
+        event = self._stamps[EventsDropped](
+            num_dropped=told, reason=self.problem or "unknown", step=self.step
+        )
+        if not self._outlet.deliver(encode(event)):
             return
         self.num_dropped -= told
         self.problem = None
@@ -242,7 +241,7 @@ class Emitter:
         head = b""
         if self._start is not None:
             fields = {**self._start, "segment": self._outlet.file.segment + 1}
-            head = encode(self._event(RunStarted, fields))
+            head = encode(self._stamps[RunStarted](**fields))
         self._outlet.open_next(head)
 
     def _leave_to_parent(self) -> None:
