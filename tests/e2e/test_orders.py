@@ -94,7 +94,7 @@ def test_a_whole_life_of_requests(running):
         [e.request for _, e in events(run.path, rank) if isinstance(e, RequestAcked)]
         for rank in range(2)
     ]
-    assert len(acked[0]) == 10
+    assert len(acked[0]) == 11
     assert acked[0] == acked[1]
 
 
