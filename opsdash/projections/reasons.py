@@ -178,7 +178,7 @@ def _checkpoint(evidence: Evidence) -> Iterator[Reason]:
         return
     is_saving = any(row.phase == "saving" for row in evidence.ranks)
     age_ns = evidence.now_ns - (newest.created_ns or 0)
-    if not is_saving and not 0 <= age_ns <= _UNVERIFIED_GRACE_NS:
+    if not is_saving and abs(age_ns) > _UNVERIFIED_GRACE_NS:
         text = f"the newest checkpoint {newest.name} is not verified: {newest.why_not}"
         yield Reason(Severity.WARNING, text, fix)
 

@@ -1,7 +1,5 @@
 """Where each checkpoint is in its life, and whether it resumes."""
 
-import os
-
 import msgspec
 import pytest
 
@@ -175,10 +173,8 @@ def test_who_resumed_from_it_is_told(writer):
 def test_what_was_set_aside_says_why_and_stands_behind(writer):
     writer.checkpoint(10)
     writer.checkpoint(20)
-    os.rename(
-        writer.run.checkpoints / "step-00000020",
-        writer.run.checkpoints / ".superseded-0002-step-00000020",
-    )
+    path = writer.run.checkpoints / "step-00000020"
+    path.rename(path.with_name(".superseded-0002-step-00000020"))
 
     found = [(row.stage, row.is_resumable) for row in rows(writer)]
 

@@ -44,17 +44,15 @@ def test_a_file_that_is_read_again_is_no_loss():
 )
 def test_what_was_dropped_is_counted_whatever_the_threads_swapped(num, lost, random):
     numbers = [n for n in range(num) if n not in lost]
-    for at in range(0, len(numbers) - 1, 2):
+    for at in range(1, len(numbers) - 1, 2):
         if random.random() < 0.2:
             numbers[at], numbers[at + 1] = numbers[at + 1], numbers[at]
+    # What lies before the first number that came cannot be known to be missing.
     first = numbers[0] if numbers else num
-    tail = range(num, num + 200)
 
-    found = missing([*numbers, *tail])
+    found = missing([*numbers, *range(num, num + 200)])
 
-    # Numbers before the first that was seen cannot be known to be missing.
-    before = min([first, *numbers[:2]], default=num) if numbers else num
-    assert found == len([n for n in lost if before < n < num])
+    assert found == len([n for n in lost if first < n < num])
 
 
 @given(st.lists(st.integers(0, 10**12), max_size=200))
