@@ -20,6 +20,7 @@ from opsdash.projections.reasons import all_reasons
 from opsdash.projections.rounds import Rounds
 from opsdash.projections.run_state import Evidence, Verdict, judge
 from opsdash.projections.steps import Steps
+from opsdash.projections.time_order import TimeOrder
 
 _Fold = Callable[[Origin, Any], None]
 
@@ -37,6 +38,7 @@ class Run:
         self.rounds = Rounds()
         self.chunks = Chunks()
         self.events = EventsLog()
+        self._order = TimeOrder()
         self.num_batches = 0
         self._batch: Batch | None = None
         self._attached_mono_ns = 0
@@ -88,10 +90,11 @@ class Run:
             projection(batch)
         for lines in batch.lines:
             self.ranks.on_lines(lines, batch.now_ns)
-            self.events.on_lines(lines)
             for event in lines.events:
                 for fold in self._folds.get(type(event), ()):
                     fold(lines.origin, event)
+        for lines in self._order.take(batch):
+            self.events.on_lines(lines)
 
     def verdict(self, now_mono_ns: int, now_ns: int) -> Verdict:
         """Return the state of the run.
