@@ -14,7 +14,9 @@ from typing import NamedTuple
 import msgspec
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+# Plain values all the way down form no cycles: the collector need not visit
+# hundreds of thousands of them while a log is read.
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What every event carries."""
 
     time_ns: int
@@ -83,7 +85,7 @@ class PhaseChanged(Event, frozen=True, tag_field="kind", tag="phase_changed"):
     previous: str | None = None
 
 
-class Wait(msgspec.Struct, frozen=True, array_like=True):
+class Wait(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One wait at a barrier that did not block: part of a step's line."""
 
     name: str

@@ -43,7 +43,6 @@ class Stamps(dict[type[Event], Callable[..., Any]]):
             bases=(event_type,),
             frozen=True,
             kw_only=True,
-            gc=False,  # lives for one write and is part of no cycle
             omit_defaults=True,
             tag_field="kind",
             tag=event_type.__struct_config__.tag,
