@@ -1,0 +1,114 @@
+"""What the engineer on call does: status, verify, resume, with real trainers."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.rundir.checkpoints import Stage, list_checkpoints, resumable
+from agent.rundir.events import CheckpointLoaded, RunEnded, decode_lines
+from agent.rundir.layout import RunDir
+from agent.rundir.tail import Tail
+from tests.processes import DEADLINE_S, ROOT, events, joined_losses
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+FLAGS = ("--steps", "60", "--save-every", "8", "--corpus-bytes", "7600")
+
+
+def opsdash(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "opsdash", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def killed_run(launch, run_dir: Path, num_ranks: int) -> None:
+    running = launch(run_dir, num_ranks, *FLAGS)
+    running.wait_for_step(29)
+    running.kill()
+
+
+def wait_for_end(run_dir: Path, attempt: int) -> None:
+    """Wait for a run that was started detached: only its telemetry tells."""
+    tail = Tail(RunDir(run_dir).telemetry_file(attempt, "rank-00000"))
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if any(isinstance(event, RunEnded) for event in decode_lines(tail.read())):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"attempt {attempt} of {run_dir} did not end")
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_dead_is_seen_and_one_command_brings_it_back_bit_for_bit(
+    launch, start, tmp_path, num_ranks
+):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert launch(whole, num_ranks, *FLAGS).wait() == 0
+    killed_run(launch, parted, num_ranks)
+    newest = resumable(list_checkpoints(RunDir(parted)))[0].name
+
+    status = opsdash("status", parted, "--json")
+    resumed = opsdash("resume", parted)
+    wait_for_end(parted, attempt=2)
+
+    said = json.loads(status.stdout)
+    assert status.returncode == 2
+    assert said["state"] == "dead"
+    assert said["last_verified"]["name"] == newest
+    assert resumed.returncode == 0, resumed.stderr
+    assert newest in resumed.stdout
+    for rank in range(num_ranks):
+        assert joined_losses(parted, rank) == joined_losses(whole, rank)
+    assert opsdash("status", parted).returncode == 0
+
+
+def test_a_flipped_byte_is_named_and_the_resume_goes_further_back(launch, tmp_path):
+    run_dir = tmp_path / "run"
+    killed_run(launch, run_dir, 2)
+    # A kill may leave one that is half written above the newest verified one.
+    newest, older = resumable(list_checkpoints(RunDir(run_dir)))[:2]
+    state = newest.path / "state.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(data)
+
+    verified = opsdash("verify", run_dir, "--json")
+    resumed = opsdash("resume", run_dir)
+    wait_for_end(run_dir, attempt=2)
+
+    assert verified.returncode == 2
+    verdicts = json.loads(verified.stdout)["verdicts"]
+    [damaged] = [v for v in verdicts if v["state"] != "sound"]
+    assert damaged["path"].endswith(newest.name)
+    finding = damaged["findings"][0]
+    assert finding["record"].startswith("data/")
+    assert finding["tensor"]
+    assert finding["offset"] <= len(data) // 2
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{newest.name} is passed over" in resumed.stdout
+    loaded = [e for _, e in events(run_dir) if isinstance(e, CheckpointLoaded)]
+    assert [e.checkpoint for e in loaded] == [older.name]
+    aside = {e.path.name: e.stage for e in list_checkpoints(RunDir(run_dir))}
+    assert aside[f".superseded-0002-{newest.name}"] is Stage.SUPERSEDED
+
+
+def test_resume_on_a_live_run_is_refused_and_changes_nothing(launch, tmp_path):
+    run_dir = tmp_path / "run"
+    running = launch(run_dir, 2, "--steps", "100000", "--save-every", "4")
+    running.wait_for_step(9)
+
+    resumed = opsdash("resume", run_dir)
+
+    assert resumed.returncode == 73
+    assert "is running" in resumed.stdout + resumed.stderr
+    assert sorted(p.name for p in RunDir(run_dir).attempts.iterdir()) == ["0001.json"]
+    assert not RunDir(run_dir).logs.exists()
