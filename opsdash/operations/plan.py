@@ -15,7 +15,7 @@ class Plan:
     """One action, before it happens."""
 
     kind: str
-    """`verify` or `resume`."""
+    """`verify`, `resume`, or that of a request."""
     title: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
@@ -27,6 +27,10 @@ class Plan:
     """Where it has to be started; None: anywhere."""
     subject: str | None = None
     """Name of the checkpoint, where there is one."""
+    agrees: tuple[str, ...] = ()
+    """Who must take part before it happens; empty: nobody else."""
+    confirm_name: str = ""
+    """If given, whoever wants it has to type this name."""
     notes: tuple[str, ...] = ()
     """What an operator should know besides."""
     why_not: str | None = None

@@ -116,7 +116,7 @@ def plan_resume(
             f"attempt {attempt.attempt + 1}: attempts/, telemetry/, checkpoints/",
             f"the trainer's output: {run.logs}/",
         ),
-        loses=tuple(_what_is_lost(run, choice.entry, loss or Loss())),
+        loses=tuple(what_is_lost(run, choice.entry, loss or Loss())),
         command=tuple(command),
         cwd=attempt.cwd,
         subject=choice.entry.name,
@@ -249,7 +249,8 @@ def _what_is_read(choice: Choice) -> str:
     return f"{entry.name}: {size}, just read again in {took}: {verdict.state}"
 
 
-def _what_is_lost(run: RunDir, entry: CheckpointEntry, loss: Loss) -> list[str]:
+def what_is_lost(run: RunDir, entry: CheckpointEntry, loss: Loss) -> list[str]:
+    """Return what going back to a checkpoint throws away, in words."""
     lost = []
     if loss.step is not None and loss.step > entry.number:
         num_steps = loss.step - max(0, entry.number)

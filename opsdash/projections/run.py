@@ -17,6 +17,7 @@ from opsdash.projections.lateness import Lateness
 from opsdash.projections.optimizer import Optimizer
 from opsdash.projections.ranks import RankRow, Ranks
 from opsdash.projections.reasons import all_reasons
+from opsdash.projections.requests import Requests
 from opsdash.projections.rounds import Rounds
 from opsdash.projections.run_state import Evidence, Verdict, judge
 from opsdash.projections.steps import Steps
@@ -37,6 +38,7 @@ class Run:
         self.checkpoints = Checkpoints()
         self.rounds = Rounds()
         self.chunks = Chunks()
+        self.requests = Requests()
         self.events = EventsLog()
         self._order = TimeOrder()
         self.num_batches = 0
@@ -154,7 +156,7 @@ class Run:
     def _fold_table(self) -> dict[type[ev.Event], tuple[_Fold, ...]]:
         steps, optimizer, ranks = self.steps, self.optimizer, self.ranks
         barriers, lateness, checkpoints = self.barriers, self.lateness, self.checkpoints
-        rounds, chunks = self.rounds, self.chunks
+        rounds, chunks, requests = self.rounds, self.chunks, self.requests
         return {
             ev.RunStarted: (ranks.on_started, optimizer.on_started),
             ev.RunEnded: (ranks.on_ended, barriers.on_ended),
@@ -194,4 +196,7 @@ class Run:
             ev.StoreStats: (chunks.on_stats,),
             ev.ChunkDamaged: (chunks.on_damaged,),
             ev.ChunkRepaired: (chunks.on_repaired,),
+            ev.RequestSeen: (requests.on_seen,),
+            ev.RequestAcked: (requests.on_acked,),
+            ev.RequestDone: (requests.on_done,),
         }

@@ -1,0 +1,85 @@
+"""Where a run stands when somebody wants something of it, and whether it listens.
+
+What a plan says is lost, and for how long training waits, comes from here; the
+rest is looked up on disk at that moment.
+"""
+
+import os
+from dataclasses import dataclass
+
+from agent.rundir.layout import RunDir
+from agent.rundir.lock import LockView, read_lock
+from agent.rundir.process import Liveness
+from agent.rundir.requests import RefusedRequestError, open_inbox, read_accepted
+from opsdash import units
+from opsdash.operations.resume import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the projections know of a run; None is: not known."""
+
+    is_federated: bool = False
+    step: int | None = None
+    """Steps, or rounds, completed."""
+    step_ns: int | None = None
+    """Typical length of one."""
+    num_processes: int | None = None
+    """Ranks, or clients that are there."""
+    save_ns: int | None = None
+    """How long the newest save took."""
+    size_bytes: int | None = None
+    """Of the newest checkpoint."""
+    silence_ns: int | None = None
+    """Since anybody was heard."""
+
+    @property
+    def loss(self) -> Loss:
+        """What the plan of a resume is told."""
+        return Loss(self.step, self.step_ns)
+
+
+def running(run: RunDir) -> LockView | None:
+    """Return who runs here, or may run on another host; None: nobody."""
+    view = read_lock(run.lock) if run.lock.is_file() else None
+    return None if view is None or view.liveness is Liveness.DEAD else view
+
+
+def why_deaf(run: RunDir, kind: str) -> str | None:
+    """Return why a request of a kind would not be carried out; None: it would."""
+    holder = running(run)
+    if holder is None:
+        return "nothing runs here: there is nobody to ask"
+    why = _why_closed(run)
+    if why is not None:
+        return why
+    accepted = read_accepted(run)
+    attempt = holder.holder.attempt
+    if accepted is None or accepted.attempt != attempt:
+        return f"attempt {attempt} takes no requests yet"
+    if kind not in accepted.kinds:
+        return f"this trainer takes no `{kind}`, it takes: {', '.join(accepted.kinds)}"
+    return None
+
+
+def note_of_silence(run: RunDir, silence_ns: int | None) -> str | None:
+    """Return what to know of a trainer that cannot be seen from here."""
+    holder = running(run)
+    if holder is None or holder.liveness is not Liveness.UNKNOWN:
+        return None
+    where = f"it runs on {holder.holder.process.host}, not seen from here"
+    heard = f", last heard {units.ago(silence_ns)}" if silence_ns is not None else ""
+    return f"{where}{heard}: a request that nobody takes is void after 10 minutes"
+
+
+def _why_closed(run: RunDir) -> str | None:
+    """Return why this operator cannot leave a request."""
+    try:
+        os.close(open_inbox(run))
+    except FileNotFoundError:
+        return "it has no `requests/`: its trainer takes none"
+    except RefusedRequestError as error:
+        return str(error)
+    except OSError as error:
+        return f"`{run.requests}` cannot be opened: {error.strerror}"
+    return None
