@@ -14,6 +14,8 @@ _MAX_INTERVALS = 256
 _MIN_INTERVALS = 16
 _RECENT = 8
 _CHANGED_FRAC = 0.05
+_CHANGED_DEVIATIONS = 2.7
+"""Four standard errors of a median of eight, where the noise is normal."""
 
 
 class Phase(NamedTuple):
@@ -65,12 +67,18 @@ class Activity:
         return int(median(intervals)) if len(intervals) >= _MIN_INTERVALS else None
 
     def has_changed_pace(self) -> bool:
-        """Whether the last steps were slower or faster than the median of many."""
+        """Whether the last steps were slower or faster than many, beyond their noise.
+
+        The noise is the median deviation, so that a busy machine, whose steps
+        vary by themselves, raises no suspicion all the time.
+        """
         intervals = self._snapshot()
         if len(intervals) < _MIN_INTERVALS:
             return False
         usual = median(intervals)
-        return abs(median(intervals[-_RECENT:]) - usual) > _CHANGED_FRAC * usual
+        noise = median(abs(interval - usual) for interval in intervals)
+        change = abs(median(intervals[-_RECENT:]) - usual)
+        return change > max(_CHANGED_FRAC * usual, _CHANGED_DEVIATIONS * noise)
 
     def _snapshot(self) -> list[int]:
         """Copy what the other thread may be appending to."""

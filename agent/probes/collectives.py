@@ -28,10 +28,10 @@ _FIRST_STEPS = 20
 _LEARNING_STEPS = 60
 """Samples are frequent so long, because nothing is known yet."""
 _SUSPICIOUS_STEPS = 4
-_MAX_FRAC = 0.002
+_BUDGET_FRAC = 0.002
 """Of the time may be spent on samples."""
-_SUSPICIOUS_FRAC = 0.05
-"""The same while the pace has just changed, until the median of steps follows."""
+_BUDGET_S = 0.3
+"""Of it may be saved up, for when the pace changes."""
 _MAX_STARTS = 256
 """Collectives in one event."""
 _MAX_GROUPS = 8
@@ -83,8 +83,8 @@ class CollectivesProbe:
         self._activity = activity
         self._sampled_steps = 0
         self._told_ids: dict[str, int] = {}
-        self._sampled_s = 0.0
-        self._cost_s = 0.0
+        self._budget_s = _BUDGET_S
+        self._counted_s = time.monotonic()
 
     def look(self) -> None:
         """Take a sample if enough steps have passed, or their pace has changed."""
@@ -94,11 +94,9 @@ class CollectivesProbe:
         if num_new < _SUSPICIOUS_STEPS:
             return
         every = _FIRST_STEPS if self._sampled_steps < _LEARNING_STEPS else _RARELY_STEPS
-        max_frac = _MAX_FRAC
         if self._activity.has_changed_pace():
-            every, max_frac = _SUSPICIOUS_STEPS, _SUSPICIOUS_FRAC
-        passed_s = time.monotonic() - self._sampled_s
-        if num_new >= every and self._cost_s <= max_frac * passed_s:
+            every = _SUSPICIOUS_STEPS
+        if num_new >= every and self._can_afford():
             self.sample()
 
     def sample(self) -> Collective | None:
@@ -111,8 +109,7 @@ class CollectivesProbe:
             return None
         began = time.thread_time()
         entries = _decoder.decode(dump()).entries
-        self._cost_s = time.thread_time() - began
-        self._sampled_s = time.monotonic()
+        self._budget_s -= time.thread_time() - began
         self._sampled_steps = self._activity.num_steps
         mine = [entry for entry in entries if not entry.is_p2p]
         groups: dict[str, list[_Entry]] = {}
@@ -124,6 +121,12 @@ class CollectivesProbe:
             return None
         last = max(mine, key=lambda entry: entry.time_created_ns)
         return Collective(last.group, last.collective_seq_id, last.profiling_name)
+
+    def _can_afford(self) -> bool:
+        now = time.monotonic()
+        saved_s = self._budget_s + _BUDGET_FRAC * (now - self._counted_s)
+        self._budget_s, self._counted_s = min(_BUDGET_S, saved_s), now
+        return self._budget_s > 0
 
     def _tell(self, group: str, entries: list[_Entry]) -> None:
         told = self._told_ids.get(group, -1)

@@ -38,6 +38,16 @@ def test_a_pace_that_changes_is_noticed_within_eight_steps(clock, step_ns, has_c
     assert activity.step_ns() == 100
 
 
+def test_steps_that_vary_by_themselves_have_not_changed(clock):
+    activity = Activity()
+    for num in range(100):
+        steps(activity, clock, 1, 60 + 80 * (num % 2))
+
+    steps(activity, clock, 8, 120)
+
+    assert not activity.has_changed_pace()
+
+
 def test_the_new_pace_becomes_the_usual_one(clock):
     activity = Activity()
     steps(activity, clock, 100, 100)

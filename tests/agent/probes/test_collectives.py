@@ -81,7 +81,6 @@ def test_it_looks_often_at_first_and_rarely_then(recorded, group):
         reduce(1)
         recorded.activity.num_steps = step
         before = len(recorded.samples()) if recorded.path.exists() else 0
-        recorded.probe._cost_s = 0.0
         recorded.probe.look()
         if len(recorded.samples()) > before:
             sampled_at.append(step)
@@ -92,7 +91,7 @@ def test_it_looks_often_at_first_and_rarely_then(recorded, group):
 def test_what_costs_too_much_waits(recorded, group):
     reduce(1)
     recorded.probe.sample()
-    recorded.probe._cost_s = 1_000.0
+    recorded.probe._budget_s = -1_000.0
     recorded.activity.num_steps = 10_000
     reduce(1)
     num_samples = len(recorded.samples())
