@@ -42,10 +42,12 @@ COMMANDS = {
     "verify-deep": Command(
         "trainer.checkpoint.deep:main", "look at a checkpoint's values"
     ),
-    "restore": Command("trainer.chunks.commands:restore", "write a round to a file"),
-    "repair": Command("trainer.chunks.commands:repair", "replace damaged chunks"),
+    "restore": Command(
+        "trainer.chunks.commands:restore_main", "write a round to a file"
+    ),
+    "repair": Command("trainer.chunks.commands:repair_main", "replace damaged chunks"),
     "export-foreign": Command(
-        "trainer.chunks.commands:export_foreign", "read a foreign chunk database"
+        "trainer.chunks.commands:foreign_main", "read a foreign chunk database"
     ),
 }
 
