@@ -1,0 +1,126 @@
+"""What restoring a round or repairing a store will do, told before it is done.
+
+To a file, or on a run that nobody runs, the trainer's own command does it in a
+process of its own; into a live federation it is a request. A data-parallel run
+has no chunk stores: there, going back is a resume.
+"""
+
+import shlex
+from pathlib import Path
+
+from agent.rundir.attempts import read_identity
+from agent.rundir.chunks.reader import ChunkStoreReader
+from agent.rundir.chunks.records import RoundRow
+from agent.rundir.errors import EXIT_LOCKED, NotARunError
+from agent.rundir.layout import RunDir, is_safe_node
+from opsdash import units
+from opsdash.operations.plan import Plan
+from opsdash.operations.standing import running
+from opsdash.operations.trainer_command import PACKAGES, trainer_command
+
+SUFFIXES = (".pt", ".safetensors")
+
+
+def plan_restore(
+    run: RunDir, node: str, round_num: int, to: Path, tensors: str | None = None
+) -> Plan:
+    """Return what writing a round of a node to a file will do.
+
+    Raises:
+        RunDirError: there is no such store or round, or no name for the file.
+    """
+    row = _round(run, node, round_num)
+    if to.suffix not in SUFFIXES:
+        raise NotARunError(f"`{to}` must end in {' or '.join(SUFFIXES)}")
+    words = ["restore", str(run.path.absolute()), "--node", node]
+    words += ["--round", str(round_num), "--to", str(to.absolute())]
+    words += [] if tensors is None else ["--tensors", tensors]
+    what = "all tensors" if tensors is None else f"the tensors `{tensors}`"
+    notes = []
+    if row.has_nonfinite:
+        names = ", ".join(row.nonfinite[:3])
+        notes.append(f"not finite in this round: {names}")
+    return Plan(
+        kind="restore",
+        title=f"write round {round_num} of {node} to {to}",
+        reads=(
+            f"{run.chunk_store(node)}: {what}, at most "
+            f"{units.byte_size(row.num_bytes)}, each chunk checked",
+        ),
+        writes=(f"{to}: by a temporary name, whole or not at all",),
+        loses=(f"what `{to}` holds now",) if to.exists() else (),
+        command=trainer_command(*words),
+        cwd=str(PACKAGES),
+        subject=f"chunks/{node}",
+        confirm_name=to.name if to.exists() else "",
+        notes=tuple(notes),
+    )
+
+
+def plan_repair(run: RunDir, node: str) -> Plan:
+    """Return what mending a node's store from the others will do.
+
+    Raises:
+        RunDirError: there is no such store.
+    """
+    path = store_path(run, node)
+    holder = running(run)
+    why_not = None
+    if holder is not None:
+        why_not = f"attempt {holder.holder.attempt} is running and owns the stores"
+    words = ("repair", str(run.path.absolute()), "--node", node, "--progress")
+    return Plan(
+        kind="repair",
+        title=f"repair the chunk store of {node}",
+        reads=(f"{run.chunks}: every chunk of {node}, and sound ones of other nodes",),
+        writes=(f"{path}: the chunks that are damaged or missing",),
+        loses=(),
+        command=trainer_command(*words),
+        cwd=str(PACKAGES),
+        subject=f"chunks/{node}",
+        notes=("a chunk that no other node holds stays as it is, and is named",),
+        why_not=why_not,
+        exit_code=EXIT_LOCKED,
+    )
+
+
+def plan_pin(run: RunDir, name: str, *, is_pinned: bool) -> Plan:
+    """Return what pinning a checkpoint will do while nobody runs."""
+    word = "pin" if is_pinned else "unpin"
+    never = "never removes it" if is_pinned else "may have it again"
+    return Plan(
+        kind=word,
+        title=f"{word} {name}",
+        reads=(),
+        writes=(f"{run.verified}: that retention {never}",),
+        loses=(),
+        command=trainer_command(word, str(run.path.absolute()), name),
+        cwd=str(PACKAGES),
+        subject=name,
+    )
+
+
+def store_path(run: RunDir, node: str) -> Path:
+    """Return where a node's store is.
+
+    Raises:
+        NotARunError: it has none.
+    """
+    path = run.chunk_store(node) if is_safe_node(node) else Path()
+    if path.is_file():
+        return path
+    kind = read_identity(run).kind
+    shown = shlex.quote(str(run.path))
+    if kind != "federated":
+        raise NotARunError(
+            f"`{run.path}` is a data-parallel run: its state is in checkpoints",
+            hint=f"opsdash resume {shown}",
+        )
+    raise NotARunError(
+        f"`{run.path}` has no chunk store of `{node!a}`", hint=f"opsdash chunks {shown}"
+    )
+
+
+def _round(run: RunDir, node: str, round_num: int) -> RoundRow:
+    with ChunkStoreReader(store_path(run, node)) as reader:
+        return reader.round(round_num)
