@@ -96,14 +96,16 @@ def plan_resume(
             one does not.
         VerifyCancelled: `is_cancelled` said so.
     """
-    read_identity(run)
+    identity = read_identity(run)
     attempt = read_newest_attempt(run)
     if attempt is None:
         raise NoCheckpointError(
             f"`{run.path}` has no attempt to go on from",
             hint=f"opsdash status {shlex.quote(str(run.path))}",
         )
-    why_not, exit_code = _why_not(run, attempt)
+    why_not, exit_code = why_not_here(run, attempt)
+    if identity.kind == "federated" and name is None:
+        return _plan_rounds(run, attempt, why_not, exit_code)
     choice = _choose(
         run, attempt, name, progress, is_cancelled, is_reading=why_not is None
     )
@@ -126,8 +128,28 @@ def plan_resume(
     )
 
 
-def _why_not(run: RunDir, attempt: Attempt) -> tuple[str | None, int]:
-    """Return why nothing may be started from here, with an exit code."""
+def _plan_rounds(
+    run: RunDir, attempt: Attempt, why_not: str | None, exit_code: int
+) -> Plan:
+    """Return what going on with a federation will do: its rounds are its state."""
+    return Plan(
+        kind="resume",
+        title=f"resume {run.path} after its newest committed round",
+        reads=(f"{run.chunk_store('server')}: that round, every chunk checked",),
+        writes=(
+            f"attempt {attempt.attempt + 1}: attempts/, telemetry/, chunks/",
+            f"the trainer's output: {run.logs}/",
+        ),
+        loses=("what clients had done in the round that was open",),
+        command=tuple(fill_resume_command(attempt, "auto") or ()),
+        cwd=attempt.cwd,
+        why_not=why_not,
+        exit_code=exit_code,
+    )
+
+
+def why_not_here(run: RunDir, attempt: Attempt) -> tuple[str | None, int]:
+    """Return why an attempt's command must not be started from here, and a code."""
     held = _why_held(read_lock(run.lock))
     if held:
         return held, EXIT_LOCKED
