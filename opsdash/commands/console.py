@@ -15,7 +15,9 @@ def say(*lines: str) -> None:
     Raises:
         BrokenPipeError: whoever read them has left.
     """
-    write("".join(f"{visible(line)}\n" for line in lines))
+    for line in lines:
+        sys.stdout.write(f"{visible(line)}\n")
+    sys.stdout.flush()
 
 
 def write(text: str) -> None:

@@ -61,7 +61,7 @@ class EventStream:
         self._is_wanted = is_wanted
         self._say_again = sayer(watched.reader.run)
 
-    def print_new(self) -> None:
+    def print_new(self, _is_last: bool) -> None:  # noqa: FBT001 - follow calls it
         """Print them, oldest first."""
         run = self._watched.run
         numbers = run.events.by_time(run.events.select(self._wanted, self._next))

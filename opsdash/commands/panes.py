@@ -50,10 +50,10 @@ def main(arguments: argparse.Namespace) -> int:
         )
     elif arguments.command == "status":
         verdict = be_sure(watched)
-        printer.print_if_new()
+        printer.print_if_new(is_last=True)
     else:
         verdict = watched.verdict()
-        printer.print_if_new()
+        printer.print_if_new(is_last=True)
     return verdict.exit_code if arguments.command == "status" else 0
 
 
@@ -67,8 +67,10 @@ class _Printer:
         self._printed: object = None
         self._printed_s = 0.0
 
-    def print_if_new(self) -> None:
-        if self._printed is not None and time.monotonic() - self._printed_s < _LEAST_S:
+    def print_if_new(self, is_last: bool) -> None:  # noqa: FBT001 - follow calls it
+        """Print; not more than once a second, except for the last word."""
+        is_soon = time.monotonic() - self._printed_s < _LEAST_S
+        if self._printed is not None and is_soon and not is_last:
             return
         report = self._pane.make(self._watched.run, time.monotonic_ns(), time.time_ns())
         news = news_of(report)

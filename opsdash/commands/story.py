@@ -32,8 +32,8 @@ def tell(watched: Watched, *, attempt: int | None = None) -> Verdict:
     )
     progress = _Progress(watched)
 
-    def tick() -> None:
-        stream.print_new()
+    def tick(is_last: bool) -> None:  # noqa: FBT001 - follow calls it
+        stream.print_new(is_last)
         progress.print_if_due()
 
     verdict = follow(watched, tick)

@@ -87,21 +87,25 @@ def be_sure(watched: Watched) -> Verdict:
 
 
 def follow(
-    watched: Watched, tick: Callable[[], None], *, idle_timeout_s: float | None = None
+    watched: Watched,
+    tick: Callable[[bool], None],
+    *,
+    idle_timeout_s: float | None = None,
 ) -> Verdict:
     """Call `tick` after every look until the run is over; return the last verdict.
 
     Args:
         watched: The run, already read once.
-        tick: Called at once, and then four times a second.
+        tick: Called at once, and then four times a second; with whether it is
+            the last time.
         idle_timeout_s: End when nothing came for so long; None: never.
     """
     while True:
         verdict = watched.verdict()
-        tick()
-        if verdict.state in _OVER and not verdict.is_provisional:
-            return verdict
-        if idle_timeout_s is not None and watched.idle_s() > idle_timeout_s:
+        is_over = verdict.state in _OVER and not verdict.is_provisional
+        is_idle = idle_timeout_s is not None and watched.idle_s() > idle_timeout_s
+        tick(is_over or is_idle)
+        if is_over or is_idle:
             return verdict
         time.sleep(TICK_S)
         watched.read()
