@@ -22,7 +22,7 @@ import torch
 from agent.rundir.attempts import CHECKPOINT_PLACE
 from agent.rundir.events import Event
 from agent.start import RunStart, begin_run
-from trainer.checkpoint.load import Decision, decide
+from trainer.checkpoint.load import AUTO, Decision, decide
 from trainer.config import TrainConfig, as_flags
 from trainer.distributed.verdict import from_main
 from trainer.distributed.world import World
@@ -79,7 +79,8 @@ def begun(
             run_dir, kind="ddp", config=identity, new_attempt=config.new_attempt
         )
         starts.append(start)
-        decision = decide(start.run, config.resume, early.emit)
+        resume = AUTO if is_restart() else config.resume
+        decision = decide(start.run, resume, early.emit)
         start.record(
             resume_command=resume_command,
             world_size=world.world_size,
@@ -135,6 +136,14 @@ def resume_command(run_dir: Path, config: TrainConfig, world: World) -> list[str
         *plain,
         *("--resume", CHECKPOINT_PLACE),
     ]
+
+
+def is_restart() -> bool:
+    """Whether torchrun started these ranks again after some of them failed.
+
+    What the command line said about resuming was meant for the first ones.
+    """
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") or 0) > 0
 
 
 def versions() -> dict[str, str]:

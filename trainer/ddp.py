@@ -85,11 +85,16 @@ class Trainer:
                 the configuration, the model, the optimizer and the data.
             command: Returns what starts the next attempt, with `{checkpoint}`
                 for a checkpoint's name; None: a dashboard cannot resume it.
+
+        Raises:
+            ValueError: the configuration needs held-out data, and there is none.
         """
         if config is None:
             config = TrainConfig(
                 steps=0, max_epochs=max_epochs or 1, schedule="constant", warmup_steps=0
             )
+        if config.stop_epoch and val_loader is None:
+            raise ValueError("a second stage needs held-out data to be judged by")
         self.config = config
         self.model, self.optimizer = model, optimizer
         self.train_loader, self.val_loader = train_loader, val_loader

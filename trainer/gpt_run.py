@@ -12,6 +12,7 @@ from trainer.config import TrainConfig, defining
 from trainer.console import say
 from trainer.data.corpus import ByteWindows, Corpus, read_corpus
 from trainer.ddp import Trainer
+from trainer.distributed.parent import end_with_launcher
 from trainer.models.gpt import GPT
 from trainer.optim.factory import configure_optimizer
 from trainer.settings import UsageError, UsageParser, add_settings, read_config
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     add_settings(parser)
     known = parser.parse(arguments)
+    end_with_launcher()
     config = read_config(vars(known), os.environ, known.config)
     trainer = make_trainer(known.run_dir, config)
     result = trainer.train()

@@ -4,11 +4,13 @@ import itertools
 import os
 import signal
 
+import psutil
 import pytest
 
 from agent.rundir.attempts import read_newest_attempt
 from agent.rundir.checkpoints import list_checkpoints
-from tests.processes import SMALL, joined_losses
+from agent.rundir.events import CheckpointLoaded
+from tests.processes import SMALL, events, joined_losses
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -23,6 +25,31 @@ def test_a_rank_that_was_killed_is_named_with_what_helps(launch, tmp_path):
     assert running.wait() == 70
     assert f"error: rank 1 (process {pid}) was ended by SIGKILL" in running.text()
     assert f"hint: python -m trainer resume {tmp_path / 'run'}" in running.text()
+
+
+def test_ranks_do_not_outlive_their_launcher(launch, tmp_path):
+    running = launch(tmp_path / "run", 2, "--steps", "10000000", "--save-every", "0")
+    running.wait_for_step(2)
+    ranks = [psutil.Process(running.rank_pid(rank)) for rank in range(2)]
+
+    os.kill(running.process.pid, signal.SIGKILL)
+
+    gone, alive = psutil.wait_procs(ranks, timeout=60)
+    assert (len(gone), alive) == (2, [])
+
+
+def test_failed_ranks_are_started_again_and_go_on_where_they_were(launch, tmp_path):
+    steps = ("--steps", "200", "--save-every", "10", "--max-restarts", "1")
+    run_dir = tmp_path / "run"
+    running = launch(run_dir, 2, *steps, "--resume", "never")
+    running.wait_for_step(25)
+
+    os.kill(running.rank_pid(1), signal.SIGKILL)
+
+    assert running.wait() == 0, running.text()
+    loaded = [e for a, e in events(run_dir) if isinstance(e, CheckpointLoaded)]
+    assert [e.resumed_step >= 20 for e in loaded] == [True]
+    assert max(joined_losses(run_dir)) == 200
 
 
 def test_a_hangup_ends_like_a_stop_with_its_own_code(launch, tmp_path):

@@ -112,6 +112,7 @@ def exchange(
     _report(world, key, error)
     _wait_for_all(world, world.store, key, name, limit_s)
     failed_rank = _agree_on_failed_rank(world, name, has_failed=error is not None)
+    _forget(world, world.store, world.num_verdicts - 2)
     if failed_rank is None:
         return
     agreed = _decode(world.store.get(f"{key}/{failed_rank}"), name, failed_rank)
@@ -203,6 +204,17 @@ def _agree_on_failed_rank(world: World, name: str, *, has_failed: bool) -> int |
         ) from error
     found = int(worst.item())
     return world.world_size - found if found else None
+
+
+def _forget(world: World, store: Store, number: int) -> None:
+    """Remove what a verdict left in the store: all ranks have passed a later one."""
+    keys = [f"verdict/{number}/{world.rank}"]
+    if world.is_main:
+        keys += [f"verdict/{number}/{name}" for name in ("count", "outcome")]
+        keys.append(f"result/{number}")
+    for key in keys if number >= 0 else ():
+        with contextlib.suppress(RuntimeError):
+            store.delete_key(key)
 
 
 def _encode(error: BaseException, rank: int) -> str:
