@@ -4,7 +4,7 @@ import msgspec
 
 from opsdash import units
 from opsdash.projections.run import Run
-from opsdash.reports.report import Report, table
+from opsdash.reports.report import WIDTH, Report, table, wrap
 
 _MAX_ROWS = 40
 
@@ -59,7 +59,7 @@ def make_chunks(run: Run, now_mono_ns: int, now_ns: int) -> ChunksReport:  # noq
 def render_chunks(report: ChunksReport) -> list[str]:
     """Return the report as lines."""
     if report.why_empty is not None:
-        return [report.why_empty]
+        return wrap(report.why_empty, WIDTH)
     rows = [
         (
             store.node,

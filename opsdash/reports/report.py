@@ -114,6 +114,6 @@ def _without_time(value: Any) -> object:  # noqa: ANN401 - whatever JSON holds
             for key, item in value.items()
             if not str(key).endswith(_VOLATILE)
         }
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_without_time(item) for item in value]
     return value

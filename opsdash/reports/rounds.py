@@ -5,7 +5,7 @@ import msgspec
 from opsdash import units
 from opsdash.projections.rounds import ClientRow, RoundRow
 from opsdash.projections.run import Run
-from opsdash.reports.report import Report, table
+from opsdash.reports.report import WIDTH, Report, table, wrap
 
 _MAX_ROWS = 30
 
@@ -83,7 +83,7 @@ def make_rounds(run: Run, now_mono_ns: int, now_ns: int) -> RoundsReport:  # noq
 def render_rounds(report: RoundsReport) -> list[str]:
     """Return the report as lines."""
     if report.why_empty is not None:
-        return [report.why_empty]
+        return wrap(report.why_empty, WIDTH)
     rounds = [
         (
             units.count(row.round_num),
