@@ -20,6 +20,7 @@ _MAX_SEARCH_BYTES = 1 << 30
 """How far a descriptor is searched behind content of unknown size."""
 _SEARCH_BLOCK_BYTES = 1 << 20
 _MAX_PICKLE_BYTES = 64 << 20
+_MAX_BEFORE_ALIGNMENT = 3
 _ZIP64_WITH_SIZE = (b"\x01\0\x10\0", b"\x01\0\x18\0")
 """How the zip64 field starts that has both sizes, without and with an offset."""
 _FIXED_SIZES = {
@@ -67,6 +68,7 @@ class Walk:
     storages: dict[bytes, int | None] = field(default_factory=dict)
     """Sizes in bytes by full record name, as far as the pickle tells."""
     _alignment: int = layout.DEFAULT_ALIGNMENT
+    _is_alignment_known: bool = False
 
     def run(self) -> int:
         """Return where the archive ends.
@@ -123,15 +125,27 @@ class Walk:
         size = self._known_size(fixed, name)
         # Of the size a header tells no more than whether it is zero or huge.
         guess = Record(name, self.position, 1 if size is None else size, 0, 0, method)
-        header = layout.local_header(guess, self._alignment)
+        header = layout.local_header(guess, self._alignment_at(fixed, name))
         self._require(self.position, header)
         content = self.position + len(header)
         record = self._measure(guess, size, content)
         self._require(content + record.stored_size, layout.descriptor(record))
         self.records.append(record)
-        self.position = self._end_of(record)
+        end = content + record.stored_size
+        self.position = end + len(layout.descriptor(record))
         self.current = None
         self._learn(record, content)
+
+    def _alignment_at(self, fixed: bytes, name: bytes) -> int:
+        """Return the alignment of the record that starts here.
+
+        The archive tells it in its third record. Before that the padding is as
+        long as its header says: aligned to wherever the content starts.
+        """
+        if self._is_alignment_known or len(self.records) >= _MAX_BEFORE_ALIGNMENT:
+            return self._alignment
+        extra_size = int.from_bytes(fixed[28:30], "little")
+        return self.position + len(fixed) + len(name) + extra_size
 
     def _known_size(self, fixed: bytes, name: bytes) -> int | None:
         """Return the size of a record before its end is found, if anything tells."""
@@ -187,8 +201,8 @@ class Walk:
         root, _, name = record.full_name.partition(b"/")
         if name == layout.ALIGNMENT_RECORD.encode():
             digits = self._read(content, min(record.size, 5))
-            self._alignment = int(digits) if digits.isdigit() else self._alignment
-            self._alignment = max(1, self._alignment)
+            if digits.isdigit() and int(digits):
+                self._alignment, self._is_alignment_known = int(digits), True
         if name == b"data.pkl" and record.stored_size <= _MAX_PICKLE_BYTES:
             try:
                 sketch = sketch_pickle(self._read(content, record.stored_size))

@@ -5,9 +5,10 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import blake3
@@ -121,10 +122,21 @@ def build(
     root: str = "archive",
     alignment: int = 64,
     with_crc: bool = True,
+    gaps: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bytes:
-    """Write an archive as torch does; content is taken as it is."""
+    """Write an archive as torch does; content is taken as it is.
+
+    Args:
+        records: name and content of each.
+        root: the folder.
+        alignment: of contents.
+        with_crc: False: as with `set_crc32_options(False)`.
+        gaps: what to put before a record, or before the directory (""), that
+            torch would not.
+    """
     out, directory = bytearray(), bytearray()
     for name, content in records:
+        out += gaps.get(name, b"")
         full = f"{root}/{name}".encode()
         crc = zlib.crc32(content) if with_crc else 0
         flags = 0x0808 if content else 0x0800
@@ -138,13 +150,17 @@ def build(
         directory += b"PK\1\2" + struct.pack("<6H", 0, 0, flags, 0, 0, 0)
         directory += struct.pack("<3L", crc, len(content), len(content))
         directory += struct.pack("<5H2L", len(full), 0, 0, 0, 0, 0, offset) + full
-    return bytes(out) + bytes(directory) + _end(len(records), len(out), len(directory))
+    out += gaps.get("", b"")
+    end = end_of_archive(len(records), len(out), len(directory))
+    return bytes(out) + bytes(directory) + end
 
 
-def _end(count: int, offset: int, size: int) -> bytes:
+def end_of_archive(count: int, offset: int, size: int) -> bytes:
+    """Return the last 98 bytes of an archive with such a directory."""
     long = struct.pack("<QHHLL4Q", 44, 0x31E, 45, 0, 0, count, count, size, offset)
     locator = struct.pack("<LQL", 0, offset + size, 1)
-    short = struct.pack("<4H2LH", 0, 0, count, count, size, offset, 0)
+    fits = [min(number, 0xFFFFFFFF) for number in (size, offset)]
+    short = struct.pack("<4H2LH", 0, 0, count, count, *fits, 0)
     return b"PK\6\6" + long + b"PK\6\7" + locator + b"PK\5\6" + short
 
 

@@ -317,6 +317,31 @@ def a_tensor_edited_in_the_descriptor_and_directory(data, rng):
 
 
 @corruption
+def a_size_lowered_in_the_descriptor_and_directory(data, rng):
+    place = rng.choice(tensors(data))
+    smaller = struct.pack("<L", place.size - 1)
+    return put(put(data, place.descriptor + 12, smaller), place.entry + 24, smaller)
+
+
+@corruption
+def a_number_of_records_that_is_too_small(data, rng):
+    count = len(places(data)) - 1
+    data = put(data, len(data) - 98 + 24, struct.pack("<QQ", count, count))
+    return put(data, len(data) - 22 + 8, struct.pack("<HH", count, count))
+
+
+@corruption
+def bytes_between_two_records(data, rng):
+    name = rng.choice(tensors(data)).name
+    return build(contents(data), gaps={name: rng.randbytes(64)})
+
+
+@corruption
+def bytes_before_the_directory(data, rng):
+    return build(contents(data), gaps={"": rng.randbytes(rng.randrange(1, 99))})
+
+
+@corruption
 def the_directory_in_another_order(data, rng):
     first, second = places(data)[0].entry, places(data)[1].entry
     third = places(data)[2].entry

@@ -94,6 +94,21 @@ def test_a_damaged_tensor_of_a_bare_file_is_named_from_its_pickle(tmp_path):
     assert "tensor `model.weight`" in verdict.findings[0].message
 
 
+def test_a_damaged_pickle_names_no_tensors(tmp_path):
+    path = tmp_path / "model.pt"
+    data = bytearray(small_archive())
+    by_name = {place.name: place for place in places(data)}
+    name_in_pickle = data.index(b"weight", by_name["data.pkl"].content)
+    data[name_in_pickle] ^= 1
+    data[by_name["data/0"].content] ^= 1
+    path.write_bytes(data)
+
+    verdict = verify_path(path)
+
+    assert [f.record for f in verdict.findings] == ["data.pkl", "data/0"]
+    assert [f.tensor for f in verdict.findings] == [None, None]
+
+
 def test_a_replaced_file_of_the_same_size_was_changed(checkpoint):
     other = {
         "model": {

@@ -4,11 +4,13 @@ import random
 
 import pytest
 import torch
+from torch.utils.serialization import config
 
 from agent.rundir.layout import MANIFEST_NAME, STATE_NAME
 from agent.rundir.verify.path import verify_path
 from agent.rundir.verify.verdict import EXIT_DAMAGED, Level, State
 from tests.agent.rundir.verify.archives import (
+    SMALL_STATE,
     build,
     contents,
     saved,
@@ -111,7 +113,9 @@ def test_every_bit_of_every_structural_byte_counts(tmp_path, level):
     path = tmp_path / "model.pt"
     path.write_bytes(small_archive())
 
-    unnoticed = sweep(path, path, structural_bytes(path.read_bytes()), level=level)
+    offsets = structural_bytes(path.read_bytes())
+    bits = range(8) if level is Level.CONTENT else (0, 5)
+    unnoticed = sweep(path, path, offsets, bits, level)
 
     assert unnoticed == []
 
@@ -171,6 +175,21 @@ def test_a_cut_is_told_as_a_cut_at_every_length(tmp_path):
     for size in range(len(data)):
         path.write_bytes(data[:size])
         states.add(verify_path(path, Level.STRUCTURE).state)
+
+    assert states == {State.TRUNCATED}
+
+
+@pytest.mark.parametrize("alignment", [1, 512, 4096])
+def test_a_cut_is_told_as_a_cut_with_any_alignment(alignment, tmp_path):
+    path = tmp_path / "model.pt"
+    with config.patch({"save.storage_alignment": alignment}):
+        torch.save(SMALL_STATE, path)
+    data = path.read_bytes()
+
+    states = set()
+    for size in range(1, len(data), max(1, len(data) // 200)):
+        path.write_bytes(data[:size])
+        states.add(verify_path(path).state)
 
     assert states == {State.TRUNCATED}
 

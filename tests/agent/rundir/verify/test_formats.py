@@ -1,6 +1,7 @@
 """Legacy files, safetensors, shards and foreign archives, as far as they allow."""
 
 import json
+import re
 import struct
 import warnings
 import zipfile
@@ -68,6 +69,17 @@ class TestLegacy:
         assert verdict.state is State.DAMAGED
         assert verdict.findings[0].offset == at
 
+    def test_a_storage_that_is_not_listed_is_damage(self, tmp_path):
+        data = legacy_file({"a": torch.ones(2), "b": torch.ones(2)})
+        key = re.findall(rb"X....(\d+)q", data, re.DOTALL)[-1]
+        at = data.rindex(key) + len(key) - 1
+        other = b"0" if data[at : at + 1] != b"0" else b"1"
+
+        verdict = verdict_of(tmp_path, data[:at] + other + data[at + 1 :])
+
+        assert verdict.state is State.DAMAGED
+        assert "list of storages" in verdict.findings[0].message
+
     @pytest.mark.parametrize("offset", [0, 5, 14])
     def test_a_damaged_magic_number_is_recognised(self, offset, tmp_path):
         data = bytearray(legacy_file())
@@ -104,6 +116,9 @@ def with_header(header, data):
 def entry(start, stop, shape=None, dtype="U8"):
     shape = [stop - start] if shape is None else shape
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+ENTRY = json.dumps(entry(0, 1)).encode()
 
 
 class TestSafetensors:
@@ -157,7 +172,7 @@ class TestSafetensors:
             with_header({"a": 3}, b""),
             with_header(b"[1]", b""),
             with_header(b'{"a":', b""),
-            with_header(b'{"a":{},"a":{}}', b""),
+            with_header(b'{"a":%b,"a":%b}' % (ENTRY, ENTRY), bytes(1)),
             with_header(b"[" * 100_000, b""),
             with_header(b"\xff\xfe", b""),
             struct.pack("<Q", 1 << 60) + bytes(100),

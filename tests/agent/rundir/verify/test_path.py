@@ -15,10 +15,13 @@ import pytest
 from agent.rundir.verify.path import VerifyCancelled, verify_path
 from agent.rundir.verify.verdict import Level, State
 from tests.agent.rundir.verify.archives import (
+    end_of_archive,
+    places,
     saved,
     small_archive,
     write_small_checkpoint,
 )
+from tests.agent.rundir.verify.corruptions import put
 
 
 def a_missing_file(path):
@@ -247,6 +250,21 @@ def test_cancelling_ends_it_without_a_verdict(num_threads, tmp_path):
     assert seen[-1] < path.stat().st_size
 
 
+def test_a_file_that_becomes_a_fifo_before_it_is_opened_does_not_hang(
+    tmp_path, monkeypatch
+):
+    path, before = tmp_path / "model.pt", tmp_path / "before.pt"
+    before.write_bytes(small_archive())
+    os.mkfifo(path)
+    seen_before = before.stat()
+    monkeypatch.setattr(Path, "stat", lambda self: seen_before)
+
+    verdict = verify_path(path)
+
+    assert verdict.state is State.UNREADABLE
+    assert "FIFO" in verdict.findings[0].message
+
+
 def open_files():
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
@@ -263,16 +281,17 @@ def test_no_file_stays_open(tmp_path):
     assert open_files() == before
 
 
-def test_huge_claims_cost_no_memory(tmp_path):
+HUGE = 200 << 30
+
+
+@pytest.mark.parametrize("start", [b"PK\3\4", small_archive()[:400]])
+def test_huge_claims_cost_no_memory(start, tmp_path):
     path = tmp_path / "model.pt"
-    end64 = small_archive()[-98:]
     with path.open("wb") as file:
-        file.write(b"PK\3\4")
-        file.truncate(200 << 30)
+        file.write(start)
+        file.truncate(HUGE)
         file.seek(0, os.SEEK_END)
-        size = (200 << 30) - 4
-        fields = end64[:40] + size.to_bytes(8, "little") + (4).to_bytes(8, "little")
-        file.write(fields + end64[56:])
+        file.write(end_of_archive(5, 1000, HUGE - 1000))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     verdict = verify_path(path, Level.STRUCTURE)
@@ -280,6 +299,18 @@ def test_huge_claims_cost_no_memory(tmp_path):
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert verdict.exit_code != 0
     assert after - before < 400_000  # KiB
+
+
+def test_records_that_overlap_are_read_once(tmp_path):
+    data = small_archive()
+    second, third = places(data)[4], places(data)[6]
+    path = tmp_path / "model.pt"
+    path.write_bytes(put(data, third.entry + 42, second.header.to_bytes(4, "little")))
+
+    verdict = verify_path(path)
+
+    assert verdict.state is State.DAMAGED
+    assert any("overlaps another" in f.message for f in verdict.findings)
 
 
 @pytest.mark.parametrize("seed", range(40))

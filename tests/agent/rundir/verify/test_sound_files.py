@@ -147,6 +147,10 @@ def content_that_looks_like_a_descriptor():
     return {"w": torch.frombuffer(bytearray(lookalike), dtype=torch.uint8)}
 
 
+def content_with_a_checksum_of_zero():
+    return torch.frombuffer(bytearray(b"\x9d\x0a\xd9\x6d"), dtype=torch.uint8)
+
+
 STATES_BY_NAME = {
     "model and optimizer": model_and_optimizer,
     "views of one storage": sharded_views,
@@ -155,7 +159,7 @@ STATES_BY_NAME = {
     "a number": lambda: 7,
     "a sparse tensor": lambda: torch.eye(5).to_sparse(),
     "a tensor on meta": lambda: torch.empty(3, device="meta"),
-    "bytes that have CRC-32 zero": lambda: torch.tensor([-1], dtype=torch.int32),
+    "a checksum of zero": content_with_a_checksum_of_zero,
     "a whole module": lambda: torch.nn.Linear(3, 4),
     "five hundred tensors": lambda: [torch.full((i,), i) for i in range(500)],
 }
