@@ -76,9 +76,7 @@ async def _take_part(known: argparse.Namespace) -> tuple[Over, int | None]:
     security = client_security(
         endpoint, token=os.environ.get(TOKEN_VARIABLE), authority=known.tls_ca
     )
-    surroundings = _Surroundings(
-        RunDir(known.run_dir.absolute()), known.key, known.data
-    )
+    surroundings = Surroundings(RunDir(known.run_dir.absolute()), known.key, known.data)
     membership = Membership(
         known.key,
         endpoint,
@@ -90,7 +88,7 @@ async def _take_part(known: argparse.Namespace) -> tuple[Over, int | None]:
     return await membership.run(), stops.signal
 
 
-class _Surroundings:
+class Surroundings:
     """Where this client keeps things, and what it trains on."""
 
     def __init__(self, run: RunDir, key: str, data: Path | None) -> None:

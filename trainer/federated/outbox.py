@@ -61,7 +61,7 @@ class Outbox:
             if self._chunks:
                 digest, payload = next(iter(self._chunks.items()))
                 del self._chunks[digest]
-                return Chunk(digest, payload.dtype, payload.data)
+                return Chunk(digest, payload.dtype, bytes(payload.data))
             if self._is_closed:
                 return None
             self._changed.clear()

@@ -127,15 +127,16 @@ class Peer:
             asyncio.create_task(self._until_over(work))
             for work in (self._read_all(), self._write_all())
         ]
-        reason = "the server was stopped"
+        reason = _GONE
         try:
             reason = await self._ending
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Before any await: gRPC may cancel this very coroutine again.
             if self.hello is not None:
                 self._host.left(self, reason)
+            await asyncio.gather(*tasks, return_exceptions=True)
         if self._is_unwanted:
             raise TurnedAwayError(reason)
 

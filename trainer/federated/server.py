@@ -3,13 +3,13 @@
 import argparse
 import asyncio
 import contextlib
+import importlib.metadata
 import os
 import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import msgspec
 import torch
 
@@ -182,7 +182,7 @@ def _attached(
         versions={
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "grpcio": grpc.__version__,
+            "grpcio": importlib.metadata.version("grpcio"),
         },
         resumed_from=resumed_from,
         resumed_step=model.round_num or None,

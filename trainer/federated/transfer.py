@@ -15,7 +15,7 @@ from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.payload import Payload
 from agent.rundir.chunks.records import ChunkSpec, TensorRow
 from agent.rundir.errors import RunDirError
-from trainer.chunks.cut import cut_round
+from trainer.chunks.cut import CutRound
 from trainer.chunks.snapshot import take_snapshot
 from trainer.chunks.split import Split, TensorSplit
 from trainer.chunks.tensors import byte_view, empty_tensor
@@ -53,13 +53,14 @@ def pack(
     Raises:
         TypeError: a tensor is not dense.
     """
-    cut = cut_round(take_snapshot(tensors, buffers=buffers), split or TensorSplit())
-    dtypes = {chunk.digest: chunk.dtype for chunk in cut.layout.chunks}
-    payloads = {
-        digest: Payload(digest, dtypes[digest], b"".join(pieces))
-        for digest, pieces in cut.pieces.items()
-    }
-    return Packed(cut.layout, cut.layout.digest(), payloads, cut.nonfinite)
+    snapshot = take_snapshot(tensors, buffers=buffers)
+    with CutRound(snapshot, split or TensorSplit()) as cut:
+        payloads = {
+            chunk.digest: Payload(chunk.digest, chunk.dtype, b"".join(pieces or ()))
+            for chunk, pieces in cut.iter_chunks()
+        }
+        layout = cut.layout()
+    return Packed(layout, layout.digest(), payloads, snapshot.nonfinite)
 
 
 @dataclass
@@ -123,7 +124,7 @@ class Parcel:
         }
         views = {name: byte_view(tensor) for name, tensor in own.items()}
         for spec in self.layout.chunks:
-            _fill(views, rows, spec, self._payloads[spec.digest].data)
+            _fill(views, rows, spec, memoryview(self._payloads[spec.digest].data))
         return {name: own[row.alias_of or name] for name, row in rows.items()}
 
 
@@ -159,7 +160,7 @@ def _fill(
     views: Mapping[str, memoryview],
     rows: Mapping[str, TensorRow],
     spec: ChunkSpec,
-    data: bytes,
+    data: memoryview,
 ) -> None:
     at = 0
     for part in spec.parts:

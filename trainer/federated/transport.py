@@ -10,11 +10,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import grpc
-from grpc import aio
-
 from agent.rundir.errors import RunDirError
 from trainer.federated.messages import MAX_MESSAGE_BYTES
+from trainer.federated.quiet_grpc import aio, grpc
 from trainer.federated.security import ClientSecurity, Endpoint, ServerSecurity
 
 SERVICE = "opsdash.Federation"
@@ -53,6 +51,9 @@ _CLIENT_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
+
+_IDLE = grpc.ChannelConnectivity.IDLE
+_CONNECTING = grpc.ChannelConnectivity.CONNECTING
 
 _FINAL = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -162,9 +163,8 @@ class TransportServer:
         key = str(metadata.get(_KEY, ""))[:_MAX_METADATA_CHARS]
         token = metadata.get(_TOKEN)
         if not self._security.admits(key, token if isinstance(token, str) else None):
-            await context.abort(
-                grpc.StatusCode.UNAUTHENTICATED, f"no client `{key!a}` with this token"
-            )
+            refusal = f"no client `{ascii(key)[1:-1]}` with this token"
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, refusal)
         try:
             await self._on_session(key, Link(context.read, context.write))
         except TurnedAwayError as error:
@@ -184,10 +184,7 @@ async def connect(
     if security.token:
         metadata.append((_TOKEN, security.token))
     async with _channel(endpoint, security) as channel:
-        try:
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_LIMIT_S)
-        except TimeoutError as error:
-            raise DisconnectedError(f"no server answers at `{endpoint}`") from error
+        await _wait_until_connected(channel, endpoint)
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(metadata=metadata)
 
         async def read() -> object:
@@ -200,6 +197,19 @@ async def connect(
             yield Link(read, call.write)
         finally:
             call.cancel()
+
+
+async def _wait_until_connected(channel: aio.Channel, endpoint: Endpoint) -> None:
+    """Take the first failure for an answer: the pause after it is the caller's."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CONNECT_LIMIT_S):
+            state = channel.get_state(try_to_connect=True)
+            while state in (_IDLE, _CONNECTING):
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY:
+                return
+    raise DisconnectedError(f"no server answers at `{endpoint}`")
 
 
 def _channel(endpoint: Endpoint, security: ClientSecurity) -> Any:  # noqa: ANN401 - gRPC has no types

@@ -123,6 +123,9 @@ class Workbench:
         settled = begin(self.standing, round_num)
         self.standing = settled.standing
         reset = None if settled.loss is None else self._lose(settled.loss)
+        if reset is not None and not reset.change.before:
+            # Nothing has grown since the reset on return: nothing to tell.
+            reset = None
         self._restore(self.standing.state)
         self.local.load_global(tensors)
         return reset

@@ -1,0 +1,488 @@
+"""Server and clients over real sockets, with the network and time in our hand."""
+
+import asyncio
+import contextlib
+import random
+import subprocess
+import threading
+
+import pytest
+
+from agent.rundir.events import (
+    ClientJoined,
+    ClientLost,
+    ClientUpdate,
+    OptimizerReset,
+    RequestDone,
+    RoundCommitted,
+    RoundStarted,
+    RunEnded,
+    StepDone,
+    StoreStats,
+    UpdateRefused,
+)
+from agent.rundir.layout import RunDir
+from agent.rundir.requests import write_request
+from tests.trainer.federated.bench import toy
+from tests.trainer.federated.federation import (
+    events,
+    federation,
+    of_kind,
+    serving,
+    taking_part,
+    until,
+)
+from trainer.chunks.store import ChunkStore
+from trainer.federated.problem import server_data
+from trainer.federated.replay import replay
+from trainer.federated.security import ClientSecurity, ServerSecurity, read_tokens
+from trainer.federated.transport import DisconnectedError, TurnedAwayError
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def quick(**changes):
+    values = {"rounds": 4, "gather_s": 20.0, "return_grace_s": 0.05, "lr": 0.01}
+    return toy(**(values | changes))
+
+
+def committed(run_dir, attempt=1):
+    return of_kind(events(run_dir, "server", attempt), RoundCommitted)
+
+
+def assert_replays(run_dir, config):
+    path = RunDir(run_dir).chunk_store("server")
+    replayed = list(replay(path, config, server_data(config).shape))
+    assert replayed
+    assert all(one.differing == () for one in replayed)
+
+
+class Gate:
+    """Holds a client's training in chosen rounds until it is opened."""
+
+    def __init__(self, *rounds):
+        self.reached = {round_num: threading.Event() for round_num in rounds}
+        self._open = {round_num: threading.Event() for round_num in rounds}
+
+    def __call__(self, round_num):
+        if round_num in self._open:
+            self.reached[round_num].set()
+            assert self._open[round_num].wait(60)
+
+    def open(self, round_num):
+        self._open[round_num].set()
+
+    def open_all(self):
+        for gate in self._open.values():
+            gate.set()
+
+    async def wait_for(self, round_num):
+        await until(self.reached[round_num].is_set, what=f"round {round_num}")
+
+
+async def test_a_federation_runs_to_its_end_and_tells_all_of_it(tmp_path):
+    config = quick()
+
+    async with federation(tmp_path, config) as (server, clients):
+        finish = await server.over
+        overs = [await client.task for client in clients.values()]
+
+    told = events(tmp_path, "server")
+    rounds = of_kind(told, RoundCommitted)
+    assert finish.reason == "completed"
+    assert [over.reason for over in overs] == ["completed"] * 3
+    assert [r.round_num for r in rounds] == [1, 2, 3, 4]
+    assert {r.members for r in rounds} == {tuple(clients)}
+    assert [r.loss for r in rounds] == sorted((r.loss for r in rounds), reverse=True)
+    assert [r.round_num for r in of_kind(told, RoundStarted)] == [1, 2, 3, 4]
+    assert len(of_kind(told, ClientUpdate)) == 12
+    assert len(of_kind(told, StoreStats)) == 4
+    assert of_kind(told, UpdateRefused) == []
+    assert told[-1] == of_kind(told, RunEnded)[0]
+    for key in clients:
+        mine = events(tmp_path, key)
+        assert of_kind(mine, OptimizerReset) == []
+        assert [e.step for e in of_kind(mine, StepDone)] == list(range(1, 9))
+        assert len(of_kind(mine, StoreStats)) == 4
+        assert mine[-1].reason == "completed"
+    assert_replays(tmp_path, config)
+
+
+async def test_a_client_that_missed_rounds_resets_before_it_counts_as_back(tmp_path):
+    gates = {"client-1": Gate(2), "client-2": Gate(4)}
+    config = quick(rounds=5, momentum=0.9)
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        await gates["client-1"].wait_for(2)
+        clients["client-1"].proxy.cut()
+        await gates["client-2"].wait_for(4)
+        gates["client-1"].open(2)
+        clients["client-1"].proxy.mend()
+        await until(
+            lambda: len(of_kind(events(tmp_path, "server"), ClientJoined)) == 4,
+            what="the return",
+        )
+        gates["client-2"].open(4)
+        finish = await server.over
+
+    told, mine = events(tmp_path, "server"), events(tmp_path, "client-1")
+    (reset,) = of_kind(mine, OptimizerReset)
+    back = of_kind(told, ClientJoined)[-1]
+    assert finish.reason == "completed"
+    assert reset.rounds_missed == 2
+    assert reset.reason == "reconnected after missing 2 rounds"
+    assert reset.before["momentum_buffer"] > 0
+    assert reset.after["momentum_buffer"] == 0
+    assert reset.model_digest == committed(tmp_path)[2].model_digest
+    assert reset.data_position == 32
+    assert reset.seed == config.seed
+    assert (back.client, back.is_return, back.last_round) == ("client-1", True, 1)
+    assert reset.mono_ns < back.mono_ns
+    assert [len(r.members) for r in committed(tmp_path)] == [3, 2, 2, 2, 3]
+    assert_replays(tmp_path, config)
+
+
+async def test_a_cut_between_two_rounds_costs_nothing(tmp_path):
+    gates = {"client-2": Gate(2)}
+    config = quick(return_grace_s=30.0)
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        await gates["client-2"].wait_for(2)
+        clients["client-1"].proxy.cut()
+        await until(
+            lambda: of_kind(events(tmp_path, "server"), ClientLost), what="the loss"
+        )
+        clients["client-1"].proxy.mend()
+        await until(
+            lambda: len(of_kind(events(tmp_path, "server"), ClientJoined)) == 4,
+            what="the return",
+        )
+        gates["client-2"].open(2)
+        await server.over
+
+    assert of_kind(events(tmp_path, "client-1"), OptimizerReset) == []
+    assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
+
+
+async def test_training_goes_on_while_the_connection_is_gone(tmp_path):
+    gates = {"client-1": Gate(2)}
+    config = quick(return_grace_s=30.0)
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        await gates["client-1"].wait_for(2)
+        clients["client-1"].proxy.cut()
+        await until(
+            lambda: of_kind(events(tmp_path, "server"), ClientLost), what="the loss"
+        )
+        clients["client-1"].proxy.mend()
+        await until(
+            lambda: len(of_kind(events(tmp_path, "server"), ClientJoined)) == 4,
+            what="the return",
+        )
+        gates["client-1"].open(2)
+        await server.over
+
+    steps = of_kind(events(tmp_path, "client-1"), StepDone)
+    assert [e.step for e in steps] == list(range(1, 9))
+    assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
+
+
+async def test_a_round_ends_at_its_deadline_with_a_client_that_is_silent(tmp_path):
+    gates = {"client-3": Gate(2)}
+    config = quick(round_limit_s=1.0)
+
+    async with federation(tmp_path, config, holds=gates) as (server, _):
+        await until(lambda: len(committed(tmp_path)) >= 2, what="round 2")
+        gates["client-3"].open(2)
+        finish = await server.over
+
+    rounds = committed(tmp_path)
+    assert finish.reason == "completed"
+    assert rounds[1].reason == "deadline"
+    assert rounds[1].members == ("client-1", "client-2")
+    assert rounds[1].round_ns >= 1_000_000_000
+    (reset,) = of_kind(events(tmp_path, "client-3"), OptimizerReset)
+    assert reset.reason == "missed 1 round"
+    assert_replays(tmp_path, config)
+
+
+async def test_a_deadline_needs_no_message_to_come(tmp_path):
+    """Nobody says a word: the round ends all the same, and then the federation."""
+    gates = {key: Gate(1) for key in ("client-1", "client-2", "client-3")}
+    config = quick(round_limit_s=0.3, max_tries=2)
+
+    async with federation(tmp_path, config, holds=gates) as (server, _):
+        finish = await server.over
+        for gate in gates.values():
+            gate.open(1)
+
+    assert finish.reason == "error"
+    assert finish.detail == "0 of at least 1 updates within 0.3 s, 2 times"
+
+
+async def test_an_update_that_breaks_off_goes_on_where_it_stopped(tmp_path):
+    gates = {"client-1": Gate(1)}
+    config = quick(
+        data="digits", local_steps=1, alpha=100.0, rounds=1, return_grace_s=30.0
+    )
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        proxy = clients["client-1"].proxy
+        await gates["client-1"].wait_for(1)
+        proxy.limit_bytes = proxy.num_bytes + 24_000
+        gates["client-1"].open(1)
+        await until(
+            lambda: of_kind(events(tmp_path, "server"), ClientLost), what="the cut"
+        )
+        proxy.mend()
+        await server.over
+
+    updates = {e.client: e for e in of_kind(events(tmp_path, "server"), ClientUpdate)}
+    assert len(updates) == 3
+    assert 0 < updates["client-1"].num_bytes < updates["client-2"].num_bytes
+    assert_replays(tmp_path, config)
+
+
+async def test_an_update_that_is_not_finite_never_counts(tmp_path):
+    config = quick(lr=1e30, momentum=0.0, local_steps=4, max_tries=2, round_limit_s=1.0)
+
+    async with federation(tmp_path, config) as (server, _):
+        finish = await server.over
+
+    refused = of_kind(events(tmp_path, "server"), UpdateRefused)
+    assert finish.reason == "error"
+    assert committed(tmp_path) == []
+    assert refused
+    assert all("is not finite" in e.reason for e in refused)
+
+
+async def test_a_second_client_with_the_same_key_takes_the_first_ones_place(tmp_path):
+    gates = {"client-1": Gate(1)}
+    config = quick(rounds=1)
+    elsewhere = tmp_path / "elsewhere"
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        await gates["client-1"].wait_for(1)
+        async with taking_part(elsewhere, "client-1", server.port) as second:
+            finish = await server.over
+            over = await second.task
+        gates["client-1"].open(1)
+        with pytest.raises(TurnedAwayError, match="another session of this client"):
+            await clients["client-1"].task
+
+    assert finish.reason == "completed"
+    assert over.reason == "completed"
+
+
+async def test_a_wrong_token_is_turned_away_and_the_right_one_let_in(tmp_path):
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text('{"client-1": "the-right-token-for-1"}')
+    tokens.chmod(0o600)
+    run_dir = tmp_path / "run"
+    config = quick(clients=1, rounds=1)
+    asked = ServerSecurity(digests=read_tokens(tokens))
+    wrong = ClientSecurity(token="wrong")
+    right = ClientSecurity(token="the-right-token-for-1")
+
+    async with serving(run_dir, config, security=asked) as server:
+        async with taking_part(
+            run_dir, "client-1", server.port, security=wrong
+        ) as client:
+            with pytest.raises(TurnedAwayError, match="with this token"):
+                await client.task
+        async with taking_part(
+            run_dir, "client-1", server.port, security=right
+        ) as client:
+            over = await client.task
+
+    assert over.reason == "completed"
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    return (tmp_path / "cert.pem").read_bytes(), (tmp_path / "key.pem").read_bytes()
+
+
+async def test_tls_lets_in_who_trusts_the_server_and_nobody_else(
+    tmp_path, certificate, monkeypatch
+):
+    monkeypatch.setattr("trainer.federated.transport.CONNECT_LIMIT_S", 1.0)
+    chain, key = certificate
+    run_dir = tmp_path / "run"
+    config = quick(clients=1, rounds=1)
+    shown = ServerSecurity(certificate=chain, private_key=key)
+    trusting = ClientSecurity(authority=chain)
+
+    async with serving(run_dir, config, security=shown) as server:
+        async with taking_part(run_dir, "client-1", server.port) as client:
+            client.membership._give_up_s = 0
+            with pytest.raises(DisconnectedError, match="no server answers"):
+                await client.task
+        async with taking_part(
+            run_dir, "client-1", server.port, security=trusting
+        ) as client:
+            over = await client.task
+
+    assert over.reason == "completed"
+
+
+async def test_clients_follow_a_server_that_comes_back(tmp_path):
+    gate = Gate(3)
+    config = quick(rounds=5)
+
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving(tmp_path, config) as server:
+            clients = [
+                await stack.enter_async_context(
+                    taking_part(tmp_path, f"client-{n}", server.port, hold=gate)
+                )
+                for n in (1, 2, 3)
+            ]
+            await gate.wait_for(3)
+            # As after a kill: streams break, and nobody is told why.
+            for client in clients:
+                client.proxy.cut()
+            await until(lambda: not server.coordinator._peers, what="the loss")
+        async with serving(tmp_path, config, port=server.port) as again:
+            gate.open(3)
+            for client in clients:
+                client.proxy.mend()
+            finish = await again.over
+            overs = [await client.task for client in clients]
+
+    assert finish.reason == "completed"
+    assert [over.reason for over in overs] == ["completed"] * 3
+    assert [r.round_num for r in committed(tmp_path, 1)] == [1, 2]
+    assert [r.round_num for r in committed(tmp_path, 2)] == [3, 4, 5]
+    for client in clients:
+        mine = events(tmp_path, client.key, 2)
+        assert of_kind(mine, OptimizerReset) == []
+        assert of_kind(mine, StepDone)[0].step == 5
+    assert_replays(tmp_path, config)
+
+
+def done(run_dir):
+    return of_kind(events(run_dir, "server"), RequestDone)
+
+
+async def test_an_operator_pauses_restores_continues_and_stops(tmp_path):
+    gates = {"client-1": Gate(3)}
+    config = quick(rounds=50)
+    run = RunDir(tmp_path)
+
+    async with federation(tmp_path, config, holds=gates) as (server, _):
+        await gates["client-1"].wait_for(3)
+        write_request(run, "pause")
+        await until(lambda: len(done(tmp_path)) == 1, what="the pause")
+        gates["client-1"].open(3)
+        await until(lambda: len(committed(tmp_path)) == 3, what="round 3")
+        write_request(run, "restore", {"node": "server", "round_num": 1})
+        await until(lambda: len(done(tmp_path)) == 2, what="the restore")
+        paused_at = [r.round_num for r in committed(tmp_path)]
+        write_request(run, "restore", {"node": "server", "round_num": 99})
+        await until(lambda: len(done(tmp_path)) == 3, what="the refusal")
+        write_request(run, "continue")
+        await until(lambda: len(committed(tmp_path)) >= 6, what="two rounds more")
+        write_request(run, "stop")
+        finish = await server.over
+
+    rounds = committed(tmp_path)
+    assert finish.reason == "stopped"
+    assert paused_at == [1, 2, 3, 4]
+    assert rounds[3].reason == "restored"
+    assert rounds[3].members == ()
+    assert rounds[3].model_digest == rounds[0].model_digest
+    assert rounds[4].members == tuple(f"client-{n}" for n in (1, 2, 3))
+    assert [e.error is None for e in done(tmp_path)] == [True, True, False, True, True]
+    (reset,) = of_kind(events(tmp_path, "client-2"), OptimizerReset)
+    assert reset.reason == "missed 1 round"
+
+
+@pytest.mark.slow
+async def test_a_connection_that_says_nothing_is_found_out_by_both_ends(tmp_path):
+    gates = {"client-1": Gate(2)}
+    config = quick(return_grace_s=30.0)
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        await gates["client-1"].wait_for(2)
+        clients["client-1"].proxy.stall()
+        await until(
+            lambda: of_kind(events(tmp_path, "server"), ClientLost), what="the loss"
+        )
+        clients["client-1"].proxy.flow()
+        gates["client-1"].open(2)
+        finish = await server.over
+
+    assert finish.reason == "completed"
+    assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
+
+
+async def test_a_store_that_fails_costs_the_client_nothing_but_the_store(tmp_path):
+    gates = {"client-1": Gate(2)}
+    config = quick()
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        await gates["client-1"].wait_for(2)
+        clients["client-1"].participant._part.workbench.close()
+        gates["client-1"].open(2)
+        finish = await server.over
+
+    stored = of_kind(events(tmp_path, "client-1"), StoreStats)
+    assert finish.reason == "completed"
+    assert [e.error is None for e in stored] == [True, False, False, False]
+    assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
+
+
+async def random_cuts(tmp_path, seed, rounds):
+    """Cut and mend clients at random while rounds run; return how it ended."""
+    chance = random.Random(seed)
+    config = quick(
+        rounds=rounds,
+        round_limit_s=2.0,
+        patience_s=60.0,
+        max_tries=50,
+        min_clients=1,
+        return_grace_s=0.02,
+    )
+
+    async def torment(client):
+        while True:
+            await asyncio.sleep(chance.uniform(0, 0.2))
+            client.proxy.cut()
+            await asyncio.sleep(chance.uniform(0, 0.1))
+            client.proxy.mend()
+
+    async with federation(tmp_path, config) as (server, clients):
+        torments = [asyncio.create_task(torment(c)) for c in clients.values()]
+        finish = await server.over
+        for task in torments:
+            task.cancel()
+        await asyncio.gather(*torments, return_exceptions=True)
+        for client in clients.values():
+            client.proxy.mend()
+    assert finish.reason == "completed"
+    assert [r.round_num for r in committed(tmp_path)] == list(range(1, rounds + 1))
+    assert_replays(tmp_path, config)
+    with ChunkStore.open(RunDir(tmp_path).chunk_store("server")) as store:
+        assert [row.members for row in store.rounds()] == [
+            r.members for r in committed(tmp_path)
+        ]
+
+
+@pytest.mark.slow
+async def test_clients_cut_and_returned_at_random_never_deadlock(tmp_path):
+    await random_cuts(tmp_path, seed=1, rounds=15)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(2, 12))
+async def test_clients_cut_and_returned_at_random_never_deadlock_in_full(
+    tmp_path, seed
+):
+    await random_cuts(tmp_path, seed=seed, rounds=60)
