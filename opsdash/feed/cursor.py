@@ -50,6 +50,7 @@ class Cursor:
     span_ns: int = 0
     """From the first to the last line of the newest piece."""
     tail: Tail = field(init=False)
+    _place: str = field(init=False)
     _size: int = 0
     _torn_size: int = -1
     _mtime_ns: int = 0
@@ -59,6 +60,7 @@ class Cursor:
 
     def __post_init__(self) -> None:
         self.tail = Tail(self.path)
+        self._place = str(self.path)
 
     @property
     def backlog(self) -> int:
@@ -70,7 +72,7 @@ class Cursor:
     def look(self) -> bool:
         """Whether there is something to read; one `stat`, no open."""
         try:
-            found = os.lstat(self.path)
+            found = os.lstat(self._place)
         except OSError as error:
             self.problem = error.strerror or str(error)
             return False

@@ -8,7 +8,7 @@ change without it. Nothing here raises: what cannot be read is a `Problem`.
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,8 @@ from opsdash.projections.plausible import clip, whole
 
 _ANYWAY_NS = 5 * 10**9
 _TICK_NS = 10**9
+_ASK_NS = 10**9
+"""Between two looks at the processes: 60 us each, and there may be hundreds."""
 _MAX_ATTEMPTS = 256
 _MAX_PROCESSES = 512
 """Whose liveness is asked for, once a second."""
@@ -76,6 +78,9 @@ class DirectoryReader:
         self._run = run
         self._started: dict[str, RunStarted] = {}
         self._started_attempt = 0
+        self._alive: Mapping[str, Liveness] = MappingProxyType({})
+        self._asked: tuple[int, int, int] | None = None
+        self._asked_ns = 0
         self._last = Directory(path=str(run.path))
         self._attempts: _Cached[tuple[tuple[Attempt, ...], int, tuple[Problem, ...]]]
         self._attempts = _Cached(
@@ -108,7 +113,7 @@ class DirectoryReader:
             attempts=attempts,
             newest_attempt=newest,
             lock=lock,
-            processes=self._processes(attempts, newest),
+            processes=self._processes_now(clocks, attempts, newest),
             checkpoints=self._checkpoints.get(clocks),
             latest=read_latest(self._run) if _is_plain(self._run.latest) else None,
             operations=self._operations.get(clocks),
@@ -160,6 +165,17 @@ class DirectoryReader:
 
     def _read_operations(self) -> tuple[Operation, ...]:
         return tuple(read_operations(self._run)[-_MAX_OPERATIONS:])
+
+    def _processes_now(
+        self, clocks: Clocks, attempts: tuple[Attempt, ...], newest: int
+    ) -> Mapping[str, Liveness]:
+        """Ask again once a second, and whenever others are to be asked after."""
+        asked = (newest, len(self._started), len(attempts))
+        is_old = clocks.mono_ns - self._asked_ns >= _ASK_NS
+        if is_old or asked != self._asked:
+            self._alive = self._processes(attempts, newest)
+            self._asked, self._asked_ns = asked, clocks.mono_ns
+        return self._alive
 
     def _processes(
         self, attempts: tuple[Attempt, ...], newest: int
