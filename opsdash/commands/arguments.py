@@ -145,7 +145,13 @@ def _resume(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", nargs="?", choices=("ddp",), default="ddp")
+    parser.add_argument(
+        "kind",
+        nargs="?",
+        choices=("ddp", "fl"),
+        default="ddp",
+        help="two data-parallel ranks, or a federation of three (default: ddp)",
+    )
     _screen(parser)
 
 

@@ -20,17 +20,14 @@ from opsdash.commands.watching import attach
 
 _POLL_S = 0.1
 _STOP_S = 60.0
-_NUM_RANKS = 2
-_TRAINING = (
-    "--steps",
-    "300",
-    "--save-every",
-    "50",
-    "--eval-every",
-    "50",
-    "--norms-every",
-    "10",
-)
+_SIZES = {
+    "ddp": (
+        *("--nproc", "2", "--steps", "300", "--save-every", "50"),
+        *("--eval-every", "50", "--norms-every", "10"),
+    ),
+    "fl": ("--clients", "3"),
+}
+"""So that a demo shows everything and ends within a minute."""
 
 
 class DemoError(RunDirError):
@@ -38,7 +35,7 @@ class DemoError(RunDirError):
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Start a run of two ranks; show it, or tell it where there is no terminal."""
+    """Start a small run; show it, or tell it where there is no terminal."""
     if importlib.util.find_spec("torch") is None:
         raise DemoError(
             "the demo trains a model, and torch is not installed",
@@ -46,8 +43,8 @@ def main(arguments: argparse.Namespace) -> int:
         )
     path = _new_run_dir(Path("runs"))
     command = [
-        *(sys.executable, "-m", "trainer", "launch", "ddp", str(path)),
-        *("--nproc", str(_NUM_RANKS), *_TRAINING),
+        *(sys.executable, "-m", "trainer", "launch", arguments.kind, str(path)),
+        *_SIZES[arguments.kind],
     ]
     say(shlex.join(command))
     with _output_of(path).open("xb") as output:

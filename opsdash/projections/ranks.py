@@ -220,7 +220,7 @@ class Ranks:
             process.dropped_ns = event.mono_ns
 
     def rows(self, now_mono_ns: int) -> list[RankRow]:
-        """Return the processes of the newest attempt, by rank, then by name."""
+        """Return the processes of the newest attempt: server, ranks, clients."""
         found = [
             self._row(process, now_mono_ns) for process in self._processes.values()
         ]
@@ -324,4 +324,6 @@ def _node(process: _Process) -> str:
 
 
 def _row_order(row: RankRow) -> tuple[int, str]:
+    if row.stem == "server":
+        return (-1, row.stem)
     return (MAX_RANKS + 1 if row.rank is None else row.rank, row.stem)

@@ -230,6 +230,11 @@ class Rounds:
         """The newest round that is durable."""
         return max((n for n, r in self._rounds.items() if r.committed), default=None)
 
+    def newest_committed(self) -> RoundRow | None:
+        """Return the newest round that is durable."""
+        number = self.last_committed
+        return None if number is None else _row(self._rounds[number])
+
     @property
     def typical_ns(self) -> int | None:
         """Median length of the last rounds."""

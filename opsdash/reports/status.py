@@ -69,37 +69,60 @@ class StatusReport(Report, frozen=True, kw_only=True):
     """Is it alive, how far is it, what would be lost."""
 
     kind: str | None
+    """`ddp` or `federated`; null: `run.json` cannot be read."""
     state: str
+    """`healthy`, `degraded`, `dead`, `blind` or `finished`."""
     headline: str
+    """What the state means here, in words."""
     is_provisional: bool
+    """Not watched long enough to be sure."""
     reasons: tuple[ReasonReport, ...]
+    """Worst first."""
     attempt: int
+    """The newest; 0: none was started."""
     phase: str | None
+    """Of rank 0, or the server."""
     step: int | None
+    """Optimizer steps completed; of a federated run, rounds committed."""
     loss: float | None
+    """Of the newest step, or round."""
     eval_loss: float | None
+    """Held-out."""
+    accuracy_frac: float | None
+    """Of the newest committed round."""
     lr: float | None
     grad_norm: float | None
     tokens_per_s: float | None
+    """All ranks together, median of the last steps."""
     step_ns: int | None
+    """Median of the last steps, or rounds."""
     num_skipped: int
+    """Steps of this attempt whose gradient was not finite."""
     straggler: StragglerReport | None
     last_verified: CheckpointBrief | None
+    """What a resume would take."""
     newest_checkpoint: CheckpointBrief | None
     steps_at_risk: int | None
+    """Done since the last verified checkpoint; of a federated run, the open round."""
     at_risk_ns: int | None
+    """What doing them again takes."""
     silence_ns: int | None
+    """Since anybody said anything."""
     disk_free_bytes: int | None
     ranks: tuple[RankReport, ...]
+    """Processes of the newest attempt: server, ranks, clients."""
     num_undecodable: int
+    """Lines that are no events."""
     num_newer: int
+    """Events of a kind that a newer version wrote."""
     num_overlong: int
+    """Lines too long to be lines."""
 
 
 def make_status(run: Run, now_mono_ns: int, now_ns: int) -> StatusReport:
     """Return the report of this moment."""
     verdict, now = run.verdict(now_mono_ns, now_ns), run.steps.now()
-    late = verdict.straggler
+    late, last_round = verdict.straggler, run.rounds.newest_committed()
     return StatusReport(
         report="status",
         run=run.directory.path,
@@ -112,12 +135,13 @@ def make_status(run: Run, now_mono_ns: int, now_ns: int) -> StatusReport:
         attempt=verdict.attempt,
         phase=verdict.phase,
         step=verdict.step,
-        loss=now.loss,
+        loss=last_round.loss if last_round else now.loss,
         eval_loss=now.eval_loss,
+        accuracy_frac=last_round.accuracy_frac if last_round else None,
         lr=now.lr,
         grad_norm=now.grad_norm,
         tokens_per_s=now.tokens_per_s,
-        step_ns=now.step_ns,
+        step_ns=run.rounds.typical_ns if last_round else now.step_ns,
         num_skipped=now.num_skipped,
         straggler=(StragglerReport(*late) if late else None),
         last_verified=_brief(verdict.last_verified, now_ns),
@@ -166,12 +190,14 @@ def _progress(report: StatusReport) -> list[tuple[str, str]]:
         parts = [units.count(report.step)]
         if report.loss is not None:
             parts.append(f"loss {units.number(report.loss)}")
+        if report.accuracy_frac is not None:
+            parts.append(f"accuracy {units.percent(report.accuracy_frac)}")
         if report.eval_loss is not None:
             parts.append(f"held-out {units.number(report.eval_loss)}")
         if report.tokens_per_s is not None:
             parts.append(units.rate(report.tokens_per_s, "tokens"))
         if report.step_ns is not None:
-            parts.append(f"{units.duration(report.step_ns)} per step")
+            parts.append(f"{units.duration(report.step_ns)} per {unit}")
         found.append((unit, ", ".join(parts)))
     late = report.straggler
     if late is not None:

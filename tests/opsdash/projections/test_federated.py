@@ -4,6 +4,7 @@ import pytest
 
 from agent.rundir import events as ev
 from opsdash.projections import rounds as module
+from opsdash.reports.status import make_status, render_status
 from tests.runs import RunWriter, Watcher
 
 CLIENTS = ("client-1", "client-2", "client-3")
@@ -151,6 +152,19 @@ def test_only_the_open_round_is_at_risk(writer):
 
     assert (before.step, before.steps_at_risk) == (2, 0)
     assert (after.step, after.steps_at_risk) == (2, 1)
+
+
+def test_the_report_speaks_of_rounds(writer):
+    play(writer, 1, loss=0.5, accuracy_frac=0.8)
+    writer.beat(phase="waiting")
+    watcher = Watcher(writer.run)
+
+    report = make_status(watcher.run, watcher.clocks.mono_ns, watcher.clocks.time_ns)
+    lines = render_status(report)
+
+    assert "round     1, loss 0.5, accuracy 80 %, 1.0 s per round" in lines
+    assert "saved     round 1 is committed" in lines
+    assert report.ranks[0].node == "server"
 
 
 def test_a_store_tells_its_figures_and_its_failures(writer):
