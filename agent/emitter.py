@@ -85,7 +85,8 @@ class Emitter:
             folder, stem, slow_ns=int(slow_s * 1e9), on_lost=self.drop
         )
         self._rollup = RollupWriter(folder, stem)
-        self._is_off = path is None
+        self.is_off = path is None
+        """Nothing is written: switched off, closed, or in a forked child."""
         if path is not None:
             self._open()
             _INHERITED.add(self)
@@ -177,7 +178,7 @@ class Emitter:
         an unlinked file takes writes without an error. Never raises.
         """
         file = self._outlet.file
-        if self._is_off or self._outlet.is_waiting:
+        if self.is_off or self._outlet.is_waiting:
             return
         try:
             if file.fd < 0:
@@ -196,12 +197,12 @@ class Emitter:
 
         Later events vanish silently.
         """
-        self._is_off = True
+        self.is_off = True
         self._outlet.close(patience_s=_CLOSE_PATIENCE_S)
 
     def _put_carefully(self, event: Any) -> bool:  # noqa: ANN401 - see `put`
         """Write while something is amiss, and see whether it still is."""
-        if self._is_off:
+        if self.is_off:
             return False
         try:
             self._tell_drops()
@@ -246,7 +247,7 @@ class Emitter:
 
     def _leave_to_parent(self) -> None:
         """In a forked child: one file has one writer, and that is the parent."""
-        self._is_off = True
+        self.is_off = True
         self._outlet.leave()
 
 

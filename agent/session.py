@@ -226,6 +226,8 @@ class Agent:
         every: int = 50,
     ) -> None:
         """Measure norms at the optimizer's own step, every so many steps."""
+        if self.emitter.is_off:
+            return
         from agent.probes.optimizer import OptimizerProbe  # noqa: PLC0415 - torch is not needed to attach
 
         OptimizerProbe(self.emitter, optimizer, named_parameters, every=every)

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from agent.rundir.errors import LockedError, RunDirError
 from agent.rundir.events import EvalDone, Undecodable, decode_lines, kind
@@ -114,6 +115,18 @@ def test_switched_off_it_touches_nothing(tmp_path, monkeypatch):
             agent.emit(EvalDone, loss=1.0)
 
     assert not (tmp_path / "run").exists()
+
+
+def test_an_agent_that_is_off_measures_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPSDASH_AGENT", "off")
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    with Agent.attach(tmp_path / "run") as agent:
+        agent.watch_optimizer(optimizer, model.named_parameters())
+
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
 
 
 def test_a_second_trainer_is_refused(tmp_path):
