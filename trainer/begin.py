@@ -7,7 +7,6 @@ and told once an agent is there.
 """
 
 import contextlib
-import dataclasses
 import os
 import platform
 import sys
@@ -22,8 +21,9 @@ import torch
 from agent.rundir.attempts import CHECKPOINT_PLACE
 from agent.rundir.events import Event
 from agent.start import RunStart, begin_run
+from trainer.catalogue import as_flags, lasting
 from trainer.checkpoint.load import AUTO, Decision, decide
-from trainer.config import TrainConfig, as_flags
+from trainer.config import TrainConfig
 from trainer.distributed.verdict import from_main
 from trainer.distributed.world import World
 
@@ -122,8 +122,7 @@ def resume_command(run_dir: Path, config: TrainConfig, world: World) -> list[str
     Everything that is not a default is a flag, also what came from the
     environment or from a file; what was meant for one start only is left out.
     """
-    lasting = dataclasses.replace(config, resume="auto", new_attempt=False, die_at=0)
-    plain = as_flags(lasting)
+    plain = as_flags(lasting(config))
     nodes = []
     if world.num_nodes > 1:
         nodes = ["--nnodes", str(world.num_nodes), "--node-rank", "0"]

@@ -7,16 +7,17 @@ with the same ones. The others say how, and may change from start to start.
 """
 
 import dataclasses
-import os
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Any, Literal
 
 from msgspec import Meta
 
 DEFINING = ("training", "data", "model", "optimizer", "schedule", "averages")
 """Sections that must not change between two starts of a run."""
+
+ONCE = ("starting", "drills")
+"""Sections that are meant for one start, and not for the ones after it."""
 
 
 def _setting(
@@ -42,6 +43,7 @@ _averages = partial(_setting, "averages")
 _evaluation = partial(_setting, "evaluation")
 _checkpoints = partial(_setting, "checkpoints")
 _starting = partial(_setting, "starting")
+_drills = partial(_setting, "drills")
 _processes = partial(_setting, "processes")
 _telemetry = partial(_setting, "telemetry")
 
@@ -265,11 +267,19 @@ class TrainConfig:
         "after loading, compare every piece of state with the checkpoint, bitwise",
         default=False,
     )
-    die_at: int = _starting(
-        "step after which every rank kills itself, for drills and proofs; 0: none",
+
+    die_at: int = _drills(
+        "step after which every rank kills itself; 0: none",
         default=0,
         unit="step",
         ge=0,
+    )
+    drill_rank: int = _drills("the rank that is late or hangs", default=1, ge=0)
+    drill_delay_ms: float = _drills(
+        "how much later it comes to every step", default=0.0, unit="milliseconds", ge=0
+    )
+    drill_hang_at: int = _drills(
+        "step after which it hangs for ever; 0: none", default=0, unit="step", ge=0
     )
 
     backend: Literal["auto", "gloo", "nccl"] = _processes(
@@ -310,69 +320,3 @@ class TrainConfig:
     profile_steps: int = _telemetry(
         "steps in that window", default=5, unit="steps", ge=1
     )
-
-
-class Setting(NamedTuple):
-    """One field, as the command line and the documentation see it."""
-
-    name: str
-    section: str
-    unit: str
-    description: str
-    type: Any
-    """With its limits, for `msgspec.convert`."""
-    default: Any
-
-    @property
-    def flag(self) -> str:
-        """`--batch-size`."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """`OPSDASH_BATCH_SIZE`."""
-        return "OPSDASH_" + self.name.upper()
-
-
-def settings() -> tuple[Setting, ...]:
-    """Return every field, in the order in which they are documented."""
-    types = get_type_hints(TrainConfig)
-    return tuple(
-        Setting(
-            name=field.name,
-            section=field.metadata["section"],
-            unit=field.metadata["unit"],
-            description=field.metadata["meta"].description,
-            type=Annotated[types[field.name], field.metadata["meta"]],
-            default=field.default,
-        )
-        for field in dataclasses.fields(TrainConfig)
-    )
-
-
-def defining(config: TrainConfig, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
-    """Return what an existing run is only continued with, less some sections."""
-    return {
-        setting.name: getattr(config, setting.name)
-        for setting in settings()
-        if setting.section in DEFINING and setting.section not in leave_out
-    }
-
-
-def as_flags(config: TrainConfig) -> list[str]:
-    """Return the flags that make this configuration out of the defaults.
-
-    What came from the environment or from a file becomes a flag too, so that
-    the run can be started again anywhere.
-    """
-    flags = []
-    for setting in settings():
-        value = getattr(config, setting.name)
-        # A default that overrules a variable has to overrule it again.
-        if value == setting.default and setting.variable not in os.environ:
-            continue
-        if isinstance(value, bool):
-            flags.append(setting.flag if value else f"--no-{setting.flag[2:]}")
-        else:
-            flags += [setting.flag, str(value)]
-    return flags

@@ -16,16 +16,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from agent.rundir.errors import ConfigMismatchError, RunDirError
-from agent.rundir.layout import RunDir, rank_stem
+from agent.rundir.layout import RunDir
 from agent.session import Agent
 from trainer.begin import BeforeAttach, Beginning, begun, differs
 from trainer.checkpoint.loading import start_from
 from trainer.checkpoint.rng import seed_everything
 from trainer.checkpoint.saving import Saver
+from trainer.checkpoint.state import TrainState
 from trainer.config import TrainConfig
 from trainer.console import say
 from trainer.data.loaders import PlannedBatches, planned
-from trainer.distributed.agreement import StopFlag, stop_on_signals
+from trainer.distributed.agreement import stop_on_signals
 from trainer.distributed.barriers import named_barrier
 from trainer.distributed.verdict import (
     publish_failure,
@@ -42,8 +43,6 @@ from trainer.pieces import (
     total_steps,
     wrapped,
 )
-from trainer.profiling import ProfileWindow
-from trainer.stages import SecondStage
 from trainer.stepping import LossFunction, Stepper, default_loss
 
 
@@ -166,8 +165,42 @@ class Trainer:
         seed_everything(config.seed, world.rank)
         self.model.to(world.device)
         train = self._planned(self.train_loader, world, shuffle=None)
-        amp_dtype = chosen_precision(config.amp, world.device, use_amp=self.use_amp)
         num_steps = total_steps(config.steps, self.max_epochs, train)
+        stepper = self._stepper(world, agent, num_steps)
+        self._start(world, run, agent, beginning, stepper.state)
+        stepper.rehearse(train.first_batch())
+        agent.watch_optimizer(
+            self.optimizer, self.model.named_parameters(), every=config.norms_every
+        )
+        agent.accept(*REQUEST_KINDS)
+        saved_step, early_step = saved_steps(beginning.decision)
+        saver = Saver(
+            world=world,
+            run=run,
+            agent=agent,
+            run_id=beginning.run_id,
+            attempt=beginning.attempt,
+            keep=config.keep,
+            limit_s=config.save_limit_s,
+            parent_digest=beginning.decision.digest,
+        )
+        return Loop(
+            world=world,
+            agent=agent,
+            config=config,
+            state=stepper.state,
+            stepper=stepper,
+            saver=saver,
+            train=train,
+            val=self._held_out(world),
+            num_steps=num_steps,
+            saved_step=saved_step,
+            early_step=early_step,
+        )
+
+    def _stepper(self, world: World, agent: Agent, num_steps: int) -> Stepper:
+        config = self.config
+        amp_dtype = chosen_precision(config.amp, world.device, use_amp=self.use_amp)
         # First of all, as it gives every rank the weights of rank 0.
         model = wrapped(self.model, world, static_graph=config.static_graph)
         state = make_state(
@@ -179,19 +212,7 @@ class Trainer:
             num_steps=num_steps,
             amp_dtype=amp_dtype,
         )
-        remarks = start_from(
-            world,
-            run,
-            agent,
-            beginning.decision,
-            state,
-            config,
-            attempt=beginning.attempt,
-        )
-        if world.is_main:
-            for remark in remarks:
-                say(remark)
-        stepper = Stepper(
+        return Stepper(
             world=world,
             agent=agent,
             state=state,
@@ -200,49 +221,27 @@ class Trainer:
             clip=config.clip,
             amp_dtype=amp_dtype,
         )
-        stepper.rehearse(train.first_batch())
-        agent.accept(*REQUEST_KINDS)
-        saved_step, early_step = saved_steps(beginning.decision)
-        agent.watch_optimizer(
-            self.optimizer, self.model.named_parameters(), every=config.norms_every
+
+    def _start(
+        self,
+        world: World,
+        run: RunDir,
+        agent: Agent,
+        beginning: Beginning,
+        state: TrainState,
+    ) -> None:
+        """Restore what was decided, and say what came of it."""
+        remarks = start_from(
+            world,
+            run,
+            agent,
+            beginning.decision,
+            state,
+            self.config,
+            attempt=beginning.attempt,
         )
-        return Loop(
-            world=world,
-            agent=agent,
-            config=config,
-            state=state,
-            stepper=stepper,
-            saver=Saver(
-                world=world,
-                run=run,
-                agent=agent,
-                run_id=beginning.run_id,
-                attempt=beginning.attempt,
-                keep=config.keep,
-                limit_s=config.save_limit_s,
-                parent_digest=beginning.decision.digest,
-            ),
-            train=train,
-            val=self._held_out(world),
-            stages=SecondStage(
-                world=world,
-                run=run,
-                agent=agent,
-                config=config,
-                state=state,
-                epoch_samples=train.plan.num_samples,
-            ),
-            profile=ProfileWindow(
-                run.path / "profiles",
-                f"{beginning.attempt:04d}-{rank_stem(world.rank)}",
-                (config.profile_at or None) if world.is_main else None,
-                config.profile_steps,
-            ),
-            num_steps=num_steps,
-            stop=StopFlag(),
-            saved_step=saved_step,
-            early_step=early_step,
-        )
+        for remark in remarks if world.is_main else ():
+            say(remark)
 
     def _planned(
         self, loader: DataLoader[Any], world: World, *, shuffle: bool | None

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainer.begin import resume_command
-from trainer.config import TrainConfig, defining
+from trainer.catalogue import defining
+from trainer.config import TrainConfig
 from trainer.console import say
 from trainer.data.corpus import ByteWindows, Corpus, read_corpus
 from trainer.ddp import Trainer

@@ -15,7 +15,8 @@ from pathlib import Path
 from agent.rundir.errors import EXIT_INTERNAL, RunDirError
 from agent.rundir.events import CheckpointPublished, RunEnded, decode_lines
 from agent.rundir.layout import RunDir, rank_stem
-from trainer.config import TrainConfig, as_flags
+from trainer.catalogue import as_flags
+from trainer.config import TrainConfig
 from trainer.settings import UsageParser, add_settings, read_config
 
 _LEAST_SHUTDOWN_S = 60.0

@@ -6,13 +6,12 @@ end at the same step.
 """
 
 import math
-import os
-import signal
 import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.rundir.errors import RunDirError
+from agent.rundir.layout import rank_stem
 from agent.session import Agent
 from trainer.checkpoint.load import Decision
 from trainer.checkpoint.publish import Outcome
@@ -24,6 +23,7 @@ from trainer.data.loaders import PlannedBatches
 from trainer.data.plan import StepPlan
 from trainer.distributed.agreement import StopFlag, Want
 from trainer.distributed.world import World
+from trainer.drills import drill
 from trainer.evaluate import evaluate
 from trainer.orders import obey
 from trainer.profiling import ProfileWindow
@@ -71,11 +71,9 @@ class Loop:
     saver: Saver
     train: PlannedBatches
     val: PlannedBatches | None
-    stages: SecondStage
-    profile: ProfileWindow
     num_steps: int
     """In total, across starts."""
-    stop: StopFlag
+    stop: StopFlag = field(default_factory=StopFlag)
     saved_step: int | None = None
     """The step that this start began at or saved last, if it is on the disk."""
     ending: str | None = None
@@ -91,6 +89,23 @@ class Loop:
     _evaluated: _Evaluated | None = None
     _num_skipped_in_a_row: int = 0
     _pace: Pace = field(default_factory=Pace)
+
+    def __post_init__(self) -> None:
+        config, run = self.config, self.saver.run
+        self.stages = SecondStage(
+            world=self.world,
+            run=run,
+            agent=self.agent,
+            config=config,
+            state=self.state,
+            epoch_samples=self.train.plan.num_samples,
+        )
+        self.profile = ProfileWindow(
+            folder=run.path / "profiles",
+            stem=f"{self.saver.attempt:04d}-{rank_stem(self.world.rank)}",
+            at=(config.profile_at or None) if self.world.is_main else None,
+            num_steps=config.profile_steps,
+        )
 
     def run(self) -> TrainResult:
         """Train to the end. Every rank has to call it.
@@ -119,13 +134,12 @@ class Loop:
             self.say_on_main(self.stages.epoch_begins())
         plans, batches = self.train.epoch(progress.epoch, progress.offset)
         for plan in plans:
+            drill(self.config, self.world.rank, progress.step)
             with self.profile.around(progress.step):
                 result = self.stepper.step(plan, batches, self.wants())
             self._account(plan, result)
             self._require_progress(result)
             self._look_around(result)
-            if self.config.die_at and progress.step >= self.config.die_at:
-                os.kill(os.getpid(), signal.SIGKILL)
             if self.ending or self.is_rewound or progress.step >= self.num_steps:
                 self.is_rewound = False
                 return

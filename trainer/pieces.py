@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from trainer.catalogue import defining
 from trainer.checkpoint.state import Progress, Rates, TrainState
-from trainer.config import TrainConfig, defining
+from trainer.config import TrainConfig
 from trainer.data.loaders import PlannedBatches
 from trainer.distributed.world import World
 from trainer.optim.early_stopping import BestLoss

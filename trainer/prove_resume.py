@@ -23,8 +23,9 @@ from agent.rundir.checkpoints import newest_resumable
 from agent.rundir.errors import EXIT_INTERNAL, RunDirError
 from agent.rundir.events import StepDone, decode_lines
 from agent.rundir.layout import STATE_NAME, RunDir, rank_stem
+from trainer.catalogue import as_flags, settings
 from trainer.checkpoint.checking import differences
-from trainer.config import TrainConfig, as_flags, settings
+from trainer.config import TrainConfig
 from trainer.console import say
 from trainer.settings import UsageParser, add_settings, read_config
 

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import msgspec
 
 from agent.rundir.errors import EXIT_USAGE, RunDirError
-from trainer.config import Setting, TrainConfig, settings
+from trainer.catalogue import Setting, settings
+from trainer.config import TrainConfig
 
 _PREFIX = "OPSDASH_"
 _NEAR = 0.85

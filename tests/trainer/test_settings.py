@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config import DEFINING, TrainConfig, as_flags, defining, settings
+from trainer.catalogue import as_flags, defining, settings
+from trainer.config import DEFINING, TrainConfig
 from trainer.settings import UsageError, UsageParser, add_settings, read_config
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import Meta
 
-from trainer.config import Setting
+from trainer.catalogue import Setting
 from trainer.federated.terms import SECOND_NS, RoundRules
 
 DEFINING = ("data", "local", "server")

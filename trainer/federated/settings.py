@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from trainer.config import Setting
+from trainer.catalogue import Setting
 from trainer.federated.config import (
     BUILT_IN,
     FederatedConfig,
