@@ -1,8 +1,7 @@
 """Write one round in one transaction, the row in `rounds` last.
 
-Order inside: rows of the new round, then retention, then blobs. Retention
-thus knows what the new round still needs, and blobs take the pages that the
-dropped rounds leave.
+Blobs are written while later ones are still being hashed; old chunks go
+meanwhile, and the new ones take their pages.
 """
 
 import sqlite3
@@ -15,13 +14,14 @@ from agent.rundir.chunks.errors import (
     ChunkPlace,
     MissingChunkError,
     RoundExistsError,
+    StoreFullError,
 )
 from agent.rundir.chunks.layout import RoundLayout
-from agent.rundir.chunks.records import encode_json, encode_parts
+from agent.rundir.chunks.records import ChunkSpec, encode_json, encode_parts
 from agent.rundir.chunks.sources import find_elsewhere, run_dir_of
-from trainer.chunks.cut import Pieces
+from trainer.chunks.cut import RoundContent
 from trainer.chunks.database import check_room
-from trainer.chunks.retention import drop_unused, forget_round, rounds_beyond
+from trainer.chunks.retention import Leaving, drop_unused, rounds_beyond
 
 _MAX_VARIABLES = 500
 
@@ -31,9 +31,7 @@ class NewRound:
     """A round to be written."""
 
     round_num: int
-    layout: RoundLayout
-    pieces: Mapping[str, Pieces] = field(default_factory=dict)
-    """Bytes by digest; those that the store holds may be left out."""
+    content: RoundContent
     nonfinite: tuple[str, ...] = ()
     members: Sequence[str] | None = None
     state: Mapping[str, bytes] = field(default_factory=dict)
@@ -46,9 +44,19 @@ class NewRound:
 class Written:
     """What the transaction did."""
 
+    digest: str
     num_new: int
     new_bytes: int
     pruned: tuple[int, ...]
+
+
+@dataclass
+class _Destination:
+    """Where a round is being written to."""
+
+    conn: sqlite3.Connection
+    path: Path
+    node: str
 
 
 def write_round(
@@ -60,34 +68,33 @@ def write_round(
 
     Raises:
         RoundExistsError: it is there with another digest.
-        MissingChunkError: neither the store nor `pieces` has a chunk.
+        MissingChunkError: neither the store nor the content has a chunk.
         StoreFullError: it does not fit on the disk.
         sqlite3.Error: from SQLite.
     """
-    digest = new.layout.digest()
-    existing = _existing_digest(conn, new.round_num)
     write_state(conn, new.state)
-    if existing == digest:
-        return Written(0, 0, ())
-    if existing is not None and not new.replace:
-        raise RoundExistsError(
-            f"`{node}` already holds round {new.round_num} with digest "
-            f"`{existing[:12]}`, not `{digest[:12]}`"
-        )
-    sizes = {chunk.digest: chunk.size_bytes for chunk in new.layout.chunks}
-    fresh = sizes.keys() - known_digests(conn, "chunk_metadata", sizes)
-    unused = forget_round(conn, new.round_num)
-    _insert_rows(conn, new)
+    existing = _existing_digest(conn, new.round_num)
+    if existing is not None:
+        digest = new.content.layout().digest()
+        if existing == digest:
+            return Written(existing, 0, 0, ())
+        if not new.replace:
+            raise RoundExistsError(
+                f"`{node}` already holds round {new.round_num} with digest "
+                f"`{existing[:12]}`, not `{digest[:12]}`"
+            )
     pruned = _rounds_to_drop(conn, new)
-    for round_num in pruned:
-        unused |= forget_round(conn, round_num)
-    drop_unused(conn, unused | _unstage(conn, new.round_num))
-    absent = sizes.keys() - known_digests(conn, "chunk_data", sizes)
-    check_room(conn, path, sum(sizes[digest] for digest in absent))
-    _insert_blobs(conn, path, node, new, absent)
-    new_bytes = sum(sizes[digest] for digest in fresh)
-    _insert_round(conn, new, digest, new_bytes)
-    return Written(len(fresh), new_bytes, tuple(pruned))
+    leaving = Leaving(conn, [*pruned, new.round_num])
+    staged = _unstage(conn, new.round_num)
+    _check_room(conn, path, new.content, leaving)
+    fresh = _write_blobs(_Destination(conn, path, node), new, leaving, staged)
+    layout = new.content.layout()
+    _insert_rows(conn, new.round_num, layout)
+    leaving.drop_rest()
+    drop_unused(conn, staged)
+    digest = layout.digest()
+    _insert_round(conn, new, digest, sum(fresh.values()))
+    return Written(digest, len(fresh), sum(fresh.values()), tuple(pruned))
 
 
 def write_state(conn: sqlite3.Connection, state: Mapping[str, bytes]) -> None:
@@ -127,8 +134,8 @@ def known_digests(
 def _rounds_to_drop(conn: sqlite3.Connection, new: NewRound) -> list[int]:
     if new.keep_rounds is None:
         return []
-    # The new round has no row yet, and is one of those to keep.
-    return rounds_beyond(conn, new.keep_rounds - 1)
+    # The new round may have no row yet, and is one of those to keep.
+    return rounds_beyond(conn, new.keep_rounds - 1, besides=new.round_num)
 
 
 def _unstage(conn: sqlite3.Connection, round_num: int) -> set[str]:
@@ -141,19 +148,66 @@ def _unstage(conn: sqlite3.Connection, round_num: int) -> set[str]:
     return digests
 
 
-def _insert_rows(conn: sqlite3.Connection, new: NewRound) -> None:
+def _check_room(
+    conn: sqlite3.Connection, path: Path, content: RoundContent, leaving: Leaving
+) -> None:
+    """Refuse early what cannot fit; wait for digests only if it is close."""
+    try:
+        check_room(conn, path, content.size_bytes())
+    except StoreFullError:
+        sizes = {c.digest: c.size_bytes for c in content.layout().chunks}
+        absent = sizes.keys() - known_digests(conn, "chunk_data", sizes)
+        new_bytes = sum(sizes[digest] for digest in absent)
+        check_room(conn, path, new_bytes, reusable=leaving.num_bytes())
+
+
+def _write_blobs(
+    to: _Destination, new: NewRound, leaving: Leaving, staged: Collection[str]
+) -> dict[str, int]:
+    """Write what is not there; return size by digest of what no round held."""
+    fresh: dict[str, int] = {}
+    for spec, pieces in new.content.iter_chunks():
+        leaving.keep(spec.digest)
+        if spec.digest in fresh:
+            continue
+        if known_digests(to.conn, "chunk_data", (spec.digest,)):
+            if spec.digest in staged and not known_digests(
+                to.conn, "chunk_metadata", (spec.digest,)
+            ):
+                fresh[spec.digest] = spec.size_bytes
+            continue
+        if pieces is None:
+            raise _never_received(to, new.round_num, spec)
+        leaving.make_room(spec.chunk_id)
+        insert_blob(to.conn, spec.digest, spec.dtype, pieces)
+        fresh[spec.digest] = spec.size_bytes
+    return fresh
+
+
+def _never_received(
+    to: _Destination, round_num: int, spec: ChunkSpec
+) -> MissingChunkError:
+    names = tuple(part.name for part in spec.parts)
+    place = ChunkPlace(to.node, round_num, spec.chunk_id, names, spec.digest)
+    sources = find_elsewhere(to.path, spec.digest)
+    return MissingChunkError(place, "was never received", sources, run_dir_of(to.path))
+
+
+def _insert_rows(conn: sqlite3.Connection, round_num: int, layout: RoundLayout) -> None:
     conn.executemany(
-        "INSERT INTO tensors VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _tensor_rows(new)
+        "INSERT INTO tensors VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        _tensor_rows(round_num, layout),
     )
     conn.executemany(
-        "INSERT INTO chunk_metadata VALUES (?, ?, ?, ?, ?, ?)", _chunk_rows(new)
+        "INSERT INTO chunk_metadata VALUES (?, ?, ?, ?, ?, ?)",
+        _chunk_rows(round_num, layout),
     )
 
 
-def _tensor_rows(new: NewRound) -> Iterator[tuple[object, ...]]:
-    for position, row in enumerate(new.layout.tensors):
+def _tensor_rows(round_num: int, layout: RoundLayout) -> Iterator[tuple[object, ...]]:
+    for position, row in enumerate(layout.tensors):
         yield (
-            new.round_num,
+            round_num,
             position,
             row.name,
             row.kind,
@@ -166,39 +220,16 @@ def _tensor_rows(new: NewRound) -> Iterator[tuple[object, ...]]:
         )
 
 
-def _chunk_rows(new: NewRound) -> Iterator[tuple[object, ...]]:
-    for chunk in new.layout.chunks:
+def _chunk_rows(round_num: int, layout: RoundLayout) -> Iterator[tuple[object, ...]]:
+    for chunk in layout.chunks:
         yield (
-            new.round_num,
+            round_num,
             chunk.chunk_id,
             chunk.digest,
             encode_parts(chunk.parts),
             sum(part.flat_end - part.flat_start for part in chunk.parts),
             chunk.size_bytes,
         )
-
-
-def _insert_blobs(
-    conn: sqlite3.Connection,
-    path: Path,
-    node: str,
-    new: NewRound,
-    absent: Collection[str],
-) -> None:
-    missing = set(absent)
-    for chunk in new.layout.chunks:
-        if chunk.digest not in missing:
-            continue
-        missing.remove(chunk.digest)
-        pieces = new.pieces.get(chunk.digest)
-        if pieces is None:
-            names = tuple(part.name for part in chunk.parts)
-            place = ChunkPlace(node, new.round_num, chunk.chunk_id, names, chunk.digest)
-            sources = find_elsewhere(path, chunk.digest)
-            raise MissingChunkError(
-                place, "was never received", sources, run_dir_of(path)
-            )
-        insert_blob(conn, chunk.digest, chunk.dtype, pieces)
 
 
 def insert_blob(
@@ -219,7 +250,7 @@ def insert_blob(
 def _insert_round(
     conn: sqlite3.Connection, new: NewRound, digest: str, new_bytes: int
 ) -> None:
-    layout = new.layout
+    layout = new.content.layout()
     members = None if new.members is None else encode_json(list(new.members))
     conn.execute(
         "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

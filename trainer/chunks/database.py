@@ -150,16 +150,18 @@ def count_pages(conn: sqlite3.Connection, path: Path, what: str) -> int:
         return int(conn.execute(f"PRAGMA {what}").fetchone()[0])
 
 
-def check_room(conn: sqlite3.Connection, path: Path, new_bytes: int) -> None:
+def check_room(
+    conn: sqlite3.Connection, path: Path, new_bytes: int, *, reusable: int = 0
+) -> None:
     """Refuse a round that cannot fit, before the disk is filled up with it.
 
     The log takes the new chunks first, then the database does, as far as it
-    has no free pages for them.
+    has no free pages for them. `reusable` bytes will be free besides.
 
     Raises:
         StoreFullError: naming both figures.
     """
-    reusable = count_pages(conn, path, "freelist_count") * PAGE_BYTES
+    reusable += count_pages(conn, path, "freelist_count") * PAGE_BYTES
     needed = new_bytes + max(0, new_bytes - reusable)
     free = free_bytes(path)
     if needed > free:

@@ -1,13 +1,13 @@
 """Drop old rounds and the chunks that only they needed.
 
-Inside the transaction of a new round, rounds are dropped before blobs are
+Inside the transaction of a new round, old chunks go while new ones are
 written, so that the new ones take the old ones' pages and a store that keeps
 five rounds stays as large as five. Chunks that were received for a round that
 is still being fetched belong to no round yet and are kept until it is.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,11 @@ _ORPHANS = """SELECT chunk_hash FROM chunk_data d
                       WHERE s.chunk_hash = d.chunk_hash)"""
 
 
+_UNUSED = """
+    AND NOT EXISTS (SELECT 1 FROM chunk_metadata WHERE chunk_hash = ?1)
+    AND NOT EXISTS (SELECT 1 FROM staged_chunks WHERE chunk_hash = ?1)"""
+
+
 @dataclass(frozen=True, slots=True)
 class PruneStats:
     """What a prune dropped."""
@@ -63,56 +68,97 @@ def check_keep_rounds(keep_rounds: int | None) -> None:
         raise ValueError(f"keep_rounds is {keep_rounds}")
 
 
-def drop_rounds(conn: sqlite3.Connection, rounds: Sequence[int]) -> None:
-    """Drop rounds and what only they needed, inside an open transaction.
+class Leaving:
+    """Chunks that dropped rounds named and that nobody else needs so far.
 
-    Raises:
-        sqlite3.Error: from SQLite.
+    They go one by one while a new round is written, each when the new round
+    has come to the same place: by then a chunk that did not change has been
+    kept. One that comes back at a later place is simply written again.
     """
-    candidates: set[str] = set()
-    for round_num in rounds:
-        candidates.update(forget_round(conn, round_num))
-    drop_unused(conn, candidates)
+
+    def __init__(self, conn: sqlite3.Connection, rounds: Sequence[int]) -> None:
+        """Delete the rows of `rounds` inside an open transaction."""
+        self._conn = conn
+        places: dict[str, int] = {}
+        for round_num in rounds:
+            for digest, chunk_id in forget_round(conn, round_num).items():
+                places[digest] = max(chunk_id, places.get(digest, 0))
+        self._places = dict(sorted(places.items(), key=lambda item: item[1]))
+
+    def num_bytes(self) -> int:
+        """Return what dropping all of them gives back."""
+        query = f"SELECT length(data) FROM chunk_data WHERE chunk_hash = ?1 {_UNUSED}"  # noqa: S608 - a constant
+        rows = (
+            self._conn.execute(query, (digest,)).fetchone() for digest in self._places
+        )
+        return sum(row[0] for row in rows if row is not None)
+
+    def keep(self, digest: str) -> None:
+        """Keep a chunk that the new round needs."""
+        self._places.pop(digest, None)
+
+    def make_room(self, chunk_id: int) -> None:
+        """Drop the chunks up to this place."""
+        going = set()
+        for digest, place in self._places.items():
+            if place > chunk_id:
+                break
+            going.add(digest)
+        for digest in going:
+            del self._places[digest]
+        drop_unused(self._conn, going)
+
+    def drop_rest(self) -> None:
+        """Drop all that are left."""
+        drop_unused(self._conn, self._places)
+        self._places.clear()
 
 
-def forget_round(conn: sqlite3.Connection, round_num: int) -> set[str]:
-    """Delete a round's rows and return the chunks it named.
+def forget_round(conn: sqlite3.Connection, round_num: int) -> dict[str, int]:
+    """Delete a round's rows; return the chunks that it named, with their ids.
 
     Raises:
         sqlite3.Error: from SQLite.
     """
     rows = conn.execute(
-        "SELECT chunk_hash FROM chunk_metadata WHERE round_num = ?", (round_num,)
+        "SELECT chunk_hash, chunk_id FROM chunk_metadata WHERE round_num = ?",
+        (round_num,),
     )
-    digests = {row[0] for row in rows}
-    for table in ("rounds", "tensors", "chunk_metadata", "staged_chunks"):
+    digests = {row[0]: int(row[1]) for row in rows}
+    for table in ("rounds", "tensors", "chunk_metadata"):
         conn.execute(f"DELETE FROM {table} WHERE round_num = ?", (round_num,))  # noqa: S608 - names above
     return digests
 
 
-def drop_unused(conn: sqlite3.Connection, digests: set[str]) -> None:
+def drop_unused(conn: sqlite3.Connection, digests: Iterable[str]) -> None:
     """Delete those of the chunks that no round names and nobody waits for.
 
     Raises:
         sqlite3.Error: from SQLite.
     """
     conn.executemany(
-        """DELETE FROM chunk_data WHERE chunk_hash = ?1
-           AND NOT EXISTS (SELECT 1 FROM chunk_metadata WHERE chunk_hash = ?1)
-           AND NOT EXISTS (SELECT 1 FROM staged_chunks WHERE chunk_hash = ?1)""",
+        f"DELETE FROM chunk_data WHERE chunk_hash = ?1 {_UNUSED}",  # noqa: S608 - a constant
         ((digest,) for digest in digests),
     )
 
 
-def rounds_beyond(conn: sqlite3.Connection, keep_rounds: int) -> list[int]:
+def rounds_beyond(
+    conn: sqlite3.Connection, keep_rounds: int, *, besides: int | None = None
+) -> list[int]:
     """Return all rounds but the newest `keep_rounds`, oldest first.
+
+    Args:
+        conn: the writer's connection.
+        keep_rounds: how many to keep.
+        besides: a round that is kept in addition, whether it is there or not.
 
     Raises:
         sqlite3.Error: from SQLite.
     """
     rows = conn.execute(
-        "SELECT round_num FROM rounds ORDER BY round_num DESC LIMIT -1 OFFSET ?",
-        (keep_rounds,),
+        """SELECT round_num FROM rounds WHERE round_num IS NOT ?
+           ORDER BY round_num DESC LIMIT -1 OFFSET ?""",
+        (besides, keep_rounds),
     )
     return sorted(int(row[0]) for row in rows)
 
@@ -149,7 +195,7 @@ def prune(conn: sqlite3.Connection, path: Path, keep_rounds: int) -> PruneStats:
         rounds = rounds_beyond(conn, keep_rounds)
     try:
         with transaction(conn, path):
-            drop_rounds(conn, rounds)
+            Leaving(conn, rounds).drop_rest()
             drop_unused(conn, _orphans(conn))
         fold_log(conn, path)
         give_back_space(conn, path)

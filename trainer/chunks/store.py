@@ -35,7 +35,7 @@ from trainer.chunks.commit import (
     write_round,
     write_state,
 )
-from trainer.chunks.cut import cut_round
+from trainer.chunks.cut import CutRound, ReceivedRound
 from trainer.chunks.database import check_room, fold_log, open_database, transaction
 from trainer.chunks.retention import (
     DEFAULT_KEEP_ROUNDS,
@@ -174,18 +174,17 @@ class ChunkStore(StoredRounds):
         snapshot = take_snapshot(
             tensors, buffers=buffers, transient=transient, optimizer=optimizer
         )
-        cut = cut_round(snapshot, split or TensorSplit())
-        new = NewRound(
-            round_num,
-            cut.layout,
-            cut.pieces,
-            cut.nonfinite,
-            members,
-            state or {},
-            keep_rounds,
-            replace,
-        )
-        return self._write(new, started_ns)
+        with CutRound(snapshot, split or TensorSplit()) as content:
+            new = NewRound(
+                round_num,
+                content,
+                snapshot.nonfinite,
+                members,
+                state or {},
+                keep_rounds,
+                replace,
+            )
+            return self._write(new, started_ns)
 
     def commit_round(
         self,
@@ -208,7 +207,7 @@ class ChunkStore(StoredRounds):
         layout.check()
         new = NewRound(
             round_num,
-            layout,
+            ReceivedRound(layout),
             nonfinite=tuple(nonfinite),
             members=members,
             state=state or {},
@@ -292,10 +291,10 @@ class ChunkStore(StoredRounds):
         check_keep_rounds(new.keep_rounds)
         with self._lock, self._writing():
             written = write_round(self._conn, self.path, self.node, new)
-        layout = new.layout
+        layout = new.content.layout()
         return PutStats(
             round_num=new.round_num,
-            digest=layout.digest(),
+            digest=written.digest,
             num_chunks=len(layout.chunks),
             num_new=written.num_new,
             num_bytes=layout.num_bytes,

@@ -7,8 +7,8 @@ The connection is used by one thread; hashing runs beside it on others, since
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +36,9 @@ NUM_HASHERS = max(1, min(4, os.cpu_count() or 1))
 _MAX_AHEAD = 2 * NUM_HASHERS
 _MAX_AHEAD_BYTES = 8 << 20
 """What may be held beyond the chunk being used: large ones come one by one."""
+
+_INLINE_BYTES = 256 << 10
+"""Below this, handing a chunk to another thread costs more than hashing it."""
 
 _PIECE_BYTES = 1 << 20
 """A value that SQLite returns whole is in memory twice for a moment; larger
@@ -183,13 +186,16 @@ def iter_hashed(
     fetched: Iterable[tuple[_Tag, Payload]],
 ) -> Iterator[tuple[_Tag, Payload, bool]]:
     """Yield each chunk in order with whether its bytes have its digest."""
-    pending: deque[tuple[_Tag, Payload, Future[bool]]] = deque()
+    pending: deque[tuple[_Tag, Payload, Callable[[], bool]]] = deque()
     held = 0
     with ThreadPoolExecutor(NUM_HASHERS, "chunk-hash") as pool:
         for tag, payload in fetched:
-            pending.append((tag, payload, pool.submit(payload.is_sound)))
+            verdict = payload.is_sound
+            if len(payload.data) > _INLINE_BYTES:
+                verdict = pool.submit(payload.is_sound).result
+            pending.append((tag, payload, verdict))
             held += len(payload.data)
-            del payload
+            del payload, verdict
             while len(pending) > _MAX_AHEAD or held > _MAX_AHEAD_BYTES:
                 held -= len(pending[0][1].data)
                 yield _settled(*pending.popleft())
@@ -198,9 +204,9 @@ def iter_hashed(
 
 
 def _settled(
-    tag: _Tag, payload: Payload, is_sound: Future[bool]
+    tag: _Tag, payload: Payload, verdict: Callable[[], bool]
 ) -> tuple[_Tag, Payload, bool]:
-    return tag, payload, is_sound.result()
+    return tag, payload, verdict()
 
 
 def part_names(parts_info: str) -> tuple[str, ...]:
