@@ -34,7 +34,7 @@ class _Open:
     request: Request
     num_beats: int = 0
 
-    def concerns(self, rank: int) -> bool:
+    def concerns(self, rank: int | None) -> bool:
         ranks: Any = self.request.args.get("ranks")
         return ranks is None or rank in ranks
 
@@ -49,7 +49,8 @@ class StacksOnRequest:
 
     run: RunDir
     attempt: int
-    rank: int
+    rank: int | None
+    """None: outside a process group every process answers for itself alone."""
     stacks: Stacks
     peers: Peers
     host: HostStacks
@@ -84,6 +85,8 @@ class StacksOnRequest:
                 self.inbox.finish(pending(opened.request), Stage.DONE)
 
     def _ask_frozen(self, opened: _Open) -> None:
+        if self.rank is None:
+            return
         here = self.host.ranks_here()
         alive = {r for r in here if r == self.rank or self.peers.is_alive(r)}
         if self.rank == min(alive, default=self.rank):

@@ -52,35 +52,29 @@ def add_duties(pulse: Pulse, watched: Watched) -> None:
     pulse.add(Duty("stacks", watched.stacks.register_again_if_removed))
     if watched.inbox is not None:
         pulse.add(Duty("requests", watched.inbox.look))
-    if emitter.rank is not None:
+    on_request = StacksOnRequest(
+        run=run,
+        attempt=watched.attempt,
+        rank=emitter.rank,
+        stacks=watched.stacks,
+        peers=_peers(pulse, watched),
+        host=HostStacks(emitter, run, watched.attempt),
+        inbox=watched.inbox,
+    )
+    pulse.add(Duty("stacks on request", on_request.look))
+    if emitter.rank is not None and watched.world_size > 1:
         _add_duties_of_a_rank(pulse, watched, emitter.rank)
 
 
 def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
     emitter, run, attempt = watched.emitter, watched.run, watched.attempt
-
-    def peers() -> Peers:
-        return Peers(run, attempt, watched.world_size, period_s=pulse.period_s)
-
-    on_request = StacksOnRequest(
-        run=run,
-        attempt=attempt,
-        rank=rank,
-        stacks=watched.stacks,
-        peers=peers(),
-        host=HostStacks(emitter, run, attempt),
-        inbox=watched.inbox,
-    )
-    pulse.add(Duty("stacks on request", on_request.look))
-    if watched.world_size < 2:
-        return
     collectives = CollectivesProbe(emitter, watched.activity)
     hang = HangWatch(
         HangParts(
             emitter=emitter,
             activity=watched.activity,
             barriers=watched.barriers,
-            peers=peers(),
+            peers=_peers(pulse, watched),
             host=HostStacks(emitter, run, attempt),
             write_stacks=watched.stacks.write,
             sample_collectives=collectives.sample,
@@ -93,3 +87,9 @@ def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
     if rank == 0:
         straggler = StragglerWatch(emitter, run, attempt, watched.world_size)
         pulse.add(Duty("straggler", straggler.look, every=1))
+
+
+def _peers(pulse: Pulse, watched: Watched) -> Peers:
+    return Peers(
+        watched.run, watched.attempt, watched.world_size, period_s=pulse.period_s
+    )
