@@ -12,7 +12,7 @@ import typing
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from agent.rundir import events as ev
@@ -159,22 +159,32 @@ def test_any_bytes_give_a_verdict(tmp_path_factory, damaged, rubbish):
 
 
 @pytest.mark.soak
-def test_a_million_damaged_lines(tmp_path):
-    random.seed(20261120)
-    samples = [ev.encode(EVENTS.example()) for _ in range(400)]
-    writer = RunWriter(tmp_path / "run")
+@given(st.lists(EVENTS, min_size=10, max_size=20), st.integers(0, 2**32))
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
+)
+def test_a_million_damaged_lines(tmp_path_factory, events, seed):
+    writer = RunWriter(tmp_path_factory.mktemp("soak") / "run")
     writer.begin()
     watcher = Watcher(writer.run)
-    for _ in range(1_000):
-        lines = []
-        for _ in range(1_000):
-            line = bytearray(random.choice(samples))
-            for _ in range(random.randrange(4)):
-                line[random.randrange(len(line))] = random.randrange(256)
-            lines.append(bytes(line))
-        writer.append(f"rank-0000{random.randrange(4)}", b"".join(lines))
+    samples = [ev.encode(event) for event in events]
+    noise = random.Random(seed)
+    for _ in range(50):
+        lines = [spoilt(noise.choice(samples), noise) for _ in range(1_000)]
+        writer.append(f"rank-0000{noise.randrange(4)}", b"".join(lines))
         watcher.read()
     look_at_everything(watcher)
+
+
+def spoilt(line, noise):
+    """A line with up to three of its bytes replaced."""
+    found = bytearray(line)
+    for _ in range(noise.randrange(4)):
+        found[noise.randrange(len(found))] = noise.randrange(256)
+    return bytes(found)
 
 
 @given(st.lists(events_of(ev.OptimizerNorms), max_size=20))
