@@ -42,6 +42,9 @@ def test_a_model_is_trained_saved_and_its_run_told(tmp_path):
     assert result.loss < 0.1
     assert weights(trainer) != before
     assert result.checkpoint == "step-00000048"
+    [entry] = list_checkpoints(RunDir(tmp_path / "run"))
+    assert (entry.manifest.num_samples, entry.manifest.epoch) == (8 * 22, 7)
+    assert entry.manifest.metrics == {"val_loss": result.loss}
     losses = [e.loss for e in events(tmp_path / "run", StepDone)]
     assert len(losses) == 48
     assert losses[-1] < losses[0]
