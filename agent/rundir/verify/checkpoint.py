@@ -185,6 +185,6 @@ def _iter_files(directory: Path) -> Iterator[str]:
         relative = os.path.relpath(folder, directory)
         for name in files:
             num_visited += 1
-            yield os.path.normpath(os.path.join(relative, name))  # noqa: PTH118 -- names, not files
+            yield os.path.normpath(os.path.join(relative, name))  # noqa: PTH118 - names, not files
         if num_visited > _MAX_VISITED:
             folders.clear()

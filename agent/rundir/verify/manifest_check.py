@@ -66,6 +66,7 @@ def _parse(directory: Path, data: bytes, outcome: Outcome) -> Manifest | None:
         # A damaged number looks like a newer one.
         state = State.CHANGED_SINCE_SAVE if is_broken(data) else State.UNREADABLE
         outcome.add(state, MANIFEST_NAME, visible(str(error)))
+        outcome.hint = f"read it with a newer version: `{error.hint}`"
     except UnreadableFileError as error:
         # Every manifest ends in a brace and a newline.
         is_cut = not data.rstrip().endswith(b"}")

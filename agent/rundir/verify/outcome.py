@@ -6,7 +6,7 @@ them and a count, so that memory and screen stay bounded.
 
 from dataclasses import dataclass, field
 
-from agent.rundir.verify.text import plural, visible
+from agent.rundir.verify.text import MAX_PATH_CHARACTERS, plural, visible
 from agent.rundir.verify.verdict import Finding, State
 
 _MAX_FINDINGS = 100
@@ -19,6 +19,8 @@ class Outcome:
     format: str = "unknown"
     state: State = State.SOUND
     num_bytes: int = 0
+    hint: str | None = None
+    """What helps, where that is known better than by the state."""
     findings: list[Finding] = field(default_factory=list)
     num_left_out: int = 0
     """Findings beyond the first hundred."""
@@ -49,7 +51,7 @@ class Outcome:
             self.state = state
         expected, found = differs or (None, None)
         finding = Finding(
-            file=visible(file),
+            file=visible(file, MAX_PATH_CHARACTERS),
             message=message,
             record=None if record is None else visible(record),
             tensor=None if tensor is None else visible(tensor),

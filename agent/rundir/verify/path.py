@@ -18,7 +18,7 @@ from agent.rundir.verify.outcome import Outcome
 from agent.rundir.verify.shards import METADATA_NAME, verify_shards
 from agent.rundir.verify.source import reason
 from agent.rundir.verify.task import Task
-from agent.rundir.verify.text import visible
+from agent.rundir.verify.text import MAX_PATH_CHARACTERS, visible
 from agent.rundir.verify.verdict import Level, State, Verdict
 from agent.rundir.verify.watch import VerifyCancelled, Watch
 
@@ -58,7 +58,7 @@ def verify_path(
     if level is Level.DEEP and outcome.state.severity <= State.NON_CANONICAL.severity:
         outcome.take(look_deep(path, task.watch))
     return Verdict(
-        path=visible(str(path)),
+        path=visible(str(path), MAX_PATH_CHARACTERS),
         state=outcome.state,
         level=level,
         format=outcome.format,
@@ -66,7 +66,7 @@ def verify_path(
         num_bytes=outcome.num_bytes,
         elapsed_ns=time.perf_counter_ns() - started_ns,
         digest=digest,
-        advice=advise(path, outcome.state, level, outcome.format),
+        advice=outcome.hint or advise(path, outcome.state, level, outcome.format),
     )
 
 
@@ -74,25 +74,35 @@ def _verify_any(path: Path, task: Task, outcome: Outcome) -> str | None:
     """Dispatch on what is there; return the manifest's digest if there is one."""
     name = path.name or str(path)
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISDIR(mode):
-            task.watch.total_bytes = path.stat().st_size
+        found_at = path.stat()
+        if not stat.S_ISDIR(found_at.st_mode):
+            task.watch.total_bytes = found_at.st_size
             found = verify_file(path, name, task)
             outcome.format = found.format
             outcome.take(found)
             return None
-        names = {entry.name for entry in path.iterdir()}
+        has_manifest = _has(path, MANIFEST_NAME)
+        has_metadata = _has(path, METADATA_NAME)
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error)
         outcome.add(State.UNREADABLE, name, f"it cannot be read: {why}")
         return None
-    if MANIFEST_NAME in names:
+    if has_manifest:
         return verify_checkpoint_dir(path, task, outcome)
-    if METADATA_NAME in names:
+    if has_metadata:
         verify_shards(path, task, outcome)
     else:
         _report_directory(path, name, outcome)
     return None
+
+
+def _has(directory: Path, name: str) -> bool:
+    """Whether there is anything of that name; raises OSError if hidden."""
+    try:
+        (directory / name).lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _report_directory(path: Path, name: str, outcome: Outcome) -> None:

@@ -240,9 +240,9 @@ _PUSH_ARGUMENT = frozenset(
     and not code.name.startswith("EXT")
 )
 _EFFECTS: dict[str, Callable[[_Machine, object], None]] = {
-    "PROTO": lambda machine, argument: None,  # noqa: ARG005 -- one signature for all
-    "FRAME": lambda machine, argument: None,  # noqa: ARG005 -- one signature for all
-    "STOP": lambda machine, argument: None,  # noqa: ARG005 -- one signature for all
+    "PROTO": lambda machine, argument: None,  # noqa: ARG005 - one signature for all
+    "FRAME": lambda machine, argument: None,  # noqa: ARG005 - one signature for all
+    "STOP": lambda machine, argument: None,  # noqa: ARG005 - one signature for all
     "MARK": _Machine.mark,
     "POP": _Machine.pop,
     "DUP": _Machine.duplicate,

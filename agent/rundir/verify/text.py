@@ -1,10 +1,11 @@
 """Text from disk, made safe to print: no control characters, bounded length."""
 
 _MAX_CHARACTERS = 200
+MAX_PATH_CHARACTERS = 4096
 
 
-def visible(text: str | bytes) -> str:
-    """Return text in which every character can be seen.
+def visible(text: str | bytes, limit: int = _MAX_CHARACTERS) -> str:
+    """Return text in which every character can be seen, cut after `limit`.
 
     Control characters, lone surrogates and undecodable bytes become escapes,
     so that a name on disk cannot move the cursor of who reads about it.
@@ -13,11 +14,9 @@ def visible(text: str | bytes) -> str:
         text = text.decode("utf-8", "backslashreplace")
     shown = "".join(
         character if character.isprintable() else ascii(character)[1:-1]
-        for character in text[: _MAX_CHARACTERS + 1]
+        for character in text[:limit]
     )
-    if len(text) > _MAX_CHARACTERS:
-        return shown[:_MAX_CHARACTERS] + "…"
-    return shown
+    return shown if len(text) <= limit else shown + "…"
 
 
 def hexadecimal(data: bytes) -> str:

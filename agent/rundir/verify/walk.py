@@ -29,11 +29,11 @@ _FIXED_SIZES = {
 }
 
 
-class EndsHere(Exception):  # noqa: N818 -- where the walk stops, not a failure
+class EndsHere(Exception):  # noqa: N818 - where the walk stops, not a failure
     """All that is there fits; the file stops before the archive does."""
 
 
-class GivesUp(Exception):  # noqa: N818 -- where the walk stops, not a failure
+class GivesUp(Exception):  # noqa: N818 - where the walk stops, not a failure
     """A record of unknown size goes on for longer than is searched."""
 
 

@@ -11,7 +11,7 @@ Progress = Callable[[int, int], None]
 IsCancelled = Callable[[], bool]
 
 
-class VerifyCancelled(Exception):  # noqa: N818 -- an outcome asked for, not an error
+class VerifyCancelled(Exception):  # noqa: N818 - an outcome asked for, not an error
     """The caller asked to stop; there is no verdict."""
 
 

@@ -6,6 +6,7 @@ import torch
 from agent.rundir.layout import MANIFEST_NAME, STATE_NAME
 from agent.rundir.manifest import manifest_digest, parse_manifest
 from agent.rundir.verify.path import verify_path
+from agent.rundir.verify.seal import seal
 from agent.rundir.verify.verdict import Level, State
 from tests.agent.rundir.verify.archives import (
     blake3_digest,
@@ -291,6 +292,17 @@ def test_an_edited_manifest_is_not_believed(old, new, state, tmp_path):
 
     assert verdict.state is state
     assert verdict.findings[0].file == MANIFEST_NAME
+
+
+def test_a_manifest_of_a_newer_version_is_not_judged(checkpoint):
+    path = checkpoint / MANIFEST_NAME
+    data = path.read_bytes().replace(b'"schema": 1', b'"schema": 9', 1)
+    path.write_bytes(seal(data[: data.rindex(b",")] + b"\n}\n"))
+
+    verdict = verify_path(checkpoint)
+
+    assert verdict.state is State.UNREADABLE
+    assert "newer version" in verdict.advice
 
 
 def test_a_broken_seal_is_noticed(checkpoint):

@@ -136,6 +136,14 @@ def test_a_name_is_shown_without_control_characters(tmp_path):
     assert "a\\x1b[2Jb.pt" in verdict.path
 
 
+def test_a_long_path_is_told_whole(tmp_path):
+    path = tmp_path / ("d" * 150) / ("e" * 150) / "model.pt"
+
+    verdict = verify_path(path)
+
+    assert verdict.path == str(path)
+
+
 @pytest.fixture
 def as_nobody():
     """Root may read everything: be somebody else for a while."""
