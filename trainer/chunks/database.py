@@ -52,12 +52,12 @@ def open_database(path: Path, node: str) -> sqlite3.Connection:
         StoreFullError: there is no room for a new store.
     """
     _make_directory(path.parent)
-    with translated(path):
+    with translated(path, is_writing=True):
         conn = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
     try:
-        with translated(path):
+        with translated(path, is_writing=True):
             _prepare(conn, path, node)
     except BaseException:
         conn.close()
@@ -77,7 +77,7 @@ def transaction(conn: sqlite3.Connection, path: Path) -> Iterator[None]:
         DamagedStoreError: SQLite cannot read what it needs.
     """
     try:
-        with translated(path):
+        with translated(path, is_writing=True):
             conn.execute("BEGIN IMMEDIATE")
             yield
             conn.execute("COMMIT")
@@ -106,7 +106,7 @@ def fold_log(conn: sqlite3.Connection, path: Path, *, keep_file: bool = False) -
         StoreFullError: the database cannot grow; the log keeps what it has.
     """
     mode = "RESTART" if keep_file else "TRUNCATE"
-    with translated(path):
+    with translated(path, is_writing=True):
         conn.execute("PRAGMA busy_timeout=0")
         try:
             row = conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -128,7 +128,7 @@ def give_back_space(
         free = count_pages(conn, path, "freelist_count")
         if free == 0:
             return freed * PAGE_BYTES
-        with translated(path):
+        with translated(path, is_writing=True):
             # The statement frees one page per step, and `execute` steps once.
             conn.executescript(f"PRAGMA incremental_vacuum({step_pages})")
         left = count_pages(conn, path, "freelist_count")
@@ -146,7 +146,7 @@ def give_back_space_in_need(conn: sqlite3.Connection, path: Path) -> int:
 
 def count_pages(conn: sqlite3.Connection, path: Path, what: str) -> int:
     """Return `page_count` or `freelist_count`."""
-    with translated(path):
+    with translated(path, is_writing=True):
         return int(conn.execute(f"PRAGMA {what}").fetchone()[0])
 
 

@@ -5,15 +5,22 @@ what is put in is therefore what was lost. Everything found is written in one
 transaction. Chunks that nobody has are named, not guessed.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.rundir.chunks.errors import ChunkError, DamagedStoreError
+from agent.rundir.chunks.errors import ChunkError, DamagedStoreError, StoreFullError
 from agent.rundir.chunks.payload import Payload
 from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.chunks.sources import node_of, sibling_stores
-from agent.rundir.chunks.verify import Finding, IsCancelled, Progress, StoreFinding
+from agent.rundir.chunks.verify import (
+    Finding,
+    IsCancelled,
+    Progress,
+    StoreFinding,
+    StoreReport,
+)
 from agent.rundir.errors import RunDirError
 from trainer.chunks.database import (
     check_room,
@@ -65,15 +72,18 @@ def repair_store(
         StoreFullError: there is no room; nothing was changed.
         RunDirError: the store as a whole cannot be read.
     """
-    with ChunkStoreReader(path) as reader:
-        report = reader.verify(progress, is_cancelled)
+    report = _verify(path, progress, is_cancelled)
+    if any(f.finding is Finding.BAD_STRUCTURE for f in report.findings):
+        _rebuild_indexes(path)
+        report = _verify(path, progress, is_cancelled)
     if report.was_cancelled or not report.findings:
         return RepairReport((), report.findings)
     useless = {f.place.digest for f in report.findings if _is_useless(f)}
     needed = [f for f in report.findings if f.place.digest not in useless]
     found = _collect(needed, _sources(path, sources))
     if found or useless:
-        _write(path, [payload for payload, _ in found.values()], useless)
+        refused = _write(path, [payload for payload, _ in found.values()], useless)
+        found = {d: chunk for d, chunk in found.items() if d not in refused}
     return RepairReport(
         repaired=tuple(
             RepairedChunk(f.place.digest, found[f.place.digest][1], f.rounds)
@@ -83,6 +93,24 @@ def repair_store(
         left=tuple(f for f in needed if f.place.digest not in found),
         num_dropped=len(useless),
     )
+
+
+def _verify(
+    path: Path, progress: Progress | None, is_cancelled: IsCancelled | None
+) -> StoreReport:
+    with ChunkStoreReader(path) as reader:
+        return reader.verify(progress, is_cancelled)
+
+
+def _rebuild_indexes(path: Path) -> None:
+    conn = open_database(path, node_of(path))
+    try:
+        with transaction(conn, path):
+            conn.execute("REINDEX")
+    except DamagedStoreError:
+        return  # the tables themselves are damaged: mend what can be read
+    finally:
+        conn.close()
 
 
 def _is_useless(finding: StoreFinding) -> bool:
@@ -123,23 +151,50 @@ def _held_by(source: Path, digests: set[str]) -> Iterator[Payload]:
                 continue  # its copy is damaged too
 
 
-def _write(path: Path, payloads: Sequence[Payload], useless: Iterable[str]) -> None:
+def _write(
+    path: Path, payloads: Sequence[Payload], useless: Collection[str]
+) -> set[str]:
+    """Write all at once; where SQLite refuses that, one by one.
+
+    Returns:
+        Digests of the chunks whose place in the file is itself damaged.
+    """
     conn = open_database(path, node_of(path))
+    refused: set[str] = set()
     try:
-        with transaction(conn, path):
-            check_room(conn, path, sum(len(payload.data) for payload in payloads))
-            conn.executemany(
-                """INSERT INTO chunk_data (chunk_hash, dtype, codec, base, data)
-                   VALUES (?, ?, 'raw', NULL, ?)
-                   ON CONFLICT (chunk_hash) DO UPDATE SET dtype = excluded.dtype,
-                   codec = excluded.codec, base = NULL, data = excluded.data""",
-                ((p.digest, p.dtype, p.data) for p in payloads),
-            )
-            for table in ("chunk_data", "staged_chunks"):
-                conn.executemany(
-                    f"DELETE FROM {table} WHERE chunk_hash = ?",  # noqa: S608 - names above
-                    ((digest,) for digest in useless),
-                )
+        check_room(conn, path, sum(len(payload.data) for payload in payloads))
+        try:
+            _replace(conn, path, payloads, useless)
+        except (DamagedStoreError, StoreFullError):
+            # Full, though there is room, is what a page number beyond the
+            # largest possible looks like to SQLite.
+            for payload in payloads:
+                try:
+                    _replace(conn, path, [payload], ())
+                except (DamagedStoreError, StoreFullError):
+                    refused.add(payload.digest)
         fold_log(conn, path)
     finally:
         conn.close()
+    return refused
+
+
+def _replace(
+    conn: sqlite3.Connection,
+    path: Path,
+    payloads: Sequence[Payload],
+    useless: Collection[str],
+) -> None:
+    with transaction(conn, path):
+        conn.executemany(
+            """INSERT INTO chunk_data (chunk_hash, dtype, codec, base, data)
+               VALUES (?, ?, 'raw', NULL, ?)
+               ON CONFLICT (chunk_hash) DO UPDATE SET dtype = excluded.dtype,
+               codec = excluded.codec, base = NULL, data = excluded.data""",
+            ((p.digest, p.dtype, p.data) for p in payloads),
+        )
+        for table in ("chunk_data", "staged_chunks"):
+            conn.executemany(
+                f"DELETE FROM {table} WHERE chunk_hash = ?",  # noqa: S608 - names above
+                ((digest,) for digest in useless),
+            )

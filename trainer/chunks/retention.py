@@ -211,7 +211,7 @@ def _compact_if_wasteful(conn: sqlite3.Connection, path: Path) -> None:
     SQLite joins neighbouring pages only below a third: after chunks that went
     among chunks that stayed, half of a page can be free for good.
     """
-    with translated(path):
+    with translated(path, is_writing=True):
         live = conn.execute("SELECT coalesce(sum(length(data)), 0) FROM chunk_data")
         needed = _WASTE_RATIO * live.fetchone()[0] + _NUM_TREES * PAGE_BYTES
         if path.stat().st_size > needed:

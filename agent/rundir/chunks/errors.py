@@ -120,8 +120,11 @@ class MissingChunkError(ChunkError):
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(path: Path, *, is_writing: bool = False) -> Iterator[None]:
     """Turn what SQLite raises about `path` into this package's errors.
+
+    A reader that is told that the disk is full has met a page number beyond
+    the largest possible: that is damage.
 
     Raises:
         RunDirError: one of the classes above.
@@ -129,20 +132,21 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise translate(error, path) from error
+        raise _translate(error, path, is_writing=is_writing) from error
     except UnicodeDecodeError as error:
         # The message itself quoted damaged text; Python could not decode it.
         raise DamagedStoreError(f"`{path}` cannot be read: damaged schema") from error
 
 
-def translate(error: sqlite3.Error, path: Path) -> RunDirError:
+def _translate(error: sqlite3.Error, path: Path, *, is_writing: bool) -> RunDirError:
     """Return the typed error for one of SQLite's.
 
     Source: https://www.sqlite.org/rescode.html
     """
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
-    if primary == sqlite3.SQLITE_FULL or code == _SQLITE_IOERR_SHMSIZE:
+    is_full = primary == sqlite3.SQLITE_FULL and is_writing
+    if is_full or code == _SQLITE_IOERR_SHMSIZE:
         return full_error(path)
     if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return StoreLockedError(

@@ -1,9 +1,10 @@
 """Read a whole store again and say what is wrong with it.
 
 SQLite's own `integrity_check` finds 0 of 100 flipped bits in blobs. Here
-every blob is hashed, every round's rows are held against its digest, and
-every chunk that a round names is looked for. A finding is a value, never an
-exception, so that one damaged chunk does not hide the next.
+every blob is hashed, every round's rows are held against its digest, every
+chunk that a round names is looked for, and indexes are checked besides. A
+finding is a value, never an exception, so that one damaged chunk does not
+hide the next.
 """
 
 import sqlite3
@@ -35,6 +36,9 @@ Progress = Callable[[int, int], None]
 IsCancelled = Callable[[], bool]
 
 _PAGE_ROWS = 512
+_MAX_MESSAGES = 10
+_PROGRESS_STEPS = 100_000
+"""Of SQLite's virtual machine, between two questions whether to go on."""
 
 
 class Finding(StrEnum):
@@ -48,6 +52,8 @@ class Finding(StrEnum):
     """SQLite cannot read the chunk, or it is in a newer codec."""
     BAD_ROUND = "bad_round"
     """A round's rows are not those that were written."""
+    BAD_STRUCTURE = "bad_structure"
+    """An index does not fit its table: a chunk that is needed looks unused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +118,11 @@ class StoreVerification:
         tally = _Tally(findings=[*self._round_findings(rounds)])
         try:
             tally.findings.extend(self._missing())
+            tally.findings.extend(self._structure())
             self._read_all(tally)
         except DamagedStoreError as error:
             # What was found before still counts.
-            place = ChunkPlace(self.payloads.node, None, None, (), "")
-            tally.findings.append(
-                StoreFinding(Finding.UNREADABLE, place, (), (), str(error))
-            )
+            tally.findings.append(self._of_store(Finding.UNREADABLE, str(error)))
         return StoreReport(
             node=self.payloads.node,
             path=path,
@@ -164,6 +168,28 @@ class StoreVerification:
             ).fetchall()
         for (digest,) in rows:
             yield self._finding(Finding.MISSING, digest)
+
+    def _structure(self) -> Iterator[StoreFinding]:
+        conn = self.payloads.conn
+        # Whoever cancels must not wait for a statement over the whole file.
+        conn.set_progress_handler(self.is_cancelled, _PROGRESS_STEPS)
+        try:
+            with translated(self.payloads.path):
+                rows = conn.execute(f"PRAGMA integrity_check({_MAX_MESSAGES})")
+                messages = [str(row[0]) for row in rows]
+        except DamagedStoreError:
+            if self.is_cancelled():
+                return
+            raise
+        finally:
+            conn.set_progress_handler(None, 0)
+        for message in messages:
+            if message != "ok":
+                yield self._of_store(Finding.BAD_STRUCTURE, message)
+
+    def _of_store(self, finding: Finding, detail: str) -> StoreFinding:
+        place = ChunkPlace(self.payloads.node, None, None, (), "")
+        return StoreFinding(finding, place, (), (), detail)
 
     def _total_bytes(self) -> int:
         with translated(self.payloads.path):

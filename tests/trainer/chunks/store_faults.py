@@ -74,3 +74,24 @@ def lose_chunk(path: Path, digest: str) -> None:
     """Delete a chunk's bytes but not the rows that name it."""
     with editing(path) as conn:
         conn.execute("DELETE FROM chunk_data WHERE chunk_hash = ?", (digest,))
+
+
+def damage_index(path: Path, digest: str) -> None:
+    """Change a digest in the index that tells whether a chunk is still needed."""
+    with editing(path) as conn:
+        (root,) = conn.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'idx_chunk_metadata_hash'"
+        ).fetchone()
+    data = bytearray(path.read_bytes())
+    at = data.index(digest.encode(), (root - 1) * 65536, root * 65536)
+    data[at : at + 4] = b"0000"
+    path.write_bytes(data)
+
+
+def break_chain(path: Path, content: bytes, pointer: bytes) -> None:
+    """Lead the chain of pages that holds this content somewhere else."""
+    data = bytearray(path.read_bytes())
+    at = data.index(content)
+    page = at // 65536 * 65536
+    data[page : page + 4] = pointer
+    path.write_bytes(data)

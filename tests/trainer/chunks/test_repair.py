@@ -1,9 +1,12 @@
 import pytest
+import torch
 
 from agent.rundir.chunks.errors import DamagedChunkError, MissingChunkError
 from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.chunks.verify import Finding
 from tests.trainer.chunks.store_faults import (
+    break_chain,
+    damage_index,
     editing,
     flip_bit,
     lose_chunk,
@@ -137,6 +140,39 @@ def test_rows_that_were_changed_cannot_be_mended(path):
     report = repair_store(path)
 
     assert [left.finding for left in report.left] == [Finding.BAD_ROUND]
+
+
+def test_an_index_that_does_not_fit_is_made_again(path):
+    damage_index(path, chunks_of(path)[5].digest)
+    with ChunkStoreReader(path) as reader:
+        findings = {finding.finding for finding in reader.verify().findings}
+
+    report = repair_store(path)
+
+    assert Finding.BAD_STRUCTURE in findings
+    assert (report.repaired, report.left) == ((), ())
+    with ChunkStore.open(path) as store:
+        store.put_round(2, small_model(7), split=SPLIT)
+        store.prune(2)
+        assert same_tensors(store.get_round(1), small_model())
+
+
+@pytest.mark.parametrize("pointer", [b"\xff" * 4, b"\x00\x00\xff\xff", b"\0" * 4])
+def test_a_chunk_whose_place_is_damaged_does_not_stop_the_others(tmp_path, pointer):
+    model = {"big": torch.arange(200_000.0), "small": torch.arange(9.0)}
+    for node in ("server", "client-1"):
+        with ChunkStore.open(store_path(tmp_path, node)) as store:
+            store.put_round(1, model)
+            small = store.layout(1).chunks[-1]
+    path = store_path(tmp_path)
+    lose_chunk(path, small.digest)
+    break_chain(path, model["big"][100_000:100_009].numpy().tobytes(), pointer)
+
+    report = repair_store(path)
+
+    assert small.digest in {repaired.digest for repaired in report.repaired}
+    with ChunkStore.open(path) as store:
+        assert torch.equal(store.get_round(1, "small")["small"], model["small"])
 
 
 def test_a_cancelled_repair_writes_nothing(path):
