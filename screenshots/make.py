@@ -44,8 +44,8 @@ def main() -> int:
 
 def _live(run: Path) -> None:
     """Every pane of a run while it trains, then of the same run when it ended."""
-    with _training(run, steps=300):
-        _wait_for_step(run, 120)
+    with _training(run, steps=300) as process:
+        _wait_for_step(run, 120, process)
         for name, size in SIZES.items():
             with _watching(run, size) as terminal:
                 terminal.wait_for("healthy")
@@ -70,8 +70,8 @@ def _live(run: Path) -> None:
 
 def _killed(run: Path) -> None:
     """A run that was killed, with a damaged checkpoint, and the plan to resume it."""
-    with _training(run, steps=2_000):
-        _wait_for_step(run, 120)
+    with _training(run, steps=2_000) as process:
+        _wait_for_step(run, 120, process)
     newest = list_checkpoints(RunDir(run))[0]
     _flip_a_byte(newest.path / "state.pt")
     for name, size in SIZES.items():
@@ -102,7 +102,7 @@ def _at_home(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _training(run: Path, *, steps: int) -> Iterator[None]:
+def _training(run: Path, *, steps: int) -> Iterator["subprocess.Popen[bytes]"]:
     """Train while the block lasts; wait for the end, or kill what has not ended."""
     process = subprocess.Popen(
         [
@@ -113,7 +113,7 @@ def _training(run: Path, *, steps: int) -> Iterator[None]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield process
         if steps < 1_000:
             process.wait()
     finally:
@@ -124,9 +124,11 @@ def _training(run: Path, *, steps: int) -> Iterator[None]:
         process.wait()
 
 
-def _wait_for_step(run: Path, step: int) -> None:
+def _wait_for_step(run: Path, step: int, process: "subprocess.Popen[bytes]") -> None:
     file = RunDir(run).telemetry_file(1, "rank-00000")
     while True:
+        if process.poll() is not None:
+            raise SystemExit(f"the trainer ended with {process.returncode}")
         with contextlib.suppress(FileNotFoundError):
             steps = [e for e in decode_lines(file.read_bytes()) if type(e) is StepDone]
             if steps and (steps[-1].step or 0) >= step:
