@@ -1,7 +1,6 @@
 """Train, kill, resume: the losses are those of a run that was never killed."""
 
 import os
-import shutil
 import signal
 
 import pytest
@@ -107,20 +106,6 @@ def test_asked_to_stop_all_ranks_save_the_same_step(launch, tmp_path, to_one_ran
     [saved] = list_checkpoints(RunDir(run_dir))
     assert (saved.stage, saved.number) == (Stage.VERIFIED, last[0])
     assert saved.manifest.reason == "signal"
-
-
-def test_a_finished_run_that_is_resumed_changes_nothing(launch, start, tmp_path):
-    run_dir = tmp_path / "run"
-    assert launch(run_dir, 2, "--steps", "4", "--save-every", "4").wait() == 0
-    copy = tmp_path / "copy"
-    shutil.copytree(run_dir / "checkpoints", copy)
-
-    resumed = start(run_dir, "resume", str(run_dir))
-
-    assert resumed.wait() == 0, resumed.text()
-    state = "step-00000004/state.pt"
-    assert (run_dir / "checkpoints" / state).read_bytes() == (copy / state).read_bytes()
-    assert max(joined_losses(run_dir)) == 4
 
 
 def final_differences(one, other):

@@ -56,12 +56,16 @@ def test_a_model_is_trained_saved_and_its_run_told(tmp_path):
 
 def test_a_run_that_is_called_again_goes_on_where_it_was(tmp_path):
     make(tmp_path / "run", max_epochs=2).train()
+    [entry] = list_checkpoints(RunDir(tmp_path / "run"))
 
     again = make(tmp_path / "run", max_epochs=2).train()
 
     assert again.step == 12
     [loaded] = events(tmp_path / "run", CheckpointLoaded, attempt=2)
     assert loaded.resumed_step == 12
+    assert not events(tmp_path / "run", StepDone, attempt=2)
+    [same] = list_checkpoints(RunDir(tmp_path / "run"))
+    assert same.digest == entry.digest
 
 
 def test_another_learning_problem_is_refused(tmp_path):
