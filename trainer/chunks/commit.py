@@ -16,7 +16,7 @@ from agent.rundir.chunks.errors import (
     RoundExistsError,
     StoreFullError,
 )
-from agent.rundir.chunks.layout import RoundLayout
+from agent.rundir.chunks.layout import BadLayoutError, RoundLayout
 from agent.rundir.chunks.records import ChunkSpec, encode_json, encode_parts
 from agent.rundir.chunks.sources import find_elsewhere, run_dir_of
 from trainer.chunks.cut import RoundContent
@@ -69,6 +69,7 @@ def write_round(
     Raises:
         RoundExistsError: it is there with another digest.
         MissingChunkError: neither the store nor the content has a chunk.
+        BadLayoutError: a received layout contradicts the chunks it names.
         StoreFullError: it does not fit on the disk.
         sqlite3.Error: from SQLite.
     """
@@ -170,7 +171,7 @@ def _write_blobs(
         leaving.keep(spec.digest)
         if spec.digest in fresh:
             continue
-        if known_digests(to.conn, "chunk_data", (spec.digest,)):
+        if _is_stored(to.conn, spec, has_bytes=pieces is not None):
             if spec.digest in staged and not known_digests(
                 to.conn, "chunk_metadata", (spec.digest,)
             ):
@@ -182,6 +183,23 @@ def _write_blobs(
         insert_blob(to.conn, spec.digest, spec.dtype, pieces)
         fresh[spec.digest] = spec.size_bytes
     return fresh
+
+
+def _is_stored(conn: sqlite3.Connection, spec: ChunkSpec, *, has_bytes: bool) -> bool:
+    """Whether a chunk is there.
+
+    Raises:
+        BadLayoutError: a layout from elsewhere gives it another dtype or size.
+    """
+    row = conn.execute(
+        "SELECT dtype, length(data) FROM chunk_data WHERE chunk_hash = ?",
+        (spec.digest,),
+    ).fetchone()
+    if row is None or has_bytes:
+        return row is not None
+    if row != (spec.dtype, spec.size_bytes):
+        raise BadLayoutError(f"chunk {spec.chunk_id} is not of the dtype or size given")
+    return True
 
 
 def _never_received(

@@ -1,5 +1,6 @@
 import sqlite3
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from agent.rundir.chunks.errors import (
     RoundExistsError,
     StoreLockedError,
 )
-from agent.rundir.chunks.layout import RoundLayout
+from agent.rundir.chunks.layout import BadLayoutError, RoundLayout
 from agent.rundir.chunks.payload import Payload
 from agent.rundir.chunks.records import chunk_digest
 from tests.trainer.chunks.store_faults import (
@@ -334,6 +335,25 @@ def test_a_round_is_not_committed_while_a_chunk_is_lacking(store, tmp_path):
 
         assert other.rounds() == []
     assert [source.node for source in caught.value.elsewhere] == ["server"]
+
+
+def test_a_layout_cannot_give_bytes_another_meaning(store, tmp_path):
+    store.put_round(1, {"w": torch.arange(4, dtype=torch.int32)})
+    layout = store.layout(1)
+    (row,), (chunk,) = layout.tensors, layout.chunks
+    part = replace(chunk.parts[0], dtype="float32")
+    lying = replace(
+        layout,
+        tensors=(replace(row, dtype="float32"),),
+        chunks=(replace(chunk, dtype="float32", parts=(part,)),),
+    )
+
+    with ChunkStore.open(store_path(tmp_path, "client-1")) as other:
+        other.put_chunks([store.get_chunk(chunk.digest)], round_num=1)
+        with pytest.raises(BadLayoutError, match="not of the dtype"):
+            other.commit_round(1, lying)
+
+        assert other.rounds() == []
 
 
 def test_a_second_writer_is_refused_while_the_first_writes(store, path, monkeypatch):
