@@ -17,6 +17,7 @@ from agent.rundir.errors import (
 )
 from agent.rundir.layout import SCHEMA, RunDir
 from agent.rundir.process import ProcessId
+from agent.rundir.reading import read_regular
 
 CHECKPOINT_PLACE = "{checkpoint}"
 """Stands in a resume command where the checkpoint's name goes."""
@@ -133,9 +134,7 @@ def fill_resume_command(attempt: Attempt, checkpoint: str) -> list[str] | None:
 
 def _read(path: Path, kind: type[_Document]) -> _Document:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES)
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(read_regular(path, _MAX_BYTES), type=kind)
     except OSError as error:
         raise UnreadableFileError(
             f"`{path}` cannot be read: {error.strerror}"

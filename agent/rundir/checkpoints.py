@@ -16,6 +16,7 @@ import msgspec
 from agent.rundir.errors import NoCheckpointError, RunDirError
 from agent.rundir.layout import RunDir, parse_checkpoint_name
 from agent.rundir.manifest import Manifest, read_manifest
+from agent.rundir.reading import read_regular
 
 PARTIAL_PREFIX = ".partial-"
 SUPERSEDED_PREFIX = ".superseded-"
@@ -124,8 +125,7 @@ def find_checkpoint(run: RunDir, name: str) -> CheckpointEntry:
 def read_verifications(run: RunDir) -> list[Verification]:
     """Return every readable line of `verified.jsonl`, oldest first."""
     try:
-        with run.verified.open("rb") as file:
-            data = file.read(_MAX_LOG_BYTES)
+        data = read_regular(run.verified, _MAX_LOG_BYTES)
     except OSError:
         return []
     found = []
@@ -143,7 +143,7 @@ def encode_verification(verification: Verification) -> bytes:
 def read_latest(run: RunDir) -> str | None:
     """Return the name in `latest`; None where there is none that makes sense."""
     try:
-        name = run.latest.read_text()[:256].strip()
+        name = read_regular(run.latest, 256).decode().strip()
     except (OSError, UnicodeDecodeError):
         return None
     return name if parse_checkpoint_name(name) else None

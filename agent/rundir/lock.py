@@ -19,6 +19,7 @@ import msgspec
 
 from agent.rundir.errors import LockedError
 from agent.rundir.process import Liveness, ProcessId, liveness, this_process
+from agent.rundir.reading import read_regular
 
 _MAX_BYTES = 64 << 10
 _READ_TRIES = 20
@@ -51,7 +52,7 @@ def read_lock(path: Path) -> LockView | None:
     """
     for _ in range(_READ_TRIES):
         try:
-            data = path.read_bytes()[:_MAX_BYTES]
+            data = read_regular(path, _MAX_BYTES)
         except OSError:
             return None
         holder = _decode(data)

@@ -12,6 +12,7 @@ import msgspec
 
 from agent.rundir.errors import NewerSchemaError, UnreadableFileError
 from agent.rundir.layout import MANIFEST_NAME
+from agent.rundir.reading import read_regular
 
 MANIFEST_SCHEMA = 1
 _MAX_MANIFEST_BYTES = 256 << 20
@@ -113,8 +114,7 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
     """
     path = directory / MANIFEST_NAME
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_MANIFEST_BYTES + 1)
+        data = read_regular(path, _MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise UnreadableFileError(
             f"`{path}` cannot be read: {error.strerror}"
