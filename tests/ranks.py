@@ -65,7 +65,18 @@ class Ranks:
 
     def ended(self) -> list[Ended]:
         """Wait for all of them; one that hangs is a failed test."""
-        return _collected(self._pipes)
+        deadline = time.monotonic() + HANG_S
+        ranks = range(len(self._pipes))
+        return [self.ended_of(r, deadline - time.monotonic()) for r in ranks]
+
+    def ended_of(self, rank: int, limit_s: float = HANG_S) -> Ended:
+        """Wait for one of them."""
+        if not self._pipes[rank].poll(max(0.0, limit_s)):
+            raise AssertionError(f"rank {rank} hangs")
+        try:
+            return self._pipes[rank].recv()
+        except EOFError:
+            return Ended(is_killed=True)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Send a signal to each, one after the other."""
@@ -100,19 +111,6 @@ def started(
         ranks.kill()
         for process in processes:
             process.join()
-
-
-def _collected(pipes: list) -> list[Ended]:
-    deadline = time.monotonic() + HANG_S
-    ended = []
-    for rank, pipe in enumerate(pipes):
-        if not pipe.poll(max(0.0, deadline - time.monotonic())):
-            raise AssertionError(f"rank {rank} hangs")
-        try:
-            ended.append(pipe.recv())
-        except EOFError:
-            ended.append(Ended(is_killed=True))
-    return ended
 
 
 def _be_rank(rank, num_ranks, port, writer, function, arguments, options) -> None:

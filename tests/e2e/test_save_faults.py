@@ -124,20 +124,24 @@ def train_with_a_fault(run_dir, rank, fault):
 
     def barrier(self, name, **options):
         if name == SAVE_BARRIER and os.environ[RANK] == str(rank):
-            fault()
+            fault(run_dir / "given-up")
         return real(self, name, **options)
 
     Agent.barrier = barrier
-    return train_on(run_dir, {"save_every": 2, "save_limit_s": 1.0})
+    try:
+        return train_on(run_dir, {"save_every": 2, "save_limit_s": 1.0})
+    finally:
+        (run_dir / "given-up").touch()
 
 
-def be_killed():
+def be_killed(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def be_stopped_for_a_while():
-    wake = f"sleep 3; kill -CONT {os.getpid()}"
-    subprocess.Popen(["/bin/sh", "-c", wake])
+def be_stopped_until(path):
+    """Stop this very process, until another rank has given up."""
+    wait = f"while [ ! -e {path} ]; do sleep 0.05; done; kill -CONT {os.getpid()}"
+    subprocess.Popen(["/bin/sh", "-c", wait])
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -158,7 +162,7 @@ def test_a_rank_that_is_stopped_in_the_barrier_is_named_and_does_not_go_on_alone
     tmp_path,
 ):
     ended = on_ranks(
-        3, train_with_a_fault, tmp_path / "run", 1, be_stopped_for_a_while, joins=False
+        3, train_with_a_fault, tmp_path / "run", 1, be_stopped_until, joins=False
     )
 
     told = "`checkpoint.save`: rank 1 did not arrive within 1 s"

@@ -123,15 +123,20 @@ def test_a_killed_rank_is_missed_long_before_the_limit():
     assert "is gone" in ended[0].error
 
 
+def wait_until(is_so):
+    while not is_so():
+        time.sleep(0.01)
+
+
 def arrive_too_late(world):
-    began = time.monotonic()
     if world.rank == 1:
-        time.sleep(2)
+        wait_until(lambda: world.store.check(["verdict/0/outcome"]))
     try:
         named_barrier(world, "late", limit_s=0.5)
     finally:
         # Nobody leaves before all have seen how it ends.
-        time.sleep(max(0.0, 3 - (time.monotonic() - began)))
+        world.store.add("seen", 1)
+        wait_until(lambda: world.store.add("seen", 0) == world.world_size)
 
 
 def test_who_comes_too_late_raises_what_the_others_raised():
