@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--dir", type=Path, default=None, help="of the test file")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)  # as many as the verifier has
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         checkpoint = write_checkpoint(Path(folder), options.megabytes << 20)
         times = measure(works(checkpoint), options.rounds)

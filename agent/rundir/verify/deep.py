@@ -53,7 +53,7 @@ def look_deep(path: Path, watch: Watch) -> Outcome:
             stdin=subprocess.DEVNULL,
             stdout=answer,
             stderr=errors,
-            env={**os.environ, "OPSDASH_AGENT": "off", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OPSDASH_AGENT": "off", "OMP_NUM_THREADS": "2"},
         )
         try:
             _wait(process, watch)
