@@ -9,84 +9,86 @@ import contextlib
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import ClassVar
 
+from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Input
+from textual.scrollbar import ScrollBar
 
+from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
-from opsdash.feed.reader import RunReader
-from opsdash.feed.thread import Feed
-from opsdash.jobs import JobBoard, ResumePlanning, Resuming, Verification
-from opsdash.messages import ResumeRequested, StepOpened, VerifyRequested
-from opsdash.operations.record import OperationLog
-from opsdash.operations.resume import Loss
-from opsdash.operations.start import start_resume
-from opsdash.projections.run import Run
-from opsdash.screens.events import EventsPane
+from opsdash import messages
+from opsdash.feed.cursor import Clocks
+from opsdash.feed.reader import system_clocks
+from opsdash.feed.stacks import read_dumps
+from opsdash.jobs.acting import Acting
+from opsdash.jobs.attached import Attached
+from opsdash.operations.plan import Plan
+from opsdash.operations.preferences import read_theme, write_theme
 from opsdash.screens.help import HelpScreen, key_facts
 from opsdash.screens.palette import palette_commands
-from opsdash.screens.pane import View
-from opsdash.screens.pane_bar import PaneBar
+from opsdash.screens.pane import ACTS
+from opsdash.screens.picker import PickerScreen
 from opsdash.screens.plan_words import shown_plan
-from opsdash.screens.watch import PANES, WatchScreen
-from opsdash.theme import THEMES, Appearance, appearance
+from opsdash.screens.stacks import StacksScreen
+from opsdash.screens.watch import WatchScreen
+from opsdash.theme import THEMES, Appearance, PlainScrollBar, appearance, next_theme
 from opsdash.widgets.plan import PlanDialog
 from opsdash.widgets.progress import JobLine
 
 _DRAINS_PER_S = 4
-_IDLE_SHOW_S = 1.0
-"""Without news the screen is shown anew once a second: ages go on."""
 _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
-_CHECKPOINTS, _EVENTS = 2, 6
 
 
 class OpsdashApp(App[int]):
-    """Watches one run directory."""
+    """Watches one run directory at a time."""
 
     CSS = """
     .-ascii CheckpointsPane > VerticalScroll, .-ascii Pane > Facts {
         border-top: ascii $panel;
     }
-    .-ascii HelpScreen > VerticalScroll { border: ascii $primary; }
+    .-ascii .boxed { border: ascii $primary; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            # Before the focused widget sees it: what is typed next is for the pane.
-            Binding(str(i), f"pane({i - 1})", pane.TITLE, show=False, priority=True)
-            for i, pane in enumerate(PANES, start=1)
-        ),
-        Binding("v", "verify_newest", "Verify"),
-        Binding("r", "resume", "Resume"),
-        Binding("slash", "filter", "Filter", priority=True),
-        Binding("p", "pause", "Pause display"),
-        Binding("z", "maximise", "Maximise", show=False),
-        Binding("c", "copy", "Copy", show=False),
-        Binding("question_mark", "help", "Help"),
+        Binding("s", "request('checkpoint-now')", "Save"),
+        Binding("space", "pause_run", "Pause run"),
+        Binding("S", "request('stop')", "Stop the run", show=False),
+        Binding("K", "request('stacks')", "Take stacks", show=False),
+        Binding("f", "request('profile')", "Profile five steps", show=False),
+        Binding("x", "cancel_job", "Cancel the newest job", show=False),
+        Binding("p", "hold", "Hold the display", show=False),
+        Binding("t", "next_theme", "Next theme", show=False),
+        Binding("a", "pick_run", "Attach another run", show=False),
         Binding("ctrl+p", "command_palette", "Palette", show=False),
+        Binding("question_mark", "help", "Help"),
         Binding("q", "quit", "Quit"),
     ]
 
     def __init__(
-        self, run_dir: RunDir, look: Appearance, *, is_readonly: bool = False
+        self,
+        run: RunDir | None,
+        look: Appearance,
+        *,
+        is_readonly: bool = False,
+        runs: Path | None = None,
+        config: Path | None = None,
+        clocks: Callable[[], Clocks] = system_clocks,
     ) -> None:
-        """Prepare to watch; nothing is read before the first picture."""
+        """Prepare to watch `run`, or to choose one below `runs`; nothing is read."""
         super().__init__(ansi_color=look.ansi_color)
         self.glyphs = look.glyphs
+        self.is_readonly = is_readonly
         self.crash: BaseException | None = None
         """What ended the app, where it was our own fault."""
-        self._run_dir = run_dir
-        self._is_readonly = is_readonly
-        self._is_paused = False
-        self._run_state = Run()
-        self._feed = Feed(RunReader(run_dir))
-        self._operations = OperationLog(run_dir)
-        self._jobs = JobBoard()
-        self._shown_s = 0.0
+        self._first_run, self._runs = run, runs
+        self._config, self._clocks = config, clocks
+        self._is_held = False
+        self._attached: Attached | None = None
+        self._acting: Acting | None = None
         for theme in THEMES.values():
             self.register_theme(theme)
         self.theme = look.theme
@@ -98,14 +100,16 @@ class OpsdashApp(App[int]):
         for number, code in _EXIT_CODES.items():
             with contextlib.suppress(NotImplementedError, RuntimeError):
                 loop.add_signal_handler(number, self.exit, code)
-        await self.push_screen(WatchScreen(str(self._run_dir.path)))
-        await self.action_pane(0)
-        self.call_after_refresh(self._start)
+        if self._first_run is not None:
+            await self._watch_run(self._first_run)
+        else:
+            self.action_pick_run()
+        self.set_interval(1 / _DRAINS_PER_S, self._tick)
 
     def on_unmount(self) -> None:
-        """Stop reading; jobs are daemons and end with the process."""
-        self._jobs.cancel_all()
-        self._feed.stop()
+        """Stop reading; what was started goes on."""
+        if self._attached is not None:
+            self._attached.stop()
 
     def get_key_display(self, binding: Binding) -> str:
         """Return a key's name for the footer, in characters that can be shown."""
@@ -117,168 +121,134 @@ class OpsdashApp(App[int]):
         action: str,
         parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
     ) -> bool | None:
-        """Leave keys to what is typed into, and acting to who may act."""
-        if action in ("pane", "filter"):
-            is_typing = isinstance(self.screen.focused, Input)
-            return isinstance(self.screen, WatchScreen) and not is_typing
-        return not (self._is_readonly and action == "resume")
+        """Leave acting to who may act."""
+        return not (self.is_readonly and action in ACTS)
 
-    async def action_pane(self, index: int) -> None:
-        """Bring a pane into sight."""
-        watch = self._watch
-        if watch is not None:
-            await watch.show_pane(index, self._view())
+    def action_request(self, kind: str) -> None:
+        """Show what a request to the running trainer would do."""
+        if self._acting is not None:
+            self._acting.request(kind)
 
-    async def action_verify_newest(self) -> None:
-        """Read the newest published checkpoint again."""
-        newest = self._run_state.checkpoints.newest()
-        if newest is None:
-            self.notify("no checkpoint was published yet", severity="warning")
-            return
-        await self.action_pane(_CHECKPOINTS)
-        self._begin_verify((newest.directory,))
+    def action_pause_run(self) -> None:
+        """Show what pausing the run, or letting it go on, would do."""
+        if self._acting is not None:
+            self._acting.pause_or_continue()
 
-    def action_resume(self) -> None:
-        """Show what a resume from the newest verified checkpoint would do."""
-        self._plan_resume(None)
+    def action_cancel_job(self) -> None:
+        """Stop the job that was begun last."""
+        if self._attached is None or not self._attached.jobs.cancel_newest():
+            self.notify("no job is running")
 
-    def action_filter(self) -> None:
-        """Begin to type a filter, where the pane has one."""
-        pane = self._watch.pane if self._watch else None
-        if pane is not None and not pane.filter_rows():
-            self.notify("nothing to filter here: 7 has the events")
-
-    def action_pause(self) -> None:
+    def action_hold(self) -> None:
         """Let the display stand still while reading goes on."""
-        self._is_paused = not self._is_paused
+        self._is_held = not self._is_held
         self._show()
 
-    def action_maximise(self) -> None:
-        """Give the focused widget the whole screen, or take it back."""
-        screen = self.screen
-        if screen.maximized is not None:
-            screen.minimize()
-        elif screen.focused is not None:
-            screen.maximize(screen.focused, container=False)
-
-    def action_copy(self) -> None:
-        """Copy what the pane offers through the terminal (OSC 52)."""
-        pane = self._watch.pane if self._watch else None
-        offered = pane.text_to_copy() if pane is not None else None
-        if offered is None:
-            self.notify("nothing to copy here")
+    def action_next_theme(self) -> None:
+        """Change to the next theme, and remember it."""
+        name = next_theme(self.theme, os.environ)
+        if name is None:
+            self.notify("NO_COLOR is set: there are no colours to choose")
             return
-        self.copy_to_clipboard(offered[0])
-        self.notify(f"{offered[1]} copied, if the terminal allows it")
+        self.theme = name
+        self.notify(f"theme {name}")
+        if self._config is not None:
+            try:
+                write_theme(self._config, name)
+            except (OSError, UnicodeDecodeError) as error:
+                self.notify(f"not remembered: {error}", severity="warning")
+
+    def action_pick_run(self) -> None:
+        """Show the runs that lie together with this one."""
+        root, is_first = self._runs, self._attached is None
+        if root is None and self._attached is not None:
+            root = self._attached.run.path.absolute().parent
+        if root is not None:
+            self.push_screen(PickerScreen(root, is_first=is_first))
 
     def action_help(self) -> None:
         """Show the keys that work here."""
         focused = self.screen.focused or self.screen
         self.push_screen(HelpScreen(key_facts(focused.ancestors_with_self)))
 
-    def on_verify_requested(self, message: VerifyRequested) -> None:
-        """Read what a pane named again."""
-        self._begin_verify(message.names)
+    @on(messages.Wish)
+    def grant(self, wish: messages.Wish) -> None:
+        """Do what a pane asks for, or show its plan."""
+        if self._acting is not None:
+            self._acting.grant(wish)
 
-    def on_resume_requested(self, message: ResumeRequested) -> None:
-        """Plan a resume from what a pane named."""
-        if not self._is_readonly:
-            self._plan_resume(message.name)
+    def on_stacks_opened(self, message: messages.StacksOpened) -> None:
+        """Show the stacks that a process wrote."""
+        if self._attached is not None:
+            attempt = self._attached.folded.directory.newest_attempt
+            dumps = read_dumps(self._attached.run, attempt, message.stem)
+            self.push_screen(StacksScreen(message.stem, dumps))
 
-    async def on_step_opened(self, message: StepOpened) -> None:
-        """Go to the events of a step."""
-        await self.action_pane(_EVENTS)
-        pane = self._watch.pane if self._watch else None
-        if isinstance(pane, EventsPane):
-            pane.show_step(message.step, message.rank)
-
-    async def on_pane_bar_chosen(self, message: PaneBar.Chosen) -> None:
-        """Go to the pane that was clicked."""
-        await self.action_pane(message.index)
+    async def on_run_chosen(self, message: messages.RunChosen) -> None:
+        """Watch another run."""
+        while len(self.screen_stack) > 1:
+            await self.pop_screen()
+        await self._watch_run(RunDir(message.path))
 
     def on_job_line_cancel_requested(self, message: JobLine.CancelRequested) -> None:
         """Stop a job."""
         key = self._watch.job_key(message.job_line) if self._watch else None
-        if key is not None:
-            self._jobs.cancel(key)
+        if key is not None and self._attached is not None:
+            self._attached.jobs.cancel(key)
+
+    def ask_to_confirm(self, plan: Plan, act: Callable[[], None]) -> None:
+        """Show a plan; act if the operator confirms it."""
+        self.push_screen(
+            PlanDialog(shown_plan(plan)), lambda yes: act() if yes else None
+        )
+
+    def show_screen(self, screen: Screen[None]) -> None:
+        """Show something over the run."""
+        self.push_screen(screen)
+
+    def tell_trouble(self, error: RunDirError) -> None:
+        """Say why something cannot be done, and what helps."""
+        hint = f"\n{error.hint}" if error.hint else ""
+        self.notify(f"{error}{hint}", severity="error", markup=False, timeout=15)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer every pane, checkpoint and action in the palette."""
         yield from super().get_system_commands(screen)
-        yield from palette_commands(
-            self._run_state.checkpoints.rows(),
-            lambda index: self.run_worker(self.action_pane(index)),
-            self._begin_verify,
-        )
+        if self._attached is not None and self._watch is not None:
+            yield from palette_commands(self._watch, self._attached.folded)
 
     @property
     def _watch(self) -> WatchScreen | None:
         screens = (s for s in self.screen_stack if isinstance(s, WatchScreen))
         return next(screens, None)
 
-    def _start(self) -> None:
-        self._feed.start()
-        self.set_interval(1 / _DRAINS_PER_S, self._tick)
+    async def _watch_run(self, run: RunDir) -> None:
+        """Show a run in place of the one before."""
+        if self._attached is not None:
+            self._attached.stop()
+        attached = Attached(run, is_readonly=self.is_readonly, clocks=self._clocks)
+        self._attached, self._acting = attached, Acting(attached, self)
+        watch = WatchScreen(str(run.path), attached.view)
+        await self.push_screen(watch)
+        await watch.show_pane(0)
+        self.call_after_refresh(attached.start)
 
     async def _tick(self) -> None:
-        """Fold what came; show it, unless the display is paused."""
-        batches = self._feed.take()
-        for batch in batches:
-            self._run_state.fold(batch)
-        if self._watch is not None:
-            await self._jobs.show_on(self._watch)
-        has_news = any(batch.lines for batch in batches)
-        if self._is_paused:
+        """Fold what came; show it, unless the display is held."""
+        if self._attached is None:
             return
-        if has_news or time.monotonic() - self._shown_s >= _IDLE_SHOW_S:
+        self._attached.take()
+        if self._watch is not None:
+            await self._attached.jobs.show_on(self._watch)
+        if self._attached.is_due and not self._is_held:
             self._show()
-
-    def _view(self) -> View:
-        now_mono_ns, now_ns = time.monotonic_ns(), time.time_ns()
-        verdict = self._run_state.verdict(now_mono_ns, now_ns)
-        return View(self._run_state, now_mono_ns, now_ns, verdict)
 
     def _show(self) -> None:
         watch = self._watch
-        if watch is None or not watch.is_mounted:
+        if watch is None or self._attached is None or not watch.is_mounted:
             return
-        self._shown_s = time.monotonic()
-        watch.show(self._view(), self._note())
-
-    def _note(self) -> str:
-        notes = []
-        if self._is_paused:
-            notes.append("display paused")
-        if not self._run_state.is_caught_up:
-            notes.append(f"reading {self._run_state.read_frac:.0%}")
-        if self._run_state.is_polling:
-            notes.append("polling")
-        if self._is_readonly:
-            notes.append("read only")
-        return ", ".join(notes)
-
-    def _begin_verify(self, names: tuple[str, ...]) -> None:
-        self._jobs.add(Verification(self._run_dir, names, self._operations))
-
-    def _plan_resume(self, name: str | None) -> None:
-        evidence = self._run_state.steps
-        loss = Loss(evidence.step, evidence.typical_step_ns)
-        planning = ResumePlanning(self._run_dir, name, loss)
-        self._jobs.add(planning, lambda: self._ask_to_resume(planning))
-
-    def _ask_to_resume(self, planning: ResumePlanning) -> bool:
-        """Show the plan; False: there is none, and the job's line says why."""
-        plan = planning.plan
-        if plan is None:
-            return False
-
-        def answered(yes: bool | None) -> None:  # noqa: FBT001 - Textual's callback
-            if yes:
-                started = start_resume(self._run_dir, plan, self._operations)
-                self._jobs.add(Resuming(started, plan.title))
-
-        self.push_screen(PlanDialog(shown_plan(plan)), answered)
-        return True
+        held = ["display held"] if self._is_held else []
+        watch.show(self._attached.view(), ", ".join(held + self._attached.notes()))
 
     def _fatal_error(self) -> None:
         """Leave the screen as it was found; the command line tells what happened."""
@@ -287,12 +257,14 @@ class OpsdashApp(App[int]):
 
 
 def run_app(
-    run_dir: RunDir,
+    run_dir: RunDir | None,
     *,
     is_readonly: bool = False,
     theme: str | None = None,
     is_ascii: bool = False,
     has_mouse: bool = True,
+    runs: Path | None = None,
+    config: Path | None = None,
 ) -> int:
     """Show the dashboard until it is left; return the exit code.
 
@@ -301,11 +273,13 @@ def run_app(
     """
     look = appearance(
         os.environ,
-        theme=theme,
+        theme=theme or (read_theme(config) if config else None),
         ascii_only=is_ascii,
         encoding=getattr(sys.stdout, "encoding", None),
     )
-    app = OpsdashApp(run_dir, look, is_readonly=is_readonly)
+    if look.glyphs.ascii_only:
+        ScrollBar.renderer = PlainScrollBar
+    app = OpsdashApp(run_dir, look, is_readonly=is_readonly, runs=runs, config=config)
     code = app.run(mouse=has_mouse)
     if app.crash is not None:
         raise app.crash

@@ -1,29 +1,106 @@
 """What panes ask of the app: they show and point, the app acts.
 
-A pane never verifies, resumes or switches to another pane by itself.
+A pane never verifies, resumes or switches to another pane by itself. Whatever
+is done to the run is a `Wish`; the rest moves the operator about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from textual.message import Message
 
 
-class VerifyRequested(Message):
-    """The operator wants checkpoints read again."""
+class Wish(Message):
+    """Something that the operator wants done."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+
+class VerifyRequested(Wish):
+    """Read checkpoints again."""
+
+    def __init__(self, names: Sequence[str], *, is_deep: bool = False) -> None:
         super().__init__()
         self.names = tuple(names)
         """Directory names below `checkpoints/`."""
+        self.is_deep = is_deep
+        """Values too, in a process with torch."""
 
 
-class ResumeRequested(Message):
-    """The operator wants to see what a resume would do."""
+class StoreVerifyRequested(Wish):
+    """Read chunk stores again."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        super().__init__()
+        self.nodes = tuple(nodes)
+
+
+class ResumeRequested(Wish):
+    """Show what a resume would do."""
 
     def __init__(self, name: str | None) -> None:
         super().__init__()
         self.name = name
         """Directory name of the checkpoint; None: the newest verified one."""
+
+
+class PinRequested(Wish):
+    """Keep a checkpoint for ever, or no longer."""
+
+    def __init__(self, name: str, *, is_pinned: bool) -> None:
+        super().__init__()
+        self.name = name
+        self.is_pinned = is_pinned
+
+
+class CompareRequested(Wish):
+    """Tell what differs between two checkpoints."""
+
+    def __init__(self, old: str, new: str) -> None:
+        super().__init__()
+        self.old = old
+        self.new = new
+
+
+class RepairRequested(Wish):
+    """Mend a node's chunk store."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self.node = node
+
+
+class RestoreRequested(Wish):
+    """Put a round back."""
+
+    def __init__(
+        self, node: str, round_num: int, *, to: Path | None, tensors: str | None = None
+    ) -> None:
+        super().__init__()
+        self.node = node
+        self.round_num = round_num
+        self.to = to
+        """The file to write; None: into the running federation."""
+        self.tensors = tensors
+        """Glob of tensor names; None: all."""
+
+
+class RunRequested(Wish):
+    """Ask the running trainer for something."""
+
+    def __init__(self, kind: str, args: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.kind = kind
+        """One of `agent.rundir.request_args.KINDS`."""
+        self.args = dict(args)
+
+
+class StacksOpened(Message):
+    """The operator wants to read a process's Python stacks."""
+
+    def __init__(self, stem: str) -> None:
+        super().__init__()
+        self.stem = stem
+        """`rank-00003`, `server`, or a client's key."""
 
 
 class StepOpened(Message):
@@ -35,11 +112,9 @@ class StepOpened(Message):
         self.rank = rank
 
 
-class CopyRequested(Message):
-    """The operator wants a text in the clipboard."""
+class RunChosen(Message):
+    """The operator wants to watch another run."""
 
-    def __init__(self, text: str, what: str) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.text = text
-        self.what = what
-        """What it is, for the answer: `digest`, `command` …"""
+        self.path = path

@@ -202,3 +202,12 @@ THEMES: Mapping[str, Theme] = {
     theme.name: theme for theme in (_DARK, _LIGHT, _ANSI_DARK, _ANSI_LIGHT, _MONO)
 }
 """For `App.register_theme`, by the name that `--theme` takes."""
+
+
+def next_theme(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return the theme after this one; None where the terminal wants no colours."""
+    if "NO_COLOR" in environ:
+        return None
+    names = [theme for theme in THEMES if theme != _MONO.name]
+    place = names.index(name) + 1 if name in names else 0
+    return names[place % len(names)]

@@ -42,6 +42,9 @@ COMMANDS = {
     "verify-deep": Command(
         "trainer.checkpoint.deep:main", "look at a checkpoint's values"
     ),
+    "compare": Command(
+        "trainer.checkpoint.compare:main", "measure how two checkpoints differ"
+    ),
     "restore": Command(
         "trainer.chunks.commands:restore_main", "write a round to a file"
     ),

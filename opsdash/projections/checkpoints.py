@@ -75,6 +75,13 @@ class CheckpointRow:
         return self.why_not is None
 
     @property
+    def save_ns(self) -> int | None:
+        """How long training waited for it to be on the disk; None: untold."""
+        parts = (self.write_ns, self.fsync_ns, self.publish_ns)
+        known = [ns for ns in parts if ns is not None]
+        return sum(known) if known else None
+
+    @property
     def is_published(self) -> bool:
         """Whether it carries its final name and was not set aside."""
         return self.stage in (Stage.PUBLISHED, Stage.VERIFIED, Stage.DAMAGED)

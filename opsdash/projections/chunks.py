@@ -91,6 +91,10 @@ class Chunks:
         ]
         return sorted(rows, key=lambda row: (-row.num_damaged, row.node))
 
+    def nodes(self) -> tuple[str, ...]:
+        """Return the nodes that told of a store."""
+        return tuple(sorted(self._stores))
+
     def damages(self) -> list[Damage]:
         """Return what was found damaged, unrepaired first."""
         return sorted(self._damages.values(), key=lambda damage: damage.is_repaired)

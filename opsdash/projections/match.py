@@ -39,8 +39,13 @@ class Matcher:
         return self._expression is None
 
 
-def matcher(pattern: str) -> Matcher:
-    """Compile what an operator typed so far. Never raises."""
+def matcher(pattern: str, *, is_literal: bool = False) -> Matcher:
+    """Compile what an operator typed so far. Never raises.
+
+    Args:
+        pattern: As it was typed.
+        is_literal: Take it literally, because as an expression it takes too long.
+    """
     wanted = pattern[:MAX_PATTERN]
     is_inverse = wanted.startswith("!")
     wanted = wanted.removeprefix("!")
@@ -48,7 +53,7 @@ def matcher(pattern: str) -> Matcher:
         return Matcher(pattern, is_inverse, is_literal=False, _expression=None)
     has_capital = any(character.isupper() for character in wanted)
     flags = re.NOFLAG if has_capital else re.IGNORECASE
-    expression = _compiled(wanted, flags)
+    expression = None if is_literal else _compiled(wanted, flags)
     is_literal = expression is None
     if expression is None:
         expression = re.compile(re.escape(wanted), flags)

@@ -37,7 +37,7 @@ _ORDERS: dict[str, Callable[[CheckpointRow], Any]] = {
     "state": lambda row: row.stage,
     "size": lambda row: row.size_bytes or 0,
     "checked": lambda row: row.check.time_ns if row.check else 0,
-    "save": lambda row: _save_ns(row) or 0,
+    "save": lambda row: row.save_ns or 0,
 }
 
 
@@ -145,7 +145,7 @@ def _cells(row: CheckpointRow, view: View) -> tuple[Cell, ...]:
         Cell(row.stage, _STAGE_TONES.get(row.stage, "dim")),
         Cell(units.byte_size(row.size_bytes)),
         Cell(_checked(row, view), "dim"),
-        Cell(units.duration(_save_ns(row)), "dim"),
+        Cell(units.duration(row.save_ns), "dim"),
         Cell(_short(row.digest), "dim"),
         Cell(*_resumable(row)),
     )
@@ -159,13 +159,6 @@ def _resumable(row: CheckpointRow) -> tuple[str, str]:
     if row.why_not is None:
         return ("yes", "ok")
     return (f"no: {row.why_not}", "dim" if not row.is_published else "warn")
-
-
-def _save_ns(row: CheckpointRow) -> int | None:
-    parts = [
-        ns for ns in (row.write_ns, row.fsync_ns, row.publish_ns) if ns is not None
-    ]
-    return sum(parts) if parts else None
 
 
 def _short(digest: str | None) -> str:
@@ -185,7 +178,7 @@ def _details(row: CheckpointRow, view: View) -> list[Fact]:
     if row.attempt is not None:
         why = f", saved for `{row.reason}`" if row.reason else ""
         facts.append(Fact("attempt", f"{row.attempt}{why}"))
-    if _save_ns(row) is not None:
+    if row.save_ns is not None:
         facts.append(Fact("save", _phases(row)))
     if row.loaded_in:
         attempts = ", ".join(map(str, row.loaded_in))

@@ -50,7 +50,7 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Lay out the list."""
-        with VerticalScroll():
+        with VerticalScroll(classes="boxed"):
             yield Facts(self._facts)
 
 

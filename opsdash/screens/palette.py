@@ -1,27 +1,59 @@
-"""What the palette offers beside Textual's own: every pane and every checkpoint."""
+"""What the palette offers beside Textual's own: every pane, action and checkpoint."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from textual.app import SystemCommand
+from textual.binding import Binding
+from textual.dom import DOMNode
 
-from opsdash.projections.checkpoints import CheckpointRow
-from opsdash.screens.watch import PANES
+from opsdash import messages
+from opsdash.projections.run import Run
+from opsdash.screens.watch import PANES, WatchScreen
 
 _MAX_CHECKPOINTS = 50
 
 
-def palette_commands(
-    rows: Sequence[CheckpointRow],
-    show_pane: Callable[[int], object],
-    verify: Callable[[tuple[str, ...]], object],
-) -> Iterator[SystemCommand]:
-    """Return a command per pane, then one per published checkpoint, newest first."""
+def palette_commands(watch: WatchScreen, run: Run) -> Iterator[SystemCommand]:
+    """Yield a command per pane, then per key that works here, then per checkpoint."""
     for index, pane in enumerate(PANES):
         yield SystemCommand(
-            f"show {pane.TITLE}", f"key {index + 1}", partial(show_pane, index)
+            f"show {pane.TITLE}", f"key {index + 1}", partial(_show, watch, index)
         )
-    published = [row for row in rows if row.is_published]
+    nodes = (watch.pane or watch).ancestors_with_self
+    for node in nodes:
+        yield from _actions(node)
+    published = [row for row in run.checkpoints.rows() if row.is_published]
     for row in published[:_MAX_CHECKPOINTS]:
         name = row.directory
-        yield SystemCommand(f"verify {name}", row.stage, partial(verify, (name,)))
+        verify, resume = messages.VerifyRequested, messages.ResumeRequested
+        yield _wish(watch, f"verify {name}", row.stage, partial(verify, (name,)))
+        if watch.check_action("resume", ()):
+            yield _wish(watch, f"resume from {name}", row.stage, partial(resume, name))
+
+
+def _show(watch: WatchScreen, index: int) -> None:
+    watch.run_worker(watch.show_pane(index))
+
+
+def _wish(
+    watch: WatchScreen, title: str, text: str, make: Callable[[], messages.Wish]
+) -> SystemCommand:
+    return SystemCommand(title, text, lambda: watch.post_message(make()))
+
+
+def _actions(node: DOMNode) -> Iterator[SystemCommand]:
+    """Yield what the keys of a node do, where it may be done."""
+    for binding in Binding.make_bindings(getattr(type(node), "BINDINGS", [])):
+        name = binding.action.partition("(")[0]
+        is_offered = binding.description and not binding.action.startswith("pane(")
+        if is_offered and node.check_action(name, ()):
+            yield SystemCommand(
+                binding.description.lower(),
+                f"key {binding.key}",
+                partial(_run, node, binding.action),
+            )
+
+
+def _run(node: DOMNode, action: str) -> None:
+    node.app.run_worker(node.app.run_action(action, node))

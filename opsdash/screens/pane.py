@@ -5,13 +5,30 @@ while it is on the screen, and at once when it comes to it.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 from textual.containers import Vertical
 from textual.widget import Widget
 
 from opsdash.projections.run import Run
 from opsdash.projections.run_state import Verdict
+
+ACTS = frozenset(
+    {"resume", "restore", "request", "pause_run", "pin", "repair", "restore_round"}
+)
+"""Actions that change something; a dashboard that only reads has none of them."""
+
+
+@runtime_checkable
+class KnowsWhoActs(Protocol):
+    """An app that was told whether its operator only reads."""
+
+    is_readonly: bool
+
+
+def may_act(app: object) -> bool:
+    """Whether keys that act exist in an app."""
+    return not (isinstance(app, KnowsWhoActs) and app.is_readonly)
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,14 @@ class Pane(Vertical):
     """
     TITLE: ClassVar[str]
     """As the bar of panes shows it."""
+
+    def check_action(
+        self,
+        action: str,
+        parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
+    ) -> bool | None:
+        """Leave acting to who may act."""
+        return may_act(self.app) or action not in ACTS
 
     def show(self, view: View) -> None:
         """Show the run as it is now."""

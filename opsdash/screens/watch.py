@@ -4,17 +4,27 @@ Panes are made when they are first looked at, so that the first picture does not
 wait for charts that nobody asked for; only the pane in sight is kept up.
 """
 
-from textual.app import ComposeResult
-from textual.containers import Vertical
-from textual.widgets import Footer
+from collections.abc import Callable
+from typing import ClassVar
 
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.widgets import Footer, Input
+
+from opsdash.messages import (
+    ResumeRequested,
+    StepOpened,
+    StoreVerifyRequested,
+    VerifyRequested,
+)
 from opsdash.screens.barriers import BarriersPane
 from opsdash.screens.checkpoints import CheckpointsPane
 from opsdash.screens.chunks import ChunksPane
 from opsdash.screens.events import EventsPane
 from opsdash.screens.optimizer import OptimizerPane
 from opsdash.screens.overview import OverviewPane
-from opsdash.screens.pane import Pane, View
+from opsdash.screens.pane import ACTS, Pane, View, may_act
 from opsdash.screens.pane_bar import PaneBar
 from opsdash.screens.rounds import RoundsPane
 from opsdash.screens.verdict_text import verdict_text
@@ -31,6 +41,8 @@ PANES: tuple[type[Pane], ...] = (
     RoundsPane,
     EventsPane,
 )
+CHECKPOINTS, CHUNKS, EVENTS = 2, 4, 6
+"""Where these panes are in `PANES`."""
 _MAX_JOB_LINES = 3
 
 
@@ -54,11 +66,26 @@ class WatchScreen(ThinScreen[None]):
         }
     }
     """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            # Before the focused widget sees it: what is typed next is for the pane.
+            Binding(str(i), f"pane({i - 1})", pane.TITLE, show=False, priority=True)
+            for i, pane in enumerate(PANES, start=1)
+        ),
+        Binding("v", "verify_newest", "Verify"),
+        Binding("r", "resume", "Resume"),
+        Binding("R", "restore", "Restore a round", show=False),
+        Binding("slash", "filter", "Filter", priority=True),
+        Binding("z", "zoom", "Maximise", show=False),
+        Binding("c", "copy", "Copy", show=False),
+    ]
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, view: Callable[[], View]) -> None:
+        """Watch a run; `view` gives its present moment."""
         super().__init__()
         self.shown = 0
         self._run_name = name
+        self._view = view
         self._panes: dict[int, Pane] = {}
         self._jobs: dict[str, JobLine] = {}
 
@@ -70,29 +97,97 @@ class WatchScreen(ThinScreen[None]):
         yield Vertical(id="jobs")
         yield Footer(show_command_palette=False)
 
+    def check_action(
+        self,
+        action: str,
+        parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
+    ) -> bool | None:
+        """Leave keys to what is typed into, and acting to who may act."""
+        if action in ("pane", "filter"):
+            return not isinstance(self.focused, Input)
+        return may_act(self.app) or action not in ACTS
+
     @property
     def pane(self) -> Pane | None:
         """The pane in sight."""
         return self._panes.get(self.shown)
 
-    async def show_pane(self, index: int, view: View | None) -> Pane:
+    async def show_pane(self, index: int) -> Pane:
         """Bring a pane into sight, and the focus into it."""
         pane = self._panes.get(index)
         if pane is None:
             pane = self._panes[index] = PANES[index]()
             await self.query_one("#panes").mount(pane)
+        if self.maximized is not None and index != self.shown:
+            self.minimize()
         self.shown = index
         for number, other in self._panes.items():
             other.display = number == index
-        if view is not None:
-            self.show(view)
+        self.show(self._view())
         pane.focus_first()
         return pane
+
+    async def action_pane(self, index: int) -> None:
+        """Bring a pane into sight."""
+        await self.show_pane(index)
+
+    async def action_verify_newest(self) -> None:
+        """Read the newest published checkpoint again; of a federation, the stores."""
+        run = self._view().run
+        newest, nodes = run.checkpoints.newest(), run.chunks.nodes()
+        if newest is not None:
+            await self.show_pane(CHECKPOINTS)
+            self.post_message(VerifyRequested((newest.directory,)))
+        elif nodes:
+            await self.show_pane(CHUNKS)
+            self.post_message(StoreVerifyRequested(nodes))
+        else:
+            self.notify("nothing was saved yet", severity="warning")
+
+    def action_resume(self) -> None:
+        """Show what a resume from the newest verified checkpoint would do."""
+        self.post_message(ResumeRequested(None))
+
+    async def action_restore(self) -> None:
+        """Go where a round can be chosen to be restored."""
+        await self.show_pane(CHUNKS)
+        self.notify("enter opens a node and then a round; there, R restores it")
+
+    def action_filter(self) -> None:
+        """Begin to type a filter, where the pane has one."""
+        if self.pane is not None and not self.pane.filter_rows():
+            self.notify("nothing to filter here: 7 has the events")
+
+    def action_zoom(self) -> None:
+        """Give the focused widget the whole screen, or take it back."""
+        if self.maximized is not None:
+            self.minimize()
+        elif self.focused is not None:
+            self.maximize(self.focused, container=False)
+
+    def action_copy(self) -> None:
+        """Copy what the pane offers through the terminal (OSC 52)."""
+        offered = self.pane.text_to_copy() if self.pane is not None else None
+        if offered is None:
+            self.notify("nothing to copy here")
+            return
+        self.app.copy_to_clipboard(offered[0])
+        self.notify(f"{offered[1]} copied, if the terminal allows it")
+
+    async def on_step_opened(self, message: StepOpened) -> None:
+        """Go to the events of a step."""
+        pane = await self.show_pane(EVENTS)
+        if isinstance(pane, EventsPane):
+            pane.show_step(message.step, message.rank)
+
+    async def on_pane_bar_chosen(self, message: PaneBar.Chosen) -> None:
+        """Go to the pane that was clicked."""
+        await self.show_pane(message.index)
 
     def show(self, view: View, note: str = "") -> None:
         """Show the run as it is now."""
         verdict = view.verdict
-        self.query_one(VerdictLine).show(str(verdict.state), verdict_text(verdict))
+        self.query_one(VerdictLine).show(str(verdict.state), verdict_text(view))
         self.query_one(PaneBar).show(
             self.shown, note or self._run_name, is_urgent=bool(note)
         )

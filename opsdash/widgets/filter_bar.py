@@ -37,7 +37,8 @@ class FilterBar(Horizontal):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "clear", "Clear filter", show=False),
-        Binding("down", "leave", "To the rows", show=False),
+        # Before the input: what is typed next is for the rows.
+        Binding("enter,down", "leave", "To the rows", show=False, priority=True),
     ]
 
     class FilterChanged(Message):
@@ -88,9 +89,20 @@ class FilterBar(Horizontal):
         """Put a pattern in, as a saved one; it is posted like a typed one."""
         self.query_one(Input).value = pattern
 
-    def show_count(self, num_matching: int, num_all: int) -> None:
-        """Say how many rows the pattern lets through."""
-        self.query_one(_Count).show(num_matching, num_all, self.pattern)
+    def show_count(
+        self, num_matching: int, num_all: int, *, is_literal: bool | None = None
+    ) -> None:
+        """Say how many rows the pattern lets through.
+
+        Args:
+            num_matching: Rows that are left.
+            num_all: Rows in all.
+            is_literal: Whether the pattern is taken literally; None: if it is
+                no regular expression.
+        """
+        self.query_one(_Count).show(
+            num_matching, num_all, self.pattern, is_literal=is_literal
+        )
 
     def focus_input(self) -> None:
         """Begin to type."""
@@ -101,13 +113,9 @@ class FilterBar(Horizontal):
         event.stop()
         self.post_message(self.FilterChanged(self, event.value))
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Keep the filter and go to the rows."""
-        event.stop()
-        self.action_leave()
-
     def action_leave(self) -> None:
-        """Keep the filter and go to the rows."""
+        """Keep the filter and go to the rows, which follow this bar."""
+        self.screen.focus_next()
         self.post_message(self.Left(self))
 
     def action_clear(self) -> None:
@@ -131,9 +139,12 @@ class _Count(LineWidget):
         self.text = ""
         self.note = ""
 
-    def show(self, num_matching: int, num_all: int, pattern: str) -> None:
+    def show(
+        self, num_matching: int, num_all: int, pattern: str, *, is_literal: bool | None
+    ) -> None:
         filtering = matcher(pattern)
-        self.note = "literally " if filtering.is_literal else ""
+        is_literal = filtering.is_literal if is_literal is None else is_literal
+        self.note = "literally " if is_literal else ""
         self.text = f"{count(num_matching)} of {count(num_all)}"
         if filtering.is_everything:
             self.text = count(num_all)

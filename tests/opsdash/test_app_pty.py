@@ -1,6 +1,5 @@
 """The dashboard under a real pseudo-terminal: keys, signals, small screens."""
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -150,7 +149,7 @@ def test_r_on_a_dead_run_shows_the_plan_then_starts_it_detached(tmp_path):
     assert list(run.run.logs.iterdir())
 
 
-def test_r_on_a_live_run_says_why_not(tmp_path):
+def test_r_on_a_live_run_that_takes_no_requests_says_why_not(tmp_path):
     run = RunWriter(tmp_path / "run-1")
     run.begin()
     run.beat()
@@ -160,7 +159,7 @@ def test_r_on_a_live_run_says_why_not(tmp_path):
         terminal.wait_for("step 30")
         terminal.send("r")
 
-        terminal.wait_for(f"attempt 1 is running: process {os.getpid()}")
+        terminal.wait_for("its trainer takes none")
         terminal.send("\r")
         terminal.settle()
         assert "escape closes" in terminal.text
@@ -221,7 +220,7 @@ def test_a_live_run_moves_on_the_screen_and_p_stops_the_display_only(tmp_path):
         terminal.wait_for("step 12")
 
         terminal.send("p")
-        terminal.wait_for("display paused")
+        terminal.wait_for("display held")
         run.steps(13, 14)
         terminal.settle(1.5)
         assert "step 14" not in terminal.text

@@ -1,0 +1,78 @@
+"""The Python stacks that a process left in its file, newest dump first.
+
+The file holds what `faulthandler` wrote, dump after dump, for people; here it
+is cut into dumps and threads, never more than its end is read, and nothing in
+it is trusted to have that form.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.rundir.layout import RunDir
+from agent.rundir.stacks import stacks_file
+
+_MAX_BYTES = 256 << 10
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ .*$")
+_THREAD = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+.*:$")
+_FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<name>.*)$')
+
+
+@dataclass(frozen=True)
+class StackDump:
+    """What one process wrote at one moment."""
+
+    stamp: str
+    """When and why, as its first line says; empty: it was made by a signal."""
+    lines: tuple[str, ...]
+
+    def frames(self) -> list[str]:
+        """Return the main thread's frames, innermost first: `loop.py:120 run`.
+
+        `faulthandler` writes the main thread last.
+        """
+        frames: list[str] = []
+        for line in self.lines:
+            if _THREAD.match(line):
+                frames = []
+            elif found := _FRAME.match(line):
+                name = Path(found["file"]).name
+                frames.append(f"{name}:{found['line']} {found['name']}")
+        return frames
+
+
+def read_dumps(run: RunDir, attempt: int, stem: str) -> list[StackDump]:
+    """Return the dumps of a process, newest first; empty: it wrote none."""
+    lines = _last_lines(stacks_file(run, attempt, stem))
+    dumps: list[StackDump] = []
+    stamp, body = "", list[str]()
+    for line in lines:
+        if _STAMP.match(line):
+            _close(dumps, stamp, body)
+            stamp, body = line, []
+        elif line.strip() and not line.startswith("# "):
+            body.append(line)
+    _close(dumps, stamp, body)
+    return dumps[::-1]
+
+
+def _close(dumps: list[StackDump], stamp: str, body: list[str]) -> None:
+    if body:
+        dumps.append(StackDump(stamp, tuple(body)))
+
+
+def _last_lines(path: Path) -> list[str]:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except OSError:
+        return []
+    try:
+        size = os.fstat(fd).st_size
+        data = os.pread(fd, _MAX_BYTES, max(0, size - _MAX_BYTES))
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    return data.decode("utf-8", "replace").splitlines()

@@ -1,0 +1,1 @@
+"""What the app does in the background for its operator, as lines on the screen."""

@@ -1,0 +1,211 @@
+"""What an operator does to a run: plan it, show the plan, do it, follow it.
+
+Nothing is done before its plan was shown and confirmed. A live run is asked; a
+dead one is started again, or mended by the trainer's own commands.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from textual.screen import Screen
+
+from agent.rundir.errors import RunDirError
+from agent.rundir.verify.verdict import Level
+from opsdash import messages
+from opsdash.jobs.asking import Asking
+from opsdash.jobs.attached import Attached
+from opsdash.jobs.command import (
+    CommandJob,
+    Summary,
+    say_nothing,
+    say_repaired,
+    say_restored,
+)
+from opsdash.jobs.resuming import ResumePlanning, Resuming
+from opsdash.jobs.verification import Verification
+from opsdash.operations.compare import compare_checkpoints, plan_measure
+from opsdash.operations.plan import Plan
+from opsdash.operations.request_plans import plan_request
+from opsdash.operations.requests import ask
+from opsdash.operations.standing import running
+from opsdash.operations.start import start_resume
+from opsdash.operations.store_plans import plan_pin, plan_repair, plan_restore
+from opsdash.operations.targets import Target
+from opsdash.operations.trainer_command import TrainerCommand
+from opsdash.screens.comparison import ComparisonScreen
+
+
+class _NoRollbackError(RunDirError):
+    """A federation has no checkpoint to go back to while it runs."""
+
+
+class Desk(Protocol):
+    """Where plans are shown and troubles told: the app."""
+
+    def ask_to_confirm(self, plan: Plan, act: Callable[[], None]) -> None:
+        """Show a plan; call `act` if the operator confirms it."""
+
+    def show_screen(self, screen: Screen[None]) -> None:
+        """Show something over the run."""
+
+    def tell_trouble(self, error: RunDirError) -> None:
+        """Say why something cannot be done."""
+
+
+class Acting:
+    """Everything that can be done to the attached run."""
+
+    def __init__(self, attached: Attached, desk: Desk) -> None:
+        self._attached = attached
+        self._run = attached.run
+        self._jobs = attached.jobs
+        self._log = attached.log
+        self._desk = desk
+
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody runs, or may run on another host."""
+        return running(self._run) is not None
+
+    def grant(self, wish: messages.Wish) -> None:
+        """Do what a pane asks for, or show the plan of it first."""
+        match wish:
+            case messages.VerifyRequested():
+                level = Level.DEEP if wish.is_deep else Level.CONTENT
+                self.verify(wish.names, level)
+            case messages.StoreVerifyRequested():
+                self.verify_stores(wish.nodes)
+            case messages.ResumeRequested():
+                self.resume(wish.name)
+            case messages.PinRequested():
+                self.pin(wish.name, is_pinned=wish.is_pinned)
+            case messages.RepairRequested():
+                self.repair(wish.node)
+            case messages.RestoreRequested():
+                self.restore(wish)
+            case messages.RunRequested():
+                self.request(wish.kind, wish.args)
+            case messages.CompareRequested():
+                self.compare(wish.old, wish.new)
+
+    def verify(self, names: tuple[str, ...], level: Level = Level.CONTENT) -> None:
+        """Read checkpoints again: a pure read needs no plan."""
+        targets = [Target(self._run.checkpoints / name, name) for name in names]
+        self._jobs.add(Verification(tuple(targets), self._log, level))
+
+    def verify_stores(self, nodes: tuple[str, ...]) -> None:
+        """Read chunk stores again."""
+        targets = [
+            Target(self._run.chunk_store(node), f"chunks/{node}", is_store=True)
+            for node in nodes
+        ]
+        self._jobs.add(Verification(tuple(targets), self._log))
+
+    def request(self, kind: str, args: dict[str, Any] | None = None) -> None:
+        """Plan a request to the running trainer, and make it if confirmed."""
+        wanted = args or {}
+        standing = self._attached.standing()
+        with _told(self._desk):
+            plan = plan_request(self._run, kind, wanted, standing)
+            self._desk.ask_to_confirm(plan, lambda: self._ask(plan, wanted))
+
+    def pause_or_continue(self) -> None:
+        """Ask for the one that makes sense now."""
+        self.request("continue" if self._attached.is_paused else "pause")
+
+    def resume(self, name: str | None) -> None:
+        """Go back while it runs, or start it again where it is dead."""
+        if self.is_live and self._attached.folded.kind == "federated" and not name:
+            self._desk.tell_trouble(
+                _NoRollbackError(
+                    "a federation that runs goes back by restoring a round",
+                    hint="5 shows the stores: enter opens a round, R restores it",
+                )
+            )
+            return
+        if self.is_live:
+            self.request("resume", {} if name is None else {"checkpoint": name})
+            return
+        loss = self._attached.standing().loss
+        planning = ResumePlanning(self._run, name, loss)
+        self._jobs.add(planning, lambda: self._planned(planning))
+
+    def pin(self, name: str, *, is_pinned: bool) -> None:
+        """Keep a checkpoint from retention, or let it have it again."""
+        if self.is_live:
+            kind = "pin" if is_pinned else "unpin"
+            self.request(kind, {"checkpoint": name})
+            return
+        plan = plan_pin(self._run, name, is_pinned=is_pinned)
+        self._command(plan, say_nothing)
+
+    def repair(self, node: str) -> None:
+        """Mend a store: by the trainer that owns it, or where nobody runs, here."""
+        if self.is_live:
+            self.request("repair", {"node": node})
+            return
+        with _told(self._desk):
+            self._command(plan_repair(self._run, node), say_repaired)
+
+    def restore(self, wish: messages.RestoreRequested) -> None:
+        """Put a round into a file, or into the running federation."""
+        if wish.to is None:
+            args = {"node": wish.node, "round_num": wish.round_num}
+            more = {"tensors": wish.tensors} if wish.tensors else {}
+            self.request("restore", {**args, **more})
+            return
+        with _told(self._desk):
+            plan = plan_restore(
+                self._run, wish.node, wish.round_num, wish.to, wish.tensors
+            )
+            self._command(plan, say_restored)
+
+    def compare(self, old: str, new: str) -> None:
+        """Show what differs between two checkpoints: a pure read needs no plan."""
+        with _told(self._desk):
+            compared = compare_checkpoints(self._run, old, new)
+            measuring = TrainerCommand(plan_measure(self._run, old, new))
+            self._desk.show_screen(ComparisonScreen(compared, measuring))
+
+    def _ask(self, plan: Plan, args: dict[str, Any]) -> None:
+        with _told(self._desk):
+            asked = ask(self._run, plan, args, self._log)
+            requests = self._attached.folded.requests
+            self._jobs.add(
+                Asking(
+                    asked,
+                    lambda: requests.get(asked.request),
+                    self._attached.standing().num_processes,
+                )
+            )
+
+    def _command(self, plan: Plan, say: Summary) -> None:
+        def begin() -> None:
+            with _told(self._desk):
+                self._jobs.add(CommandJob(TrainerCommand(plan, self._log), say))
+
+        self._desk.ask_to_confirm(plan, begin)
+
+    def _planned(self, planning: ResumePlanning) -> bool:
+        """Show the plan; False: there is none, and the job's line says why."""
+        plan = planning.plan
+        if plan is None:
+            return False
+
+        def begin() -> None:
+            with _told(self._desk):
+                started = start_resume(self._run, plan, self._log)
+                self._jobs.add(Resuming(started, plan.title))
+
+        self._desk.ask_to_confirm(plan, begin)
+        return True
+
+
+@contextmanager
+def _told(desk: Desk) -> Iterator[None]:
+    """Tell the desk what the world lacks, and go on."""
+    try:
+        yield
+    except RunDirError as error:
+        desk.tell_trouble(error)

@@ -1,0 +1,51 @@
+"""A request to the running trainer, from its file to its outcome."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from opsdash.operations.requests import Asked, Step
+from opsdash.projections.requests import RequestRow
+from opsdash.widgets.progress import JobState
+
+
+@dataclass
+class Asking:
+    """One request; what events tell of it is asked for anew each time."""
+
+    asked: Asked
+    told: Callable[[], RequestRow | None]
+    num_processes: int | None
+    """Ranks that take part; None where nobody said."""
+
+    @property
+    def title(self) -> str:
+        """What was asked for."""
+        return self.asked.plan.title
+
+    def cancel(self) -> None:
+        """Take it back, if the trainer has not taken it."""
+        self.asked.withdraw()
+
+    def leave(self) -> None:
+        """Nothing: a request stands without whoever made it."""
+
+    def state(self) -> JobState:
+        """Return what a line shows of it now."""
+        step = self.asked.look(self.told())
+        if step is Step.WAITING:
+            return JobState(self.title, detail="asked, waits for a safe point")
+        if step is Step.RUNNING:
+            return JobState(self.title, detail=self._acks())
+        if step is Step.DONE:
+            return JobState(self.title, outcome="ok", detail=self._acks())
+        if step is Step.WITHDRAWN:
+            return JobState(self.title, outcome="cancelled", detail="taken back")
+        return JobState(self.title, outcome="failed", detail=self.asked.error)
+
+    def _acks(self) -> str:
+        acked = self.asked.acked
+        if not acked:
+            return "taken" if not self.asked.is_over else ""
+        if self.num_processes is None or not acked[0].startswith("rank-"):
+            return f"acknowledged by {', '.join(acked[:4])}"
+        return f"acknowledged by {len(acked)} of {self.num_processes} ranks"

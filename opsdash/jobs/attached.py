@@ -1,0 +1,104 @@
+"""One run that is attached: what reads it, what was folded, what is done to it.
+
+The app shows it and gives it up when another run is chosen; nothing here knows
+a widget but the lines of jobs.
+"""
+
+import time
+from collections.abc import Callable
+
+from agent.rundir.layout import RunDir
+from opsdash.feed.cursor import Clocks
+from opsdash.feed.reader import RunReader, system_clocks
+from opsdash.feed.thread import Feed
+from opsdash.jobs.board import JobBoard
+from opsdash.operations.record import OperationLog
+from opsdash.operations.standing import Standing
+from opsdash.projections.run import Run
+from opsdash.screens.pane import View
+
+_IDLE_SHOW_S = 1.0
+"""Without news the screen is shown anew once a second: ages go on."""
+
+
+class Attached:
+    """A run directory under a screen."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        *,
+        is_readonly: bool = False,
+        clocks: Callable[[], Clocks] = system_clocks,
+    ) -> None:
+        """Prepare; nothing is read before `start`."""
+        self.run = run
+        self.folded = Run()
+        self.jobs = JobBoard()
+        self.is_readonly = is_readonly
+        self.log = None if is_readonly else OperationLog(run)
+        self._clocks = clocks
+        self._feed = Feed(RunReader(run, clocks=clocks))
+        self._has_news = False
+        self._shown_s = 0.0
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._feed.start()
+
+    def stop(self) -> None:
+        """Stop reading; give up what makes no sense without a screen."""
+        self.jobs.leave()
+        self._feed.stop()
+
+    def take(self) -> None:
+        """Fold what was read since the last call."""
+        for batch in self._feed.take():
+            self.folded.fold(batch)
+            self._has_news = self._has_news or bool(batch.lines)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to show."""
+        return self._has_news or time.monotonic() - self._shown_s >= _IDLE_SHOW_S
+
+    def view(self) -> View:
+        """Return this moment of the run."""
+        self._has_news, self._shown_s = False, time.monotonic()
+        now = self._clocks()
+        verdict = self.folded.verdict(now.mono_ns, now.time_ns)
+        return View(self.folded, now.mono_ns, now.time_ns, verdict)
+
+    def notes(self) -> list[str]:
+        """Return what the screen says about reading."""
+        notes = []
+        if not self.folded.is_caught_up:
+            notes.append(f"reading {self.folded.read_frac:.0%}")
+        if self.folded.is_polling:
+            notes.append("polling")
+        if self.is_readonly:
+            notes.append("read only")
+        return notes
+
+    def standing(self) -> Standing:
+        """Return what a plan is told of the run."""
+        folded, now = self.folded, self._clocks()
+        evidence = folded.evidence(now.mono_ns, now.time_ns)
+        newest = folded.checkpoints.newest()
+        num_clients = sum(client.is_present for client in folded.rounds.clients())
+        is_federated = folded.kind == "federated"
+        return Standing(
+            is_federated=is_federated,
+            step=evidence.step,
+            step_ns=evidence.step_ns,
+            num_processes=num_clients if is_federated else evidence.world_size,
+            save_ns=newest.save_ns if newest else None,
+            size_bytes=newest.size_bytes if newest else None,
+            silence_ns=evidence.silence_ns,
+        )
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the trainer says that it stands still because it was asked to."""
+        rows = self.folded.rank_rows(self._clocks().mono_ns)
+        return any(row.phase == "paused" for row in rows)

@@ -1,0 +1,70 @@
+"""The jobs of one attached run, and the lines that show how far they are.
+
+Threads and processes do the work and never touch a widget; the app looks at
+them four times a second and shows what they have reached.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Protocol
+
+from opsdash.screens.watch import WatchScreen
+from opsdash.widgets.progress import JobState
+
+
+class Job(Protocol):
+    """Something that goes on beside the screen."""
+
+    @property
+    def title(self) -> str:
+        """What is done to what."""
+
+    def state(self) -> JobState:
+        """Return what a line shows of it now; called from the screen's thread."""
+
+    def cancel(self) -> None:
+        """Stop soon: the operator wants it."""
+
+    def leave(self) -> None:
+        """The dashboard goes: end what makes no sense without it."""
+
+
+class JobBoard:
+    """Every job that was begun, until its last line was shown."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._jobs: dict[str, tuple[Job, Callable[[], bool] | None]] = {}
+
+    def add(self, job: Job, when_done: Callable[[], bool] | None = None) -> None:
+        """Show a job; `when_done` returns whether its line may go then."""
+        self._jobs[f"{next(self._numbers)} {job.title}"] = (job, when_done)
+
+    def cancel(self, key: str) -> None:
+        """Stop a job, if it still runs."""
+        if key in self._jobs:
+            self._jobs[key][0].cancel()
+
+    def cancel_newest(self) -> bool:
+        """Stop the newest job that runs; False: there is none."""
+        if not self._jobs:
+            return False
+        job, _ = self._jobs[next(reversed(self._jobs))]
+        job.cancel()
+        return True
+
+    def leave(self) -> None:
+        """The dashboard goes: threads are daemons and end with the process."""
+        for job, _ in self._jobs.values():
+            job.leave()
+
+    async def show_on(self, watch: WatchScreen) -> None:
+        """Bring every line up to date; a job that ended keeps its last line."""
+        for key, (job, when_done) in list(self._jobs.items()):
+            state = job.state()
+            await watch.show_job(key, state)
+            if state.is_running:
+                continue
+            del self._jobs[key]
+            if when_done is not None and when_done():
+                await watch.forget_job(key)

@@ -1,0 +1,80 @@
+"""Checkpoints and chunk stores that are read again while the screen goes on."""
+
+from dataclasses import dataclass, field
+
+from agent.rundir.verify.verdict import Level, State, Verdict
+from opsdash import units
+from opsdash.operations.record import OperationLog
+from opsdash.operations.targets import Target, first_finding
+from opsdash.operations.verify import VerifyJob
+from opsdash.widgets.progress import JobState
+
+
+@dataclass
+class Verification:
+    """Checkpoints and stores that are read again, one after the other."""
+
+    targets: tuple[Target, ...]
+    log: OperationLog | None = None
+    """Where outcomes are written down; None: nowhere."""
+    level: Level = Level.CONTENT
+    job: VerifyJob = field(init=False)
+
+    def __post_init__(self) -> None:
+        targets = list(self.targets)
+        self.job = VerifyJob(targets, self.level, self.log)
+        self.job.start()
+
+    @property
+    def title(self) -> str:
+        """What is done to what."""
+        deep = " deep" if self.level is Level.DEEP else ""
+        if len(self.targets) == 1:
+            return f"verify{deep} {self.targets[0].name}"
+        return f"verify{deep} {len(self.targets)} of them"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more will change."""
+        return self.job.is_done
+
+    def cancel(self) -> None:
+        """Stop soon."""
+        self.job.cancel()
+
+    def leave(self) -> None:
+        """Stop soon: nobody will see it."""
+        self.cancel()
+
+    def state(self) -> JobState:
+        """Return what a line shows of it now."""
+        if not self.job.is_done:
+            return self._running()
+        if self.job.error:
+            return JobState(self.title, outcome="failed", detail=self.job.error)
+        if self.job.is_cancelled:
+            detail = f"{len(self.job.verdicts)} of {len(self.targets)} were read"
+            return JobState(self.title, outcome="cancelled", detail=detail)
+        return self._ended(list(self.job.verdicts.items()))
+
+    def _running(self) -> JobState:
+        progress = self.job.progress
+        frac = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0
+        num = max(1, progress.num_targets)
+        size = units.byte_size(progress.total_bytes)
+        detail = f"{units.byte_size(progress.done_bytes)} of {size}"
+        return JobState(self.title, (progress.num_done + frac) / num, detail)
+
+    def _ended(self, verdicts: list[tuple[str, Verdict]]) -> JobState:
+        bad = [(name, v) for name, v in verdicts if v.state is not State.SOUND]
+        if not bad:
+            num_bytes = sum(v.num_bytes for _, v in verdicts)
+            took = units.duration(sum(v.elapsed_ns for _, v in verdicts))
+            detail = f"sound: {units.byte_size(num_bytes)} read in {took}"
+            return JobState(self.title, outcome="ok", detail=detail)
+        name, verdict = bad[0]
+        more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+        found = first_finding(verdict) or verdict.advice
+        which = "" if len(self.targets) == 1 else f"{name} "
+        detail = f"{which}{verdict.state}: {found}{more}"
+        return JobState(self.title, outcome="failed", detail=detail)
