@@ -152,8 +152,7 @@ class Emitter:
     def begin(self, **fields: Any) -> bool:  # noqa: ANN401 - RunStarted checks them
         """Write `RunStarted`, and again at the head of every later segment."""
         self._start = fields
-        segment = max(1, self._outlet.file.segment)
-        return self.emit(RunStarted, segment=segment, **fields)
+        return self.emit(RunStarted, **fields)
 
     def drop(self, reason: str) -> None:
         """Count an event that was not written, or could not even be made."""

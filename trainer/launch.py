@@ -13,7 +13,8 @@ import uuid
 from pathlib import Path
 
 from agent.rundir.errors import EXIT_INTERNAL, RunDirError
-from agent.rundir.events import CheckpointPublished, RunEnded, decode_lines
+from agent.rundir.events import CheckpointPublished, RunEnded
+from agent.rundir.history import History
 from agent.rundir.layout import RunDir, rank_stem
 from trainer.catalogue import as_flags
 from trainer.config import TrainConfig
@@ -165,10 +166,7 @@ def _newest_events(run: RunDir) -> list[object]:
     """Return the last events of rank 0 in the newest attempt that left any."""
     try:
         attempts = [int(p.name) for p in run.telemetry.iterdir() if p.name.isdecimal()]
-        path = run.telemetry_file(max(attempts), rank_stem(0))
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            return list(decode_lines(file.read()))
+        newest = History(run, max(attempts), rank_stem(0)).newest(_TAIL_BYTES)
     except (OSError, ValueError):
         return []
+    return list(newest.events) if newest is not None else []
