@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from agent import emitter as emitter_module
 from agent.emitter import Emitter
 from agent.rundir.backlog import MAX_LINES
 from agent.rundir.events import EventsDropped, Heartbeat, StepDone, decode_lines
+from agent.rundir.history import History
+from agent.rundir.layout import RunDir
+from agent.rundir.stretches import Span
 
 ROOT = Path(__file__).parent.parent.parent
 BEAT = {"phase": "training", "phase_age_ns": 1, "progress": 1}
@@ -339,3 +343,47 @@ def test_threads_that_emit_while_segments_change_lose_nothing(tmp_path):
     found = sorted(e["seq"] for path in files for e in lines(path))
     assert found == list(range(len(found)))
     assert len(files) == 6
+
+
+@pytest.mark.parametrize(
+    "trial", [0, 1, *(pytest.param(n, marks=pytest.mark.soak) for n in range(2, 40))]
+)
+def test_whenever_a_writer_is_killed_its_past_is_whole(tmp_path, trial):
+    run = RunDir(tmp_path)
+    path = run.telemetry_file(1, "rank-00000")
+    script = f"""
+        import itertools
+        from pathlib import Path
+        from agent.emitter import Emitter
+        from agent.rundir.events import StepDone
+        emitter = Emitter(
+            Path({str(path)!r}), node="rank-0", rank=0, segment_bytes=700_000
+        )
+        for step in itertools.count(1):
+            emitter.emit(StepDone, step=step, loss=1 / step)
+            if step % 300 == 0:
+                emitter.tend()
+                print(step, flush=True)
+    """
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    rng = random.Random(trial)
+    for _ in range(rng.randrange(20, 60)):
+        said = writer.stdout.readline()
+    time.sleep(rng.uniform(0, 0.002))
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+
+    history = History(run, 1, "rank-00000")
+    num_past = sum(sum(s.counts.values()) for s in history.thinned())
+    segment, offset = history.position
+    rest = run.telemetry_file(1, "rank-00000", segment).read_bytes()[offset:]
+    events = [e for s in history.window(steps=Span(first=0)) for e in s.events]
+
+    assert num_past + rest.count(b"\n") == len(events)
+    assert [e.step for e in events] == list(range(1, len(events) + 1))
+    assert len(events) >= int(said)
