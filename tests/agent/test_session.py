@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from agent.rundir.errors import LockedError, RunDirError
 from agent.rundir.events import EvalDone, Undecodable, decode_lines, kind
 from agent.rundir.layout import RunDir
+from agent.rundir.requests import write_request
 from agent.session import Agent
 
 ROOT = Path(__file__).parent.parent.parent
@@ -209,3 +211,52 @@ def test_every_line_is_json_that_other_tools_read(tmp_path):
         json.loads(line, parse_constant=pytest.fail) for line in data.splitlines()
     ]
     assert all(isinstance(event["kind"], str) for event in parsed)
+
+
+def test_the_time_between_two_steps_is_told_where_the_trainer_gives_none(tmp_path):
+    with Agent.attach(tmp_path) as agent:
+        agent.step_done(1)
+        agent.step_done(2)
+        agent.step_done(3, step_ns=7)
+
+    steps = [e.step_ns for e in events(tmp_path) if kind(e) == "step_done"]
+    assert steps[0] is None
+    assert steps[1] > 0
+    assert steps[2] == 7
+
+
+def test_a_kind_of_request_that_does_not_exist_is_a_programmers_mistake(tmp_path):
+    with Agent.attach(tmp_path) as agent, pytest.raises(ValueError, match="`dance`"):
+        agent.accept("stop", "dance")
+
+
+def test_switched_off_it_takes_no_requests(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPSDASH_AGENT", "off")
+
+    with Agent.attach(tmp_path / "run") as agent:
+        agent.accept("stop")
+
+        assert agent.at_step(1) is None
+
+
+def test_an_unsafe_key_is_refused_before_anything_is_taken(tmp_path):
+    with pytest.raises(RunDirError, match="cannot name a client"):
+        Agent.attach(tmp_path / "run", kind="federated", node="../server")
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_rank_0_has_an_inbox(tmp_path):
+    with (
+        Agent.attach(tmp_path) as main,
+        Agent.attach(tmp_path, rank=1, attempt=1) as other,
+    ):
+        main.accept("stop")
+        other.accept("stop")
+        asked = write_request(RunDir(tmp_path), "stop", attempt=1)
+        while main.at_step(1) is None:
+            time.sleep(0.01)
+
+        assert main.at_step(1).id == asked
+        assert other.at_step(1) is None
+        assert not other.claim(main.at_step(1))

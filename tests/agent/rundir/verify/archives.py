@@ -19,9 +19,9 @@ from agent.rundir.manifest import (
     FileEntry,
     Manifest,
     TensorEntry,
-    encode_manifest,
+    encode_unsealed,
 )
-from agent.rundir.verify.seal import seal
+from agent.rundir.seal import seal
 
 SMALL_STATE = {
     "model": {
@@ -200,7 +200,7 @@ def write_checkpoint(
         **fields,
     }
     manifest = Manifest(**settings)
-    encoded = encode_manifest(manifest)
+    encoded = encode_unsealed(manifest)
     (directory / MANIFEST_NAME).write_bytes(seal(encoded) if sealed else encoded)
 
 

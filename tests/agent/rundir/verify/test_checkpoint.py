@@ -5,8 +5,8 @@ import torch
 
 from agent.rundir.layout import MANIFEST_NAME, STATE_NAME
 from agent.rundir.manifest import manifest_digest, parse_manifest
+from agent.rundir.seal import seal
 from agent.rundir.verify.path import verify_path
-from agent.rundir.verify.seal import seal
 from agent.rundir.verify.verdict import Level, State
 from tests.agent.rundir.verify.archives import (
     blake3_digest,

@@ -1,8 +1,8 @@
 import pytest
 
 from agent.rundir.layout import MANIFEST_NAME
-from agent.rundir.manifest import encode_manifest, parse_manifest
-from agent.rundir.verify.seal import is_as_written, is_broken, seal
+from agent.rundir.manifest import encode_unsealed, parse_manifest
+from agent.rundir.seal import is_as_written, is_broken, seal
 from tests.agent.rundir.verify.archives import write_small_checkpoint
 
 
@@ -34,7 +34,7 @@ def test_any_other_byte_breaks_the_seal(encoded):
 
 
 def test_without_a_seal_the_encoding_is_compared(encoded, tmp_path):
-    again = encode_manifest(parse_manifest(encoded, tmp_path))
+    again = encode_unsealed(parse_manifest(encoded, tmp_path))
 
     assert is_as_written(encoded, again)
     assert not is_as_written(encoded.replace(b": ", b":", 1), again)
