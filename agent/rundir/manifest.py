@@ -13,6 +13,7 @@ import msgspec
 from agent.rundir.errors import NewerSchemaError, UnreadableFileError
 from agent.rundir.layout import MANIFEST_NAME
 from agent.rundir.reading import read_regular
+from agent.rundir.seal import seal
 
 MANIFEST_SCHEMA = 1
 _MAX_MANIFEST_BYTES = 256 << 20
@@ -96,7 +97,12 @@ _decoder = msgspec.json.Decoder(Manifest)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the manifest as indented JSON: it is read by people too."""
+    """Return the manifest as indented JSON, sealed: it is read by people too."""
+    return seal(encode_unsealed(manifest))
+
+
+def encode_unsealed(manifest: Manifest) -> bytes:
+    """Return what the seal is made of, and what a manifest without one is."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
 
 

@@ -12,13 +12,13 @@ from agent.rundir.errors import NewerSchemaError, UnreadableFileError
 from agent.rundir.layout import MANIFEST_NAME, parse_checkpoint_name
 from agent.rundir.manifest import (
     Manifest,
-    encode_manifest,
+    encode_unsealed,
     manifest_digest,
     parse_manifest,
 )
+from agent.rundir.seal import is_as_written, is_broken
 from agent.rundir.verify.one_file import examine
 from agent.rundir.verify.outcome import Outcome
-from agent.rundir.verify.seal import is_as_written, is_broken
 from agent.rundir.verify.source import Source
 from agent.rundir.verify.text import visible
 from agent.rundir.verify.verdict import State
@@ -52,7 +52,7 @@ def read_trusted_manifest(
     manifest = _parse(directory, found[0], outcome)
     if manifest is None:
         return None
-    if not is_as_written(found[0], encode_manifest(manifest)):
+    if not is_as_written(found[0], encode_unsealed(manifest)):
         _doubt("it is not as a trainer wrote it", outcome)
     _check_name(directory, manifest, outcome)
     _check_files(manifest, outcome)
