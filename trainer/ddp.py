@@ -34,6 +34,7 @@ from trainer.distributed.verdict import (
     verdict,
 )
 from trainer.distributed.world import World, joined
+from trainer.held_out import HeldOut
 from trainer.loop import Loop, TrainResult, saved_steps
 from trainer.orders import KINDS as REQUEST_KINDS
 from trainer.pieces import (
@@ -192,8 +193,8 @@ class Trainer:
             stepper=stepper,
             saver=saver,
             train=train,
-            val=self._held_out(world),
-            num_steps=num_steps,
+            held_out=self._held_out(world, agent, stepper),
+            max_epochs=self.max_epochs,
             saved_step=saved_step,
             early_step=early_step,
         )
@@ -254,10 +255,18 @@ class Trainer:
             shuffle=shuffle,
         )
 
-    def _held_out(self, world: World) -> PlannedBatches | None:
-        if self.val_loader is None:
-            return None
-        return self._planned(self.val_loader, world, shuffle=False)
+    def _held_out(self, world: World, agent: Agent, stepper: Stepper) -> HeldOut:
+        batches = None
+        if self.val_loader is not None:
+            batches = self._planned(self.val_loader, world, shuffle=False)
+        return HeldOut(
+            world=world,
+            agent=agent,
+            config=self.config,
+            state=stepper.state,
+            batches=batches,
+            loss_function=self.loss_function,
+        )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ them, or on what a step's agreement has brought; so all of them save, stop and
 end at the same step.
 """
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,13 +23,11 @@ from trainer.data.plan import StepPlan
 from trainer.distributed.agreement import StopFlag, Want
 from trainer.distributed.world import World
 from trainer.drills import drill
-from trainer.evaluate import evaluate
+from trainer.held_out import HeldOut, finite
 from trainer.orders import obey
 from trainer.profiling import ProfileWindow
 from trainer.stages import SecondStage
 from trainer.stepping import Stepper, StepResult
-
-METRIC = "val_loss"
 
 
 class DivergedError(RunDirError):
@@ -51,14 +48,6 @@ class TrainResult(NamedTuple):
     """The signal that this process received, if any."""
 
 
-class _Evaluated(NamedTuple):
-    """The last evaluation."""
-
-    step: int
-    loss: float
-    is_best: bool
-
-
 @dataclass
 class Loop:
     """Trains until the steps are done, the loss stops falling, or somebody asks."""
@@ -70,9 +59,9 @@ class Loop:
     stepper: Stepper
     saver: Saver
     train: PlannedBatches
-    val: PlannedBatches | None
-    num_steps: int
-    """In total, across starts."""
+    held_out: HeldOut
+    max_epochs: int
+    """In total, across starts; 0: as many as the steps need."""
     stop: StopFlag = field(default_factory=StopFlag)
     saved_step: int | None = None
     """The step that this start began at or saved last, if it is on the disk."""
@@ -86,7 +75,6 @@ class Loop:
     """The ranks may differ: an error must end the run."""
     early_step: int | None = None
     """The step whose checkpoint was saved one step ahead, if one was."""
-    _evaluated: _Evaluated | None = None
     _num_skipped_in_a_row: int = 0
     _pace: Pace = field(default_factory=Pace)
 
@@ -114,17 +102,25 @@ class Loop:
             RunDirError: a rank failed, or the run diverged; on every rank.
         """
         self.agent.phase("training")
-        while self.ending is None and self.state.progress.step < self.num_steps:
+        while self.ending is None and not self._is_done:
             self._train_epoch()
         if self.ending != "stopped":
             self._finish()
-        loss = None if self._evaluated is None else self._evaluated.loss
         return TrainResult(
             reason=self.ending or "completed",
             step=self.state.progress.step,
-            loss=loss,
+            loss=self.held_out.loss,
             checkpoint=self.saver.last_name,
             signum=self.stop.signum,
+        )
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether all steps, or all epochs, are complete: what comes first."""
+        progress, steps = self.state.progress, self.config.steps
+        return bool(
+            (steps and progress.step >= steps)
+            or (self.max_epochs and progress.epoch >= self.max_epochs)
         )
 
     def _train_epoch(self) -> None:
@@ -140,15 +136,9 @@ class Loop:
             self._account(plan, result)
             self._require_progress(result)
             self._look_around(result)
-            if self.ending or self.is_rewound or progress.step >= self.num_steps:
+            if self.ending or self.is_rewound or self._is_done:
                 self.is_rewound = False
                 return
-        # Before anything is saved: the next epoch's start is a position too.
-        progress.epoch += 1
-        progress.offset = 0
-        if self.stages.is_on or not self.config.eval_every:
-            is_best = self._evaluate()
-            self.say_on_main(self.stages.epoch_evaluated(is_best=is_best))
 
     def wants(self) -> frozenset[Want]:
         """Return what this rank asks of all at the next step."""
@@ -168,8 +158,11 @@ class Loop:
         """Count a step; schedule and average move only if it was applied."""
         state, progress = self.state, self.state.progress
         rate = float(state.optimizer.param_groups[0]["lr"])
-        progress.offset = plan.end
         progress.num_samples += plan.num_samples
+        progress.offset = plan.end
+        if plan.end >= self.train.plan.num_samples:
+            # The next epoch's start, so that a save of now begins with it.
+            progress.epoch, progress.offset = progress.epoch + 1, 0
         if result.is_skipped:
             progress.num_skipped += 1
             self._num_skipped_in_a_row += 1
@@ -182,9 +175,9 @@ class Loop:
         self._pace.add(result.num_tokens)
         self.agent.step_done(
             progress.step,
-            loss=_finite(result.loss),
+            loss=finite(result.loss),
             lr=rate,
-            grad_norm=_finite(result.grad_norm),
+            grad_norm=finite(result.grad_norm),
             num_tokens=result.num_tokens,
             step_ns=result.step_ns,
             data_ns=result.data_ns,
@@ -211,6 +204,8 @@ class Loop:
                 self._evaluate()
             if config.fix_iter and step == config.fix_iter - 1:
                 self._save_early(config.fix_iter)
+        if self.state.progress.offset == 0:
+            self._end_epoch()
         is_interval = _is_due(step, config.save_every) and not result.is_skipped
         if Want.STOP in result.wants:
             self.stop_here("signal")
@@ -218,6 +213,15 @@ class Loop:
             self.save("interval")
         if Want.REQUEST in result.wants and self.ending is None:
             obey(self)
+
+    def _end_epoch(self) -> None:
+        """Evaluate where that is due, and undo an epoch that was not good enough."""
+        if not self.stages.is_on and self.config.eval_every:
+            return
+        remark = self.stages.epoch_evaluated(is_best=self._evaluate())
+        if remark is not None:
+            self.say_on_main(remark)
+            self.held_out.forget()  # it was of weights that are gone
 
     def stop_here(self, reason: str) -> None:
         """Save, and let this step be the last."""
@@ -227,39 +231,20 @@ class Loop:
     def rewind(self, decision: Decision) -> None:
         """Go on from another checkpoint, which has been loaded."""
         self.saved_step, self.early_step = saved_steps(decision)
-        self._evaluated = None
+        self.held_out.forget()
         self.is_rewound = True
 
     def _evaluate(self) -> bool:
         """Measure the held-out loss, once per step; True: it is the best so far."""
-        progress = self.state.progress
-        if self.val is None:
-            return False
-        if self._evaluated is not None and self._evaluated.step == progress.step:
-            return self._evaluated.is_best
-        average, limit_s = self.state.average, self.config.timeout_s
-        with self.agent.in_phase("evaluating", limit_s=limit_s):
-            found = evaluate(
-                self.state.model if average is None else average.model,
-                self.val,
-                self.stepper.loss_function,
-                self.world,
-                self.agent,
-                max_samples=self.config.eval_samples,
-                limit_s=limit_s,
-            )
-        is_best = progress.best.observe(found.loss, progress.step)
-        self._evaluated = _Evaluated(progress.step, found.loss, is_best)
-        self.agent.eval_done(
-            loss=_finite(found.loss),
-            num_tokens=found.num_tokens,
-            eval_ns=found.eval_ns,
-            is_best=is_best,
-        )
-        self.say_on_main(f"step {progress.step:>6}  held-out loss {found.loss:.4f}")
+        last, best = self.held_out.last, self.state.progress.best
+        is_best = self.held_out.measure()
+        if self.held_out.last is last:
+            return is_best
+        step, loss = self.state.progress.step, self.held_out.loss
+        self.say_on_main(f"step {step:>6}  held-out loss {loss:.4f}")
         if is_best and (self.config.save_best or self.stages.is_on):
             self.save("best")
-        if progress.best.is_enough:
+        if best.is_enough:
             self.ending = "completed"
         return is_best
 
@@ -274,7 +259,7 @@ class Loop:
         is_early = step == self.early_step and not is_needed
         if step == self.saved_step or is_early:
             return
-        metrics = self._metrics(step)
+        metrics = self.held_out.metrics
         self.saved_step = step
         if self.config.async_save and not is_needed:
             self.saver.begin_save(self.state, reason, metrics=metrics)
@@ -330,12 +315,6 @@ class Loop:
         self._evaluate()
         self.save("final", is_needed=True)
 
-    def _metrics(self, step: int) -> dict[str, float]:
-        if self._evaluated is None or self._evaluated.step != step:
-            return {}
-        loss = self._evaluated.loss
-        return {METRIC: loss} if math.isfinite(loss) else {}
-
     def _log(self, step: int, result: StepResult) -> None:
         if _is_due(step, self.config.log_every):
             rate = self._pace.take()
@@ -361,8 +340,3 @@ def saved_steps(decision: Decision) -> tuple[int | None, int | None]:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _finite(value: float) -> float | None:
-    """Return a number that JSON has; the event names what was not finite."""
-    return value if math.isfinite(value) else None

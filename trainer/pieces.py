@@ -66,7 +66,9 @@ def chosen_precision(
 
 
 def total_steps(steps: int, max_epochs: int, train: PlannedBatches) -> int:
-    """Return the steps of the whole run: what ends first.
+    """Return the length of the run that the learning rate is planned for.
+
+    A run of epochs may get shorter or longer when the number of ranks changes.
 
     Raises:
         ValueError: neither steps nor epochs end it, or there are no samples.

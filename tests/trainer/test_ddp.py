@@ -43,7 +43,7 @@ def test_a_model_is_trained_saved_and_its_run_told(tmp_path):
     assert weights(trainer) != before
     assert result.checkpoint == "step-00000048"
     [entry] = list_checkpoints(RunDir(tmp_path / "run"))
-    assert (entry.manifest.num_samples, entry.manifest.epoch) == (8 * 22, 7)
+    assert (entry.manifest.num_samples, entry.manifest.epoch) == (8 * 22, 8)
     assert entry.manifest.metrics == {"val_loss": result.loss}
     losses = [e.loss for e in events(tmp_path / "run", StepDone)]
     assert len(losses) == 48
@@ -113,6 +113,27 @@ def test_the_held_out_loss_is_that_of_all_samples_on_any_number_of_ranks(tmp_pat
     loss = alone.train().loss
     assert [end.value[1] for end in ended] == pytest.approx([loss] * 3)
     assert len({end.value[1] for end in ended}) == 1
+
+
+def test_another_number_of_ranks_goes_on_with_the_samples_that_are_left(tmp_path):
+    settings = {"max_epochs": 2, "save_every": 1, "keep": 99}
+    on_ranks(2, train, str(tmp_path / "run"), settings | {"die_at": 2}, joins=False)
+
+    ended = on_ranks(3, train, str(tmp_path / "run"), settings, joins=False)
+
+    # 16 of 22 samples are done; 12 at a time are 1 step more, and 2 for an epoch.
+    assert [end.value[0] for end in ended] == [5, 5, 5], ended
+    counted = [e.num_tokens for e in events(tmp_path / "run", StepDone, attempt=2)]
+    assert counted == [6, 12, 10]
+
+
+def test_a_checkpoint_at_an_epoch_s_end_knows_its_held_out_loss(tmp_path):
+    make(tmp_path / "run", max_epochs=2, save_every=6, keep=9).train()
+
+    found = list_checkpoints(RunDir(tmp_path / "run"))[::-1]
+    losses = [e.loss for e in events(tmp_path / "run", EvalDone)]
+    assert [e.manifest.metrics for e in found] == [{"val_loss": x} for x in losses]
+    assert [(e.manifest.step, e.manifest.epoch) for e in found] == [(6, 1), (12, 2)]
 
 
 class Broken(TensorDataset):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from agent.rundir.checkpoints import list_checkpoints
+from agent.rundir.layout import RunDir
 from agent.session import Agent
 from tests.ranks import on_ranks
 from tests.trainer.checkpoint.states import make_run, make_state, payload, publish
@@ -141,3 +142,41 @@ def test_all_ranks_go_back_together_in_a_whole_run(tmp_path):
     # Undone after the second and the fourth epoch; in between any loss is best.
     assert saved["average"]["decay"] == pytest.approx(0.4998)
     assert [e.name for e in list_checkpoints(run) if e.is_pinned] == ["step-00000003"]
+
+
+STAGED = {
+    "max_epochs": 4,
+    "stop_epoch": 1,
+    "ema_decay": 0.9,
+    "ema_restart_decay": 0.5,
+    "save_every": 2,
+    "keep": 99,
+}
+
+
+def train_dropping(run_dir, settings):
+    model = Line(dropout=0.3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    return make(run_dir, model=model, optimizer=optimizer, **settings).train().step
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("die_at", [4, 5, 7, 11])
+def test_a_run_that_is_killed_in_its_second_stage_ends_as_if_it_was_not(
+    tmp_path, die_at
+):
+    """Epochs end at steps 3, 6, 9 and 12: also where an epoch was undone."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    on_ranks(2, train_dropping, whole, STAGED, joins=False)
+    on_ranks(2, train_dropping, parted, STAGED | {"die_at": die_at}, joins=False)
+
+    ended = on_ranks(2, train_dropping, parted, STAGED, joins=False)
+
+    assert [end.value for end in ended] == [12, 12], ended
+    states = [
+        torch.load(
+            list_checkpoints(RunDir(path))[0].path / "state.pt", weights_only=True
+        )
+        for path in (whole, parted)
+    ]
+    assert differences(*states) == []
