@@ -187,9 +187,13 @@ class Emitter:
                 self._begin_next_segment()
             elif file.size >= self._segment_bytes:
                 self._begin_next_segment()
-            self._rollup.advance(file.segment)
         except OSError as error:
             self.problem = str(error)
+            return
+        try:
+            self._rollup.advance(file.segment)
+        except OSError as error:
+            self.problem = f"roll-up: {error}"
 
     def close(self) -> None:
         """Close the file; what waits is given two seconds, the rest is lost.

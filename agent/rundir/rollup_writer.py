@@ -16,7 +16,7 @@ from agent.rundir.windows import WINDOW_BYTES, open_plain, read_window
 
 MAX_BLOCKS = 1024
 _BUDGET_BYTES = 8 << 20
-"""Of log per call: a call holds the interpreter for half a millisecond per window."""
+"""Of log per call: a window holds the interpreter for almost a millisecond."""
 
 
 class RollupWriter:

@@ -129,6 +129,21 @@ def test_a_path_that_cannot_be_opened_drops_and_never_raises(tmp_path):
     assert emitter.problem
 
 
+def test_a_file_that_could_not_be_opened_is_tried_again(tmp_path):
+    (tmp_path / "folder").write_text("")
+    emitter = Emitter(tmp_path / "folder" / "x.jsonl", node="rank-0", rank=0)
+    emitter.emit(StepDone, loss=1.0)
+    (tmp_path / "folder").unlink()
+
+    emitter.tend()
+    emitter.emit(StepDone, loss=2.0)
+
+    dropped, step = lines(tmp_path / "folder" / "x.jsonl")
+    assert dropped["num_dropped"] == 1
+    assert "not open" in dropped["reason"]
+    assert step["loss"] == 2.0
+
+
 def test_a_fifo_without_a_reader_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "x.jsonl")
 
