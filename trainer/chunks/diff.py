@@ -137,8 +137,7 @@ def _sums(old: Tensor, new: Tensor) -> tuple[float, float, float, float, float]:
     for left, right in _blocks(old, new):
         gap = (right - left).abs()
         squares += float((gap * gap).sum())
-        # Not `max`: that of NaN and a number depends on their order.
-        largest = float(torch.maximum(gap.max(), gap.new_tensor(largest)))
+        largest = max(largest, float(gap.max()))
         dots += float((left * right.conj()).sum().real)
         old_squares += float((left * left.conj()).sum().real)
         new_squares += float((right * right.conj()).sum().real)

@@ -100,9 +100,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         try:
             return self._ALLOWED[module_name, global_name]
         except KeyError:
-            raise NotAnArrayError(
-                f"a pickle names `{module_name!a}.{global_name!a}`"
-            ) from None
+            name = ascii(f"{module_name}.{global_name}")[1:-1]
+            raise NotAnArrayError(f"a pickle names `{name}`") from None
 
     def persistent_load(self, pid: object, /) -> object:
         raise NotAnArrayError(f"a pickle refers to {pid!a}, outside itself")

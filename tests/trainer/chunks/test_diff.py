@@ -89,6 +89,14 @@ def test_the_same_chunks_in_another_order_are_a_change(store):
     assert diff.max_abs == 16
 
 
+def test_tensors_that_change_places_in_a_chunk_are_a_change(store):
+    first, second = torch.zeros(4), torch.ones(4)
+    store.put_round(1, {"a": first, "b": second}, split=FlatSplit(1))
+    store.put_round(2, {"b": first, "a": second}, split=FlatSplit(1))
+
+    assert {diff.state for diff in diffs(store).values()} == {"changed"}
+
+
 def test_tensors_come_and_go_and_change_their_form(store):
     store.put_round(1, {"gone": torch.ones(2), "cast": torch.ones(2)})
     store.put_round(2, {"new": torch.ones(3), "cast": torch.ones(2).double()})

@@ -285,6 +285,26 @@ def test_the_file_stays_as_large_as_the_rounds_that_are_kept(tmp_path, num_round
     assert stats.file_bytes <= 1.03 * stats.unique_bytes + 13 * 65536
 
 
+def test_a_new_round_takes_the_pages_of_the_one_that_goes(tmp_path, monkeypatch):
+    """Else each round would grow the file and be moved together afterwards."""
+    num_pages = []
+
+    def tidy(conn, path):
+        num_pages.append(conn.execute("PRAGMA page_count").fetchone()[0])
+
+    monkeypatch.setattr("trainer.chunks.store.tidy", tidy)
+    with ChunkStore.open(store_path(tmp_path)) as store:
+        for round_num in range(1, 8):
+            store.put_round(
+                round_num,
+                big_model(round_num),
+                keep_rounds=3,
+                split=TensorSplit(1 << 17),
+            )
+
+    assert num_pages[-1] <= num_pages[2] + 2
+
+
 def test_pruning_gives_the_space_back_at_once(tmp_path):
     path = store_path(tmp_path)
     with ChunkStore.open(path) as store:

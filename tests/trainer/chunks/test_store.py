@@ -337,6 +337,16 @@ def test_a_round_is_not_committed_while_a_chunk_is_lacking(store, tmp_path):
     assert [source.node for source in caught.value.elsewhere] == ["server"]
 
 
+def test_a_layout_with_a_gap_is_not_committed(store):
+    store.put_round(1, small_model())
+    layout = store.layout(1)
+
+    with pytest.raises(BadLayoutError, match="is held up to"):
+        store.commit_round(2, replace(layout, chunks=layout.chunks[:-1]))
+
+    assert [row.round_num for row in store.rounds()] == [1]
+
+
 def test_a_layout_cannot_give_bytes_another_meaning(store, tmp_path):
     store.put_round(1, {"w": torch.arange(4, dtype=torch.int32)})
     layout = store.layout(1)
