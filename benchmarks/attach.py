@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,9 @@ from opsdash.projections.run import Run
 FIRST_S = 0.3
 VERDICT_S = 1.0
 STATUS_LIMIT_S = 60
+
+MakeUp = Callable[[int, int], Iterator[Event]]
+"""A rank and a number of events to the events."""
 
 
 class Timing(NamedTuple):
@@ -184,22 +188,23 @@ def forget(paths: list[Path]) -> None:
         os.close(fd)
 
 
-def make_run(run: RunDir, num_events: int, num_ranks: int) -> None:
+def make_run(
+    run: RunDir, num_events: int, num_ranks: int, make_up: MakeUp | None = None
+) -> None:
     start = begin_run(run.path, kind="ddp")
     start.record(world_size=num_ranks)
     start.release()
     run.telemetry_file(1, "x").parent.mkdir(parents=True)
     each = num_events // num_ranks
+    make_one = partial(make_rank, run, each, make_up or made_up_events)
     with ProcessPoolExecutor(2) as pool:
-        list(
-            pool.map(make_rank, [run] * num_ranks, range(num_ranks), [each] * num_ranks)
-        )
+        list(pool.map(make_one, range(num_ranks)))
 
 
-def make_rank(run: RunDir, rank: int, num_events: int) -> None:
+def make_rank(run: RunDir, num_events: int, make_up: MakeUp, rank: int) -> None:
     """Write one rank's segments and roll them up, as its agent would have."""
     stem, segment, size, lines = rank_stem(rank), 1, 0, []
-    for event in made_up_events(rank, num_events):
+    for event in make_up(rank, num_events):
         line = encode(event)
         lines.append(line)
         size += len(line)

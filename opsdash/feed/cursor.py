@@ -63,6 +63,16 @@ class Cursor:
         self._place = str(self.path)
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether it was never looked at."""
+        return self._signature is None and self.problem is None
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk when it was last looked at."""
+        return self._size
+
+    @property
     def backlog(self) -> int:
         """Bytes on disk that were not read; a torn last line is none of them."""
         if self.problem or self._size == self._torn_size:
@@ -136,15 +146,21 @@ class Cursor:
             self.last_time_ns = good[-1][0].time_ns
             self.span_ns = max(0, self.last_time_ns - good[0][0].time_ns)
         return Lines(
-            origin=self._origin(good[-1][0].mono_ns if good else 0, clocks),
+            origin=self.origin(good[-1][0].mono_ns if good else 0, clocks),
             offsets=tuple(place for _, place in good),
             events=tuple(event for event, _ in good),
-            unreadable=tuple(_unreadable(*pair) for pair in bad[:_MAX_UNREADABLE]),
+            unreadable=tuple(unreadable_line(*pair) for pair in bad[:_MAX_UNREADABLE]),
             num_undecodable=len(bad) - num_newer,
             num_newer=num_newer,
         )
 
-    def _origin(self, last_mono_ns: int, clocks: Clocks) -> Origin:
+    def origin(self, last_mono_ns: int, clocks: Clocks) -> Origin:
+        """Return where lines come from that are read now.
+
+        Args:
+            last_mono_ns: The writer's monotonic clock in the last of them.
+            clocks: Now.
+        """
         age_ns = 0 if self.is_live else max(0, clocks.time_ns - self._mtime_ns)
         return Origin(
             attempt=self.attempt,
@@ -200,6 +216,7 @@ def _places(texts: list[bytes], offset: int) -> Iterator[tuple[int, int]]:
         offset += len(text) + 1
 
 
-def _unreadable(line: Undecodable, place: int) -> UnreadableLine:
+def unreadable_line(line: Undecodable, place: int) -> UnreadableLine:
+    """Return a line that is no event as far as it is shown."""
     head = line.line[:200].decode("utf-8", "backslashreplace")
     return UnreadableLine(place, head, clip(line.reason, 120), line.is_newer_kind)

@@ -49,7 +49,9 @@ class RunReader:
         """Return what is new since the last call.
 
         At most PIECE_BYTES of each file: call again while `backlog_bytes` is
-        not 0. An idle pass costs one `stat` per file of the newest attempt.
+        not 0. Of long logs the newest lines come first, as a preview; then
+        their past, thinned; then the newest part, all of it. An idle pass
+        costs one `stat` per file of the newest attempt.
         """
         clocks = self._clocks()
         is_thorough = _is_due(self._thorough_ns, clocks.mono_ns, _THOROUGH_NS)
@@ -58,7 +60,8 @@ class RunReader:
         if is_thorough or _is_due(self._discovered_ns, clocks.mono_ns, _DISCOVER_NS):
             self._discovered_ns = clocks.mono_ns
             self._telemetry.discover(clocks, is_thorough=is_thorough)
-        lines = self._telemetry.read_turn(clocks, with_old=is_thorough)
+        preview = self._telemetry.read_preview(clocks)
+        lines = preview or self._telemetry.read_turn(clocks, with_old=is_thorough)
         is_behind = self._telemetry.backlog_bytes > 0
         if lines or is_behind or self._discovered_ns == clocks.mono_ns:
             self._telemetry.take_stock(clocks)
@@ -77,6 +80,7 @@ class RunReader:
             read_bytes=self._telemetry.read_bytes,
             num_overlong=self._telemetry.num_overlong,
             problems=self._telemetry.problems,
+            is_preview=bool(preview),
             is_polling=self.is_polling,
         )
 

@@ -2,7 +2,7 @@
 
 Files of an attempt are read in turns, a piece each, and who is a piece ahead of
 the slowest waits: ranks advance together, so that a barrier's arrivals meet.
-Attempts are read oldest first.
+Attempts are read oldest first. Of a long log the past comes thinned.
 """
 
 import math
@@ -12,6 +12,9 @@ from pathlib import Path
 
 from agent.rundir.layout import RunDir, parse_telemetry_name
 from opsdash.feed.cursor import Clocks, Cursor
+from opsdash.feed.past import Past
+from opsdash.feed.pasts import plan_pasts
+from opsdash.feed.preview import Preview
 from opsdash.projections.batch import Lines, Problem
 from opsdash.projections.plausible import MAX_RANKS
 
@@ -30,6 +33,8 @@ class Telemetry:
         self._cursors: dict[str, Cursor] = {}
         self._scanned: dict[str, int] = {}
         self._problems: dict[str, Problem] = {}
+        self._pasts: dict[tuple[int, str], Past] = {}
+        self._preview: Preview | None = None
         self.newest_attempt = 0
         self.backlog_bytes = 0
         """Known to be on disk and not read."""
@@ -48,8 +53,9 @@ class Telemetry:
     def take_stock(self, clocks: Clocks) -> None:
         """Count what was read, what was not, and what cannot be."""
         cursors = self._cursors.values()
-        self.backlog_bytes = sum(cursor.backlog for cursor in cursors)
-        self.read_bytes = sum(cursor.tail.offset for cursor in cursors)
+        past_bytes = sum(past.backlog for past in self._pasts.values())
+        self.backlog_bytes = past_bytes + sum(cursor.backlog for cursor in cursors)
+        self.read_bytes = sum(cursor.tail.offset for cursor in cursors) - past_bytes
         self.num_overlong = sum(cursor.tail.num_overlong for cursor in cursors)
         self.problems = self._find_problems(clocks)
 
@@ -77,6 +83,19 @@ class Telemetry:
         if len(self._cursors) > num_known:
             found = sorted(self._cursors.values(), key=_file_order)
             self._cursors = {cursor.file: cursor for cursor in found}
+            for past in plan_pasts(self._run, found, self.newest_attempt):
+                self._pasts[past.attempt, past.stem] = past
+
+    def read_preview(self, clocks: Clocks) -> list[Lines]:
+        """Return the newest lines while a long past is not read yet; empty: go on."""
+        if not self._pasts:
+            self._preview = None
+            return []
+        if self._preview is None:
+            newest = self.newest_attempt
+            cursors = [c for c in self._cursors.values() if c.attempt == newest]
+            self._preview = Preview(cursors)
+        return self._preview.read(clocks)
 
     def read_turn(self, clocks: Clocks, *, with_old: bool) -> list[Lines]:
         """Read a piece of each file of the oldest attempt that has unread lines.
@@ -98,6 +117,11 @@ class Telemetry:
             if process in behind or (self._is_settled(cursor) and not with_old):
                 continue
             is_ahead = (cursor.last_time_ns or 0) > horizon_ns and cursor.backlog > 0
+            if past := self._pasts.get(process):
+                found += self._read_past(past, clocks, horizon_ns)
+                behind.add(process)
+                busy_attempt = cursor.attempt
+                continue
             if not is_ahead and cursor.look():
                 lines = cursor.read(clocks)
                 found += [] if lines is None else [lines]
@@ -113,14 +137,26 @@ class Telemetry:
         """
         if not self.backlog_bytes:
             return math.inf
-        behind = [cursor for cursor in self._cursors.values() if cursor.backlog]
-        oldest = min((cursor.attempt for cursor in behind), default=0)
+        sources: list[Cursor | Past] = [*self._cursors.values(), *self._pasts.values()]
+        behind = [source for source in sources if source.backlog]
+        oldest = min((source.attempt for source in behind), default=0)
         known = [
-            cursor.last_time_ns + cursor.span_ns
-            for cursor in behind
-            if cursor.attempt == oldest and cursor.last_time_ns is not None
+            source.last_time_ns + source.span_ns
+            for source in behind
+            if source.attempt == oldest and source.last_time_ns is not None
         ]
         return min(known, default=math.inf)
+
+    def _read_past(self, past: Past, clocks: Clocks, horizon_ns: float) -> list[Lines]:
+        if (past.last_time_ns or 0) > horizon_ns:
+            return []
+        lines = past.read(clocks)
+        if past.problem:
+            where = f"telemetry/{past.attempt:04d}/{past.stem}"
+            self._problems[where] = Problem(where, past.problem)
+        if not past.backlog:
+            del self._pasts[past.attempt, past.stem]
+        return lines
 
     def _find_problems(self, clocks: Clocks) -> tuple[Problem, ...]:
         found = list(self._problems.values())

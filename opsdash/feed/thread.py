@@ -62,7 +62,7 @@ class Feed:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def take(self, max_events: int = 4_000) -> list[Batch]:
+    def take(self, max_events: int = 16_000) -> list[Batch]:
         """Return the next batches, oldest first, with about so many events.
 
         A screen calls it a few times a second and folds what it gets; the rest

@@ -53,7 +53,7 @@ class UnreadableLine(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Consecutive lines of one file."""
+    """Consecutive lines of one file, or those that stand for them."""
 
     origin: Origin
     offsets: tuple[int, ...]
@@ -63,6 +63,12 @@ class Lines(NamedTuple):
     """The first few of them."""
     num_undecodable: int = 0
     num_newer: int = 0
+    is_thinned: bool = False
+    """Of frequent events only a few are here: gaps in `seq` are no drops."""
+    num_left_out: int = 0
+    """Events of the file that these stand for."""
+    num_missing: int = 0
+    """Events that never reached the file; told only of thinned lines."""
 
 
 class Problem(NamedTuple):
@@ -136,6 +142,8 @@ class Batch:
     """Lines too long to be lines, skipped, in total."""
     problems: tuple[Problem, ...] = ()
     """Telemetry that cannot be read now."""
+    is_preview: bool = False
+    """The newest lines, read ahead of a long past: they will come once more."""
     is_blind: bool = False
     """The pass failed; everything else is from the one before."""
     is_polling: bool = False

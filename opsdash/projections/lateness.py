@@ -143,9 +143,7 @@ class Lateness:
         number, rank = whole(event.step), origin.rank
         if rank is None or number is None or not self._enter(origin.attempt):
             return
-        if not self._has_step:
-            self._has_step = True
-            self.heat.forget_above(number - 1)
+        self._go_back_to(number)
         fold = self._fold or self._make_fold()
         if fold is None or rank not in self._clocks[self._attempt]:
             return
@@ -155,6 +153,12 @@ class Lateness:
         for wait in event.waits:
             self._observe(fold, number, rank, wait)
         self._finish_steps(number)
+
+    def on_thinned_step(self, origin: Origin, event: StepDone) -> None:
+        """Take in a step of which other ranks' part is not there: only that it was."""
+        number = whole(event.step)
+        if number is not None and self._enter(origin.attempt):
+            self._go_back_to(number)
 
     def on_named(self, origin: Origin, event: StragglerNamed) -> None:
         """Take in the verdict of the run's own agent."""
@@ -231,6 +235,12 @@ class Lateness:
             self._attempt = attempt
             self._begin()
         return attempt == self._attempt
+
+    def _go_back_to(self, number: int) -> None:
+        """Let an attempt's first step supersede what lies above it."""
+        if not self._has_step:
+            self._has_step = True
+            self.heat.forget_above(number - 1)
 
     def _make_fold(self) -> LatenessFold | None:
         """Return the fold of this attempt, once every rank's clock is known."""

@@ -102,6 +102,9 @@ class _Process:
     seqs: Sequence = field(default_factory=Sequence)
     seq_file: str = ""
     num_gaps: int = 0
+    """In what was read in full."""
+    num_thinned_gaps: int = 0
+    """In what was thinned."""
     num_unread: int = 0
     num_told: int = 0
     dropped_ns: int | None = None
@@ -110,7 +113,8 @@ class _Process:
     @property
     def num_dropped(self) -> int:
         """Drops are told by the process, or by gaps that no unread line fills."""
-        return max(self.num_told, self.num_gaps - self.num_unread)
+        num_gaps = self.num_gaps + self.num_thinned_gaps
+        return max(self.num_told, num_gaps - self.num_unread)
 
     def age_ns(self, then_mono_ns: int | None, now_mono_ns: int) -> int | None:
         """Return how long ago a moment of the writer's clock is; None: no moment."""
@@ -154,11 +158,10 @@ class Ranks:
             return
         process.seen_ns, process.last_mono_ns = origin.seen_mono_ns, origin.last_mono_ns
         process.num_unread += lines.num_undecodable + lines.num_newer
-        if origin.file != process.seq_file:
-            process.seq_file = origin.file
-            process.seqs.begin()
-        for event in lines.events:
-            self._count(process, event)
+        if lines.is_thinned:
+            self._count_told(process, lines)
+        else:
+            self._count_all(process, lines)
         if lines.events and origin.is_live:
             process.skew_ns = lines.events[-1].time_ns - now_ns
 
@@ -264,6 +267,20 @@ class Ranks:
         elif process is None:
             self.num_hidden += 1
         return process
+
+    def _count_all(self, process: _Process, lines: Lines) -> None:
+        if lines.origin.file != process.seq_file:
+            process.seq_file = lines.origin.file
+            process.seqs.begin()
+        for event in lines.events:
+            self._count(process, event)
+
+    def _count_told(self, process: _Process, lines: Lines) -> None:
+        """Take over what was counted where the lines were thinned."""
+        process.seq_file = ""
+        if lines.num_missing:
+            process.num_thinned_gaps += lines.num_missing
+            process.dropped_ns = lines.origin.last_mono_ns
 
     def _count(self, process: _Process, event: Event) -> None:
         seq = whole(event.seq)

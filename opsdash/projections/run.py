@@ -1,57 +1,32 @@
 """Everything that is known of one run: all projections, fed by one `fold`.
 
 Not thread-safe: whoever drains the feed folds, and asks for views in between.
-An event is offered only to the projections that read its kind.
+While a long past is read the newest lines are shown, folded apart; what was
+folded in its order takes their place when everything is read.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-from agent.rundir import events as ev
-from opsdash.projections.barriers import Barriers, BoardRow
-from opsdash.projections.batch import Batch, Directory, Origin
-from opsdash.projections.checkpoints import Checkpoints
-from opsdash.projections.chunks import Chunks
+from opsdash.projections.barriers import BoardRow
+from opsdash.projections.batch import Batch, Directory
 from opsdash.projections.events_log import EventsLog
-from opsdash.projections.lateness import Lateness
-from opsdash.projections.optimizer import Optimizer
-from opsdash.projections.ranks import RankRow, Ranks
+from opsdash.projections.folds import Folds
+from opsdash.projections.ranks import RankRow
 from opsdash.projections.reasons import all_reasons
-from opsdash.projections.requests import Requests
-from opsdash.projections.rounds import Rounds
 from opsdash.projections.run_state import Evidence, Verdict, judge
-from opsdash.projections.steps import Steps
 from opsdash.projections.time_order import TimeOrder
 
-_Fold = Callable[[Origin, Any], None]
 
-
-class Run:
+class Run(Folds):
     """The folded state of one run directory."""
 
     def __init__(self) -> None:
-        self.steps = Steps()
-        self.optimizer = Optimizer()
-        self.ranks = Ranks()
-        self.barriers = Barriers()
-        self.lateness = Lateness()
-        self.checkpoints = Checkpoints()
-        self.rounds = Rounds()
-        self.chunks = Chunks()
-        self.requests = Requests()
+        super().__init__()
         self.events = EventsLog()
-        self._order = TimeOrder()
         self.num_batches = 0
+        self._order = TimeOrder()
+        self._behind: Folds | None = None
+        """Everything in its order, while a preview is shown."""
         self._batch: Batch | None = None
         self._attached_mono_ns = 0
-        self._folds = self._fold_table()
-        self._on_batch = (
-            self.ranks.on_batch,
-            self.barriers.on_batch,
-            self.lateness.on_batch,
-            self.checkpoints.on_batch,
-            self.events.on_batch,
-        )
 
     @property
     def directory(self) -> Directory:
@@ -88,15 +63,24 @@ class Run:
             self._attached_mono_ns = batch.now_mono_ns
         self._batch = batch
         self.num_batches += 1
-        for projection in self._on_batch:
-            projection(batch)
-        for lines in batch.lines:
-            self.ranks.on_lines(lines, batch.now_ns)
-            for event in lines.events:
-                for fold in self._folds.get(type(event), ()):
-                    fold(lines.origin, event)
+        self.events.on_batch(batch)
+        self.take_directory(batch)
+        if batch.is_preview:
+            self._behind = self._behind or Folds()
+            self._take_all(self, batch)
+            return
+        self._take_all(self._behind or self, batch)
         for lines in self._order.take(batch):
             self.events.on_lines(lines)
+        if self._behind is not None and self.is_caught_up:
+            self.replace_by(self._behind)
+            self._behind = None
+
+    def _take_all(self, folds: Folds, batch: Batch) -> None:
+        if folds is not self:
+            folds.take_directory(batch)
+        for lines in batch.lines:
+            folds.take_lines(lines, batch.now_ns)
 
     def verdict(self, now_mono_ns: int, now_ns: int) -> Verdict:
         """Return the state of the run.
@@ -152,51 +136,3 @@ class Run:
     def _disk_free_bytes(self) -> int | None:
         seen = [self.directory.disk_free_bytes, self.ranks.disk_free_bytes()]
         return min((size for size in seen if size is not None), default=None)
-
-    def _fold_table(self) -> dict[type[ev.Event], tuple[_Fold, ...]]:
-        steps, optimizer, ranks = self.steps, self.optimizer, self.ranks
-        barriers, lateness, checkpoints = self.barriers, self.lateness, self.checkpoints
-        rounds, chunks, requests = self.rounds, self.chunks, self.requests
-        return {
-            ev.RunStarted: (ranks.on_started, optimizer.on_started),
-            ev.RunEnded: (ranks.on_ended, barriers.on_ended),
-            ev.Heartbeat: (ranks.on_heartbeat, barriers.on_heartbeat),
-            ev.PhaseChanged: (ranks.on_phase,),
-            ev.StepDone: (
-                ranks.on_step,
-                steps.on_step,
-                barriers.on_step,
-                lateness.on_step,
-            ),
-            ev.EvalDone: (steps.on_eval,),
-            ev.HostStats: (ranks.on_host,),
-            ev.EventsDropped: (ranks.on_dropped,),
-            ev.StragglerNamed: (lateness.on_named,),
-            ev.BarrierArrived: (barriers.on_arrived,),
-            ev.BarrierReleased: (barriers.on_released,),
-            ev.CheckpointSaving: (checkpoints.on_saving,),
-            ev.CheckpointPublished: (checkpoints.on_published,),
-            ev.CheckpointVerified: (checkpoints.on_verified,),
-            ev.CheckpointLoaded: (
-                checkpoints.on_loaded,
-                steps.on_loaded,
-                optimizer.on_loaded,
-            ),
-            ev.CheckpointRefused: (checkpoints.on_refused,),
-            ev.CheckpointPruned: (checkpoints.on_pruned,),
-            ev.OptimizerNorms: (optimizer.on_norms,),
-            ev.OptimizerReset: (optimizer.on_reset, rounds.on_reset),
-            ev.NonfiniteFound: (optimizer.on_nonfinite,),
-            ev.RoundStarted: (rounds.on_started,),
-            ev.RoundCommitted: (rounds.on_committed,),
-            ev.ClientJoined: (rounds.on_joined,),
-            ev.ClientLost: (rounds.on_lost,),
-            ev.ClientUpdate: (rounds.on_update,),
-            ev.UpdateRefused: (rounds.on_refused,),
-            ev.StoreStats: (chunks.on_stats,),
-            ev.ChunkDamaged: (chunks.on_damaged,),
-            ev.ChunkRepaired: (chunks.on_repaired,),
-            ev.RequestSeen: (requests.on_seen,),
-            ev.RequestAcked: (requests.on_acked,),
-            ev.RequestDone: (requests.on_done,),
-        }

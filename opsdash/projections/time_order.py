@@ -67,4 +67,6 @@ def _joined(run: list[_Placed]) -> Lines:
     )
     if stop == len(source.events):
         return part
-    return part._replace(unreadable=(), num_undecodable=0, num_newer=0)
+    return part._replace(
+        unreadable=(), num_undecodable=0, num_newer=0, num_left_out=0, num_missing=0
+    )
