@@ -77,6 +77,7 @@ class HangWatch:
         self._lead_ns = int(_LEAD_BEATS * period_s * 1e9)
         self._still: tuple[int, int] = (-1, 0)
         """The last count of progress, and when it was first seen."""
+        self._looked_ns = time.monotonic_ns()
         self._dumped: tuple[str, int] | None = None
         self._asked: set[int] = set()
         self._named: _Wait | None = None
@@ -96,13 +97,16 @@ class HangWatch:
             self._parts.peers.forget()
             return
         standings = self._parts.peers.look()
-        if wait.age_ns >= wait.limit_ns:
+        if wait.age_ns >= wait.limit_ns and self._parts.peers.is_informed:
             self._judge(wait, standings)
 
     def _judge(self, wait: _Wait, standings: dict[int, Standing]) -> None:
         me = self._parts.emitter.rank
+        assert me is not None
         there = [r for r, s in standings.items() if wait.has_arrived(s) or r == me]
         missing = tuple(r for r in standings if r not in there)
+        if wait.collective is not None:
+            missing = self._missing_at_collective(me, missing, standings)
         if not missing:
             return
         what = f"`{wait.name}` has waited {wait.age_ns / 1e9:.1f} s"
@@ -115,6 +119,20 @@ class HangWatch:
         here = self._parts.host.ranks_here()
         if me == min(r for r in alive if r in here or r == me):
             self._ask(what, [r for r in missing if r not in self._asked], standings)
+
+    def _missing_at_collective(
+        self, me: int, behind: tuple[int, ...], standings: dict[int, Standing]
+    ) -> tuple[int, ...]:
+        """Return who is behind for certain, and not only seen long ago.
+
+        A rank that stands still has told its latest collective for that very
+        reason, unless it waits at a barrier with a name, whose own watch tells.
+        """
+        peers = self._parts.peers
+        alive = {r for r in standings if r == me or peers.is_alive(r)}
+        if any(standings[r].waiting_at is not None for r in alive):
+            return ()
+        return tuple(r for r in behind if r not in alive or peers.is_still(r))
 
     def _tell(self, wait: _Wait, missing: tuple[int, ...]) -> None:
         self._named, self._told = wait, missing
@@ -158,7 +176,10 @@ class HangWatch:
     def _unnamed_wait(self, now: int) -> _Wait | None:
         """Return the collective that a main thread without progress may be in."""
         activity = self._parts.activity
-        if self._still[0] != activity.progress:
+        # While this thread was frozen too nothing is known of the main one.
+        was_frozen = now - self._looked_ns > self._lead_ns
+        self._looked_ns = now
+        if self._still[0] != activity.progress or was_frozen:
             self._still = (activity.progress, now)
             return None
         phase = activity.phase

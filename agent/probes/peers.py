@@ -36,6 +36,8 @@ class Standing:
     rank: int
     step: int | None = None
     phase: str | None = None
+    progress: int | None = None
+    """What its last beat counted of its main thread."""
     waiting_at: tuple[str, int] | None = None
     """Barrier and index at which its last beat saw it wait."""
     arrived: dict[str, int] = field(default_factory=dict)
@@ -54,7 +56,7 @@ class Standing:
             self.step = event.step
         match event:
             case Heartbeat():
-                self.phase = event.phase
+                self.phase, self.progress = event.phase, event.progress
                 self.waiting_at = None
                 if event.waiting_at is not None and event.waiting_index is not None:
                     self.waiting_at = (event.waiting_at, event.waiting_index)
@@ -95,24 +97,40 @@ class Peers:
         self._world_size = world_size
         self._sizes: dict[int, int] = {}
         self._grown_s: dict[int, float] = {}
+        self._progress: dict[int, int | None] = {}
+        self._moved: set[int] = set()
+        self._num_looks = 0
 
     def look(self) -> dict[int, Standing]:
         """Read where every rank stands now; one that left no file stands nowhere."""
         segments = self._segments()
+        self._num_looks += 1
         return {
             rank: self._standing(rank, segments.get(rank_stem(rank), []))
             for rank in range(self._world_size)
         }
+
+    @property
+    def is_informed(self) -> bool:
+        """Whether there were two looks: one says nothing about what goes on."""
+        return self._num_looks > 1
 
     def is_alive(self, rank: int) -> bool:
         """Whether its file grew lately; known from the second look on."""
         grown_s = self._grown_s.get(rank)
         return grown_s is not None and time.monotonic() - grown_s < self._silent_s
 
+    def is_still(self, rank: int) -> bool:
+        """Whether its main thread told nothing between the last two looks."""
+        return rank in self._progress and rank not in self._moved
+
     def forget(self) -> None:
         """Begin to judge anew who is alive: it was not looked for a while."""
+        self._num_looks = 0
         self._sizes.clear()
         self._grown_s.clear()
+        self._progress.clear()
+        self._moved.clear()
 
     def _segments(self) -> dict[str, list[Path]]:
         """Return each process's files, the newest last."""
@@ -136,6 +154,11 @@ class Peers:
         if rank in self._sizes and self._sizes[rank] != size:
             self._grown_s[rank] = time.monotonic()
         self._sizes[rank] = size
+        if self._progress.get(rank, -1) != standing.progress:
+            self._moved.add(rank)
+        else:
+            self._moved.discard(rank)
+        self._progress[rank] = standing.progress
         return standing
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.rundir.events import HangNamed, StacksWritten, Undecodable, decode_lines
+from agent.rundir.events import (
+    HangNamed,
+    Heartbeat,
+    StacksWritten,
+    Undecodable,
+    decode_lines,
+)
 from agent.rundir.layout import RunDir
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -136,6 +142,8 @@ def job(tmp_path):
 def test_a_rank_that_is_stuck_is_named_with_its_stacks_until_it_goes_on(job):
     named = job.wait_for_hang("gate-2", 2)
     told = job.wait_for_stacks(2)
+    # Longer than any step may take: rank 2 must not blame the others afterwards.
+    job.wait_for(lambda e: isinstance(e, Heartbeat) and (e.waiting_age_ns or 0) > 2e9)
     with (job.folder / "pipe").open("wb") as pipe:
         pipe.write(b"x")
 
@@ -172,4 +180,5 @@ def test_a_rank_that_is_stuck_is_named_with_its_stacks_until_it_goes_on(job):
     last = {e.barrier: e.missing for e in hangs}
     assert last.keys() >= {"gate-2", "gate-4", "gate-6", named.barrier}
     assert set(last.values()) == {()}
+    assert {name for name in last if name.startswith("gloo")} == {named.barrier}
     assert all(e.waited_ns >= 0.5e9 for e in hangs)
