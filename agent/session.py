@@ -76,6 +76,7 @@ class Agent:
         self._activity = Activity()
         self._inbox = inbox
         self._obedience = Obedience(emitter, inbox)
+        self._pid = os.getpid()
         self._has_ended = False
         self._told_busy_ns = 0
         self._stacks: Stacks | None = None
@@ -305,8 +306,8 @@ class Agent:
 
     def ended(self, reason: str, *, error: str | None = None) -> None:
         """Write the last event, stop the thread, give the lock back. Once."""
-        if self._has_ended:
-            return
+        if self._has_ended or os.getpid() != self._pid:
+            return  # a forked child leaves; the run goes on
         self._has_ended = True
         if self._pulse is not None:
             self._pulse.stop()

@@ -12,7 +12,7 @@ import torch
 from agent.rundir.errors import LockedError, RunDirError
 from agent.rundir.events import EvalDone, Undecodable, decode_lines, kind
 from agent.rundir.layout import RunDir
-from agent.rundir.requests import write_request
+from agent.rundir.requests import read_accepted, write_request
 from agent.session import Agent
 
 ROOT = Path(__file__).parent.parent.parent
@@ -260,3 +260,25 @@ def test_only_rank_0_has_an_inbox(tmp_path):
         assert main.at_step(1).id == asked
         assert other.at_step(1) is None
         assert not other.claim(main.at_step(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_that_leaves_does_not_end_the_run(tmp_path):
+    run = RunDir(tmp_path)
+    with Agent.attach(tmp_path) as agent:
+        agent.accept("stop")
+        child = os.fork()
+        if child == 0:
+            try:
+                agent.__exit__(SystemExit, SystemExit(0), None)
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+        assert run.lock.exists()
+        assert read_accepted(run).kinds == ("stacks", "stop")
+        agent.step_done(1)
+
+    kinds = [kind(event) for event in events(tmp_path)]
+    assert kinds.count("run_ended") == 1
+    assert "step_done" in kinds
