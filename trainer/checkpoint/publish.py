@@ -189,8 +189,7 @@ def write_state(path: Path, state: dict[str, Any]) -> tuple[FileEntry, int]:
     Raises:
         OSError: it cannot be written whole; torch's own error is its cause.
     """
-    with path.open("xb", buffering=1 << 20) as file:
-        hashing = HashingFile(file)
+    with path.open("xb", buffering=1 << 20) as file, HashingFile(file) as hashing:
         try:
             # torch asks for no more than `write` and `flush`.
             torch.save(state, cast("IO[bytes]", hashing))
