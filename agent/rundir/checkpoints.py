@@ -24,7 +24,8 @@ QUARANTINE_PREFIX = ".quarantine-"
 DOOMED_PREFIX = ".doomed-"
 """Renamed by retention before its files are unlinked."""
 
-_SUPERSEDED = re.compile(r"\.superseded-(\d+)-(.+)")
+_SUPERSEDED = re.compile(r"\.superseded-(\d+)-(.+?)(?:\.\d+)?")
+"""A step that was given up more than once gets a number at its end."""
 _MAX_LOG_BYTES = 64 << 20
 
 

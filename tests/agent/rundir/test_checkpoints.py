@@ -151,6 +151,15 @@ def test_a_set_aside_checkpoint_is_found_by_either_name(run):
         find_checkpoint(run, "step-00000005")
 
 
+def test_a_step_that_was_given_up_twice_is_still_that_step(run):
+    publish(run, ".superseded-0002-step-00000004.2")
+
+    [entry] = list_checkpoints(run)
+
+    assert (entry.stage, entry.name) == (Stage.SUPERSEDED, "step-00000004")
+    assert entry.number == 4
+
+
 def test_pins_follow_the_last_word(run):
     digest = publish(run, checkpoint_name(1))
     log(run, checkpoint_name(1), digest)
