@@ -22,6 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from agent.rundir.process import Liveness, ProcessId, liveness, this_process
+from trainer.distributed.meeting import meet
 
 CONTROL_TIMEOUT_S = 30.0
 """How far apart ranks may enter a verdict that the store has announced."""
@@ -136,7 +137,8 @@ def join(
     if "RANK" not in os.environ:
         return World(device=chosen)
     timeout = timedelta(seconds=timeout_s)
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    shared, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    store = meet(shared, rank, world_size, timeout_s=timeout_s)
     if backend == "auto":
         backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(
@@ -149,7 +151,7 @@ def join(
     control = dist.new_group(
         backend="gloo", timeout=timedelta(seconds=control_timeout_s)
     )
-    own_store = PrefixStore("trainer", store.clone())
+    own_store = PrefixStore("trainer", store.clone())  # type: ignore[attr-defined]  # torch's stub lacks it
     own_store.set(_process_key(rank), msgspec.json.encode(this_process()).decode())
     return World(
         rank=rank,
