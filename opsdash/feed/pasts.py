@@ -11,7 +11,7 @@ from agent.rundir.layout import RunDir
 from opsdash.feed.cursor import Cursor
 from opsdash.feed.past import Past, tail_place
 
-_FULL_BYTES = 8 << 20
+FULL_BYTES = 8 << 20
 """Logs of an attempt that together have no more are read in full."""
 _ALL_TAILS_BYTES = 4 << 20
 """The newest parts of all logs of the newest attempt, which are complete."""
@@ -19,7 +19,7 @@ _MIN_TAIL_BYTES, _MAX_TAIL_BYTES = 64 << 10, 1 << 20
 
 
 def plan_pasts(
-    run: RunDir, cursors: Sequence[Cursor], newest_attempt: int
+    run: RunDir, cursors: Sequence[Cursor], newest_attempt: int, full_bytes: int
 ) -> Iterator[Past]:
     """Yield the pasts of processes that were found just now and wrote much.
 
@@ -27,6 +27,7 @@ def plan_pasts(
         run: The run.
         cursors: All of them, in the order in which they are read.
         newest_attempt: Of earlier ones nothing is complete but short logs.
+        full_bytes: Logs of an attempt that have no more are left as they are.
     """
     for attempt, group in groupby(cursors, key=lambda cursor: cursor.attempt):
         logs: dict[str, list[Cursor]] = {}
@@ -35,15 +36,15 @@ def plan_pasts(
         fresh = [log for log in logs.values() if all(c.is_fresh for c in log)]
         for cursor in (cursor for log in fresh for cursor in log):
             cursor.look()
-        is_newest = attempt == newest_attempt
-        yield from _plan_attempt(run, fresh, _tail_bytes(len(logs)) if is_newest else 0)
+        if sum(map(_size, logs.values())) > full_bytes:
+            is_newest = attempt == newest_attempt
+            tail_bytes = _tail_bytes(len(logs)) if is_newest else 0
+            yield from _plan_attempt(run, fresh, tail_bytes)
 
 
 def _plan_attempt(
     run: RunDir, logs: Sequence[list[Cursor]], tail_bytes: int
 ) -> Iterator[Past]:
-    if sum(_size(log) for log in logs) <= _FULL_BYTES:
-        return
     for log in logs:
         if _size(log) <= max(2 * tail_bytes, _MIN_TAIL_BYTES):
             continue

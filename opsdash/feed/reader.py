@@ -12,6 +12,7 @@ from agent.rundir.events import RunStarted
 from agent.rundir.layout import RunDir
 from opsdash.feed.cursor import Clocks
 from opsdash.feed.directory import DirectoryReader
+from opsdash.feed.pasts import FULL_BYTES
 from opsdash.feed.telemetry import Telemetry
 from opsdash.projections.batch import Batch, Directory, Lines, Problem
 
@@ -32,13 +33,25 @@ class RunReader:
     """Everything that is read of one run."""
 
     def __init__(
-        self, run: RunDir, *, clocks: Callable[[], Clocks] = system_clocks
+        self,
+        run: RunDir,
+        *,
+        clocks: Callable[[], Clocks] = system_clocks,
+        full_bytes: int = FULL_BYTES,
     ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            run: The run.
+            clocks: This host's, unless a test moves them.
+            full_bytes: Of an attempt whose logs together have more only the
+                newest part is read in full, and thinned what is older.
+        """
         self.run = run
         self.is_polling = False
         """Told by whoever paces the reading; passed on with each batch."""
         self._clocks = clocks
-        self._telemetry = Telemetry(run)
+        self._telemetry = Telemetry(run, full_bytes=full_bytes)
         self._directory = DirectoryReader(run)
         self._facts = Directory(path=str(run.path))
         self._looked_ns: int | None = None

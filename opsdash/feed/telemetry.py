@@ -13,7 +13,7 @@ from pathlib import Path
 from agent.rundir.layout import RunDir, parse_telemetry_name
 from opsdash.feed.cursor import Clocks, Cursor
 from opsdash.feed.past import Past
-from opsdash.feed.pasts import plan_pasts
+from opsdash.feed.pasts import FULL_BYTES, plan_pasts
 from opsdash.feed.preview import Preview
 from opsdash.projections.batch import Lines, Problem
 from opsdash.projections.plausible import MAX_RANKS
@@ -28,8 +28,9 @@ _RANK = re.compile(r"rank-(\d{1,9})")
 class Telemetry:
     """All telemetry files of one run."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, *, full_bytes: int = FULL_BYTES) -> None:
         self._run = run
+        self._full_bytes = full_bytes
         self._cursors: dict[str, Cursor] = {}
         self._scanned: dict[str, int] = {}
         self._problems: dict[str, Problem] = {}
@@ -83,8 +84,7 @@ class Telemetry:
         if len(self._cursors) > num_known:
             found = sorted(self._cursors.values(), key=_file_order)
             self._cursors = {cursor.file: cursor for cursor in found}
-            for past in plan_pasts(self._run, found, self.newest_attempt):
-                self._pasts[past.attempt, past.stem] = past
+            self._plan_pasts(found)
 
     def read_preview(self, clocks: Clocks) -> list[Lines]:
         """Return the newest lines while a long past is not read yet; empty: go on."""
@@ -146,6 +146,11 @@ class Telemetry:
             if source.attempt == oldest and source.last_time_ns is not None
         ]
         return min(known, default=math.inf)
+
+    def _plan_pasts(self, cursors: list[Cursor]) -> None:
+        pasts = plan_pasts(self._run, cursors, self.newest_attempt, self._full_bytes)
+        for past in pasts:
+            self._pasts[past.attempt, past.stem] = past
 
     def _read_past(self, past: Past, clocks: Clocks, horizon_ns: float) -> list[Lines]:
         if (past.last_time_ns or 0) > horizon_ns:
