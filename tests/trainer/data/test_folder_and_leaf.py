@@ -1,0 +1,140 @@
+"""Other people's examples are read as they are meant, or refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from agent.rundir.errors import RunDirError
+from trainer.data.folder import load_folder
+from trainer.data.leaf import is_leaf, load_leaf_client, load_leaf_test
+
+
+def leaf(path, users):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {
+        "users": list(users),
+        "num_samples": [len(y) for _, y in users.values()],
+        "user_data": {name: {"x": x, "y": y} for name, (x, y) in users.items()},
+    }
+    path.write_text(json.dumps(data))
+
+
+def test_images_in_npz_keep_their_shape_and_pixels_are_scaled(tmp_path):
+    pixels = np.array([[[0, 255], [51, 102]]], dtype=np.uint8)
+    np.savez(tmp_path / "client-1.npz", x=pixels, y=np.array([3]))
+
+    examples = load_folder(tmp_path, "client-1")
+
+    assert examples.inputs.shape == (1, 1, 2, 2)
+    expected = torch.tensor([[0.0, 1.0], [0.2, 0.4]])
+    assert torch.allclose(examples.inputs[0, 0], expected)
+    assert examples.labels.tolist() == [3]
+
+
+@pytest.mark.parametrize("header", ["", "a,b,label\n"])
+def test_rows_in_csv_have_the_class_last(tmp_path, header):
+    (tmp_path / "c.csv").write_text(header + "0.5,-1,2\n1.5,0,0\n")
+
+    examples = load_folder(tmp_path, "c")
+
+    assert examples.inputs.tolist() == [[0.5, -1.0], [1.5, 0.0]]
+    assert examples.labels.tolist() == [2, 0]
+
+
+def test_a_client_without_a_file_has_none(tmp_path):
+    assert load_folder(tmp_path, "client-1") is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: np.savez(p / "c.npz", x=np.zeros((2, 3)), y=np.zeros(3)),
+        lambda p: np.savez(p / "c.npz", x=np.zeros((0, 3)), y=np.zeros(0)),
+        lambda p: np.savez(p / "c.npz", a=np.zeros(1)),
+        lambda p: np.savez(p / "c.npz", x=np.full((1, 3), np.nan), y=np.zeros(1)),
+        lambda p: np.savez(p / "c.npz", x=np.zeros((1, 3)), y=np.array([-1])),
+        lambda p: np.savez(p / "c.npz", x=np.array([{}], object), y=np.zeros(1)),
+        lambda p: (p / "c.npz").write_bytes(b"no zip file"),
+        lambda p: (p / "c.csv").write_text("1,2,x\n3,4,y\n"),
+        lambda p: (p / "c.csv").write_text("1,2\n1,2,3\n"),
+    ],
+)
+def test_a_file_that_holds_no_examples_is_refused(tmp_path, make):
+    make(tmp_path)
+
+    with pytest.raises(RunDirError, match="holds no examples"):
+        load_folder(tmp_path, "c")
+
+
+def test_a_hostile_npz_runs_nothing(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    np.savez(tmp_path / "c.npz", x=np.array([Hostile()], object), y=np.zeros(1))
+
+    with pytest.raises(RunDirError):
+        load_folder(tmp_path, "c")
+
+    assert not (tmp_path / "ran").exists()
+
+
+def test_users_are_dealt_to_clients_by_name(tmp_path):
+    users = {f"u{n}": ([[float(n)] * 4], [n]) for n in (3, 1, 2, 0)}
+    leaf(tmp_path / "train" / "all.json", users)
+
+    labels = [load_leaf_client(tmp_path, i, 3).labels.tolist() for i in range(3)]
+
+    assert is_leaf(tmp_path)
+    assert labels == [[0, 3], [1], [2]]
+    assert load_leaf_client(tmp_path, 0, 3).inputs.shape == (2, 1, 2, 2)
+
+
+def test_several_files_are_read_as_one_and_test_users_are_held_out(tmp_path):
+    leaf(tmp_path / "train" / "a.json", {"a": ([[0.1, 0.2, 0.3]], [1])})
+    leaf(tmp_path / "train" / "b.json", {"b": ([[0.4, 0.5, 0.6]], [0])})
+    leaf(tmp_path / "test" / "a.json", {"a": ([[0.7, 0.8, 0.9]], [1])})
+
+    everything = load_leaf_client(tmp_path, 0, 1)
+    held_out = load_leaf_test(tmp_path)
+
+    assert everything.inputs.shape == (2, 3)
+    assert held_out.labels.tolist() == [1]
+
+
+def test_a_single_file_has_no_test(tmp_path):
+    leaf(tmp_path / "femnist.json", {"a": ([[0.0] * 784], [61])})
+
+    examples = load_leaf_client(tmp_path / "femnist.json", 0, 1)
+
+    assert examples.inputs.shape == (1, 1, 28, 28)
+    assert load_leaf_test(tmp_path / "femnist.json") is None
+
+
+def test_more_clients_than_users_are_refused(tmp_path):
+    leaf(tmp_path / "one.json", {"a": ([[0.0] * 4], [1])})
+
+    with pytest.raises(RunDirError, match="1 users, too few for 2 clients") as caught:
+        load_leaf_client(tmp_path / "one.json", 1, 2)
+
+    assert caught.value.hint == "--clients 1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"users": ["a"], "user_data": {}}', '{"users": [], "user_data": []}'],
+)
+def test_json_that_is_not_leafs_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+
+    with pytest.raises(RunDirError, match="is not LEAF's JSON"):
+        load_leaf_client(tmp_path / "x.json", 0, 1)
+
+
+def test_rows_of_different_lengths_are_refused(tmp_path):
+    leaf(tmp_path / "x.json", {"a": ([[0.0] * 4, [0.0] * 5], [1, 2])})
+
+    with pytest.raises(RunDirError, match="holds no examples"):
+        load_leaf_client(tmp_path / "x.json", 0, 1)
