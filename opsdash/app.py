@@ -111,11 +111,6 @@ class OpsdashApp(App[int]):
         if self._attached is not None:
             self._attached.stop()
 
-    def get_key_display(self, binding: Binding) -> str:
-        """Return a key's name for the footer, in characters that can be shown."""
-        shown = super().get_key_display(binding)
-        return shown if shown.isascii() or not self.glyphs.ascii_only else binding.key
-
     def check_action(
         self,
         action: str,

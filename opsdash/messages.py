@@ -4,11 +4,13 @@ A pane never verifies, resumes or switches to another pane by itself. Whatever
 is done to the run is a `Wish`; the rest moves the operator about.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from textual.message import Message
+
+from opsdash.operations.export import ExportedEvent
 
 
 class Wish(Message):
@@ -92,6 +94,32 @@ class RunRequested(Wish):
         self.kind = kind
         """One of `agent.rundir.request_args.KINDS`."""
         self.args = dict(args)
+
+
+class ExportRequested(Wish):
+    """Write events to a file."""
+
+    def __init__(
+        self,
+        path: Path,
+        numbers: Sequence[int],
+        read: Callable[[int], ExportedEvent | None],
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.numbers = numbers
+        """Of the events that are shown."""
+        self.read = read
+        """Returns an event by its number."""
+
+
+class RoundOpened(Message):
+    """The operator wants the events of a federated round."""
+
+    def __init__(self, round_num: int, client: str | None) -> None:
+        super().__init__()
+        self.round_num = round_num
+        self.client = client
 
 
 class StacksOpened(Message):

@@ -22,9 +22,11 @@ from opsdash.jobs.command import (
     say_repaired,
     say_restored,
 )
+from opsdash.jobs.exporting import ExportJob
 from opsdash.jobs.resuming import ResumePlanning, Resuming
 from opsdash.jobs.verification import Verification
 from opsdash.operations.compare import compare_checkpoints, plan_measure
+from opsdash.operations.export import EventExport
 from opsdash.operations.plan import Plan
 from opsdash.operations.request_plans import plan_request
 from opsdash.operations.requests import ask
@@ -88,6 +90,8 @@ class Acting:
                 self.request(wish.kind, wish.args)
             case messages.CompareRequested():
                 self.compare(wish.old, wish.new)
+            case messages.ExportRequested():
+                self.export(wish)
 
     def verify(self, names: tuple[str, ...], level: Level = Level.CONTENT) -> None:
         """Read checkpoints again: a pure read needs no plan."""
@@ -100,7 +104,13 @@ class Acting:
             Target(self._run.chunk_store(node), f"chunks/{node}", is_store=True)
             for node in nodes
         ]
-        self._jobs.add(Verification(tuple(targets), self._log))
+        reading = Verification(tuple(targets), self._log)
+
+        def keep() -> bool:
+            self._attached.store_verdicts.update(reading.job.verdicts)
+            return False
+
+        self._jobs.add(reading, keep)
 
     def request(self, kind: str, args: dict[str, Any] | None = None) -> None:
         """Plan a request to the running trainer, and make it if confirmed."""
@@ -167,6 +177,12 @@ class Acting:
             compared = compare_checkpoints(self._run, old, new)
             measuring = TrainerCommand(plan_measure(self._run, old, new))
             self._desk.show_screen(ComparisonScreen(compared, measuring))
+
+    def export(self, wish: messages.ExportRequested) -> None:
+        """Write events to a file of the operator's, beside the run."""
+        with _told(self._desk):
+            export = EventExport(wish.path, wish.numbers, wish.read)
+            self._jobs.add(ExportJob(export))
 
     def _ask(self, plan: Plan, args: dict[str, Any]) -> None:
         with _told(self._desk):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from agent.rundir.layout import RunDir
+from agent.rundir.verify.verdict import Verdict
 from opsdash.feed.cursor import Clocks
 from opsdash.feed.reader import RunReader, system_clocks
 from opsdash.feed.thread import Feed
@@ -37,6 +38,8 @@ class Attached:
         self.jobs = JobBoard()
         self.is_readonly = is_readonly
         self.log = None if is_readonly else OperationLog(run)
+        self.store_verdicts: dict[str, Verdict] = {}
+        """What was found in chunk stores, by `chunks/<node>`."""
         self._clocks = clocks
         self._feed = Feed(RunReader(run, clocks=clocks))
         self._has_news = False
@@ -67,7 +70,8 @@ class Attached:
         self._has_news, self._shown_s = False, time.monotonic()
         now = self._clocks()
         verdict = self.folded.verdict(now.mono_ns, now.time_ns)
-        return View(self.folded, now.mono_ns, now.time_ns, verdict)
+        stores = dict(self.store_verdicts)
+        return View(self.folded, now.mono_ns, now.time_ns, verdict, stores)
 
     def notes(self) -> list[str]:
         """Return what the screen says about reading."""

@@ -152,9 +152,13 @@ def _verify_store(
 
 def _store_finding(found: "StoreFinding") -> Finding:
     place = found.place
+    message = found.detail or f"{place} is {found.finding}"
+    if found.elsewhere:
+        nodes = ", ".join(source.node for source in found.elsewhere)
+        message = f"{message}; held by {nodes} too"
     return Finding(
         file=place.node,
-        message=found.detail or f"{place} is {found.finding}",
+        message=message,
         tensor=place.tensors[0] if place.tensors else None,
         expected=place.digest or None,
     )

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agent.rundir.events import Heartbeat, kind
+from agent.rundir.events import Event, Heartbeat, kind
 from opsdash.projections.batch import Batch, Lines, UnreadableLine
 from opsdash.projections.event_words import Severity, describe, severity
 from opsdash.projections.plausible import MAX_COUNT, clip, whole
@@ -21,6 +21,8 @@ _BLOCK = 8_192
 _MAX_TEXTS = 50_000
 _MAX_NAMES = 65_000
 _NO_STEP = -1
+_FIRST_ROUND = -2
+"""A round is kept where a step would be, counted downwards from here."""
 UNREADABLE, NEWER = "unreadable", "newer"
 """Kinds of rows that are lines and no events."""
 
@@ -35,6 +37,8 @@ class EventRow(NamedTuple):
     """The process: `rank-00003`, `server`, or a client's key."""
     attempt: int
     step: int | None
+    round_num: int | None
+    """Of an event that has no step of its own."""
     severity: Severity
     text: str | None
     """In words; None: say it again from its line, at `file` and `offset`."""
@@ -53,6 +57,7 @@ class EventFilter:
     min_severity: Severity = Severity.DETAIL
     step: int | None = None
     attempt: int | None = None
+    round_num: int | None = None
 
 
 class _File(NamedTuple):
@@ -105,9 +110,8 @@ class EventsLog:
                 continue
             weight = severity(event)
             text = describe(event) if weight > Severity.DETAIL else None
-            step = whole(event.step)
             self._append(
-                event.time_ns, kind(event), file_id, offset, step, weight, text
+                event.time_ns, kind(event), file_id, offset, _when(event), weight, text
             )
         time_ns = lines.events[-1].time_ns if lines.events else 0
         for line in lines.unreadable:
@@ -129,7 +133,8 @@ class EventsLog:
             kind=self._kind_names[self._kinds[index]],
             node=file.stem,
             attempt=file.attempt,
-            step=None if step == _NO_STEP else step,
+            step=step if step >= 0 else None,
+            round_num=_FIRST_ROUND - step if step <= _FIRST_ROUND else None,
             severity=Severity(self._severities[index]),
             text=self._texts.get(number),
             file=file.file,
@@ -140,6 +145,9 @@ class EventsLog:
         """Return the numbers of the rows that a filter lets through, from `since`."""
         kinds = self._wanted_kinds(wanted)
         files = self._wanted_files(wanted)
+        when = wanted.step
+        if when is None and wanted.round_num is not None:
+            when = _FIRST_ROUND - wanted.round_num
         start = max(since, self.first)
         return [
             number
@@ -147,7 +155,7 @@ class EventsLog:
             if self._severities[number - self.first] >= wanted.min_severity
             and (kinds is None or self._kinds[number - self.first] in kinds)
             and (files is None or self._files[number - self.first] in files)
-            and (wanted.step is None or self._steps[number - self.first] == wanted.step)
+            and (when is None or self._steps[number - self.first] == when)
         ]
 
     def by_time(self, numbers: list[int]) -> list[int]:
@@ -157,8 +165,10 @@ class EventsLog:
     def search_text(self, number: int) -> str:
         """Return what a search looks at: kind, process, step, and words if kept."""
         row = self.row(number)
-        step = "" if row.step is None else str(row.step)
-        return f"{row.kind} {row.node} {step} {row.text or ''}"
+        when = "" if row.step is None else str(row.step)
+        if row.round_num is not None:
+            when = f"round {row.round_num}"
+        return f"{row.kind} {row.node} {when} {row.text or ''}"
 
     def _append(
         self,
@@ -166,14 +176,14 @@ class EventsLog:
         kind_name: str,
         file_id: int,
         offset: int,
-        step: int | None,
+        when: int,
         weight: Severity,
         text: str | None,
     ) -> None:
         number = self.stop
         self._times.append(time_ns if 0 <= time_ns <= 1 << 62 else 0)
         self._offsets.append(min(offset, MAX_COUNT))
-        self._steps.append(_NO_STEP if step is None else step)
+        self._steps.append(when)
         self._kinds.append(self._kind_id(kind_name))
         self._files.append(file_id)
         self._severities.append(weight)
@@ -188,7 +198,7 @@ class EventsLog:
         name = NEWER if line.is_newer_kind else UNREADABLE
         weight = Severity.INFO if line.is_newer_kind else Severity.WARNING
         text = clip(f"{line.reason}: {line.head}")
-        self._append(time_ns, name, file_id, line.offset, None, weight, text)
+        self._append(time_ns, name, file_id, line.offset, _NO_STEP, weight, text)
 
     def _keep_text(self, number: int, text: str) -> None:
         self._texts[number] = text
@@ -237,3 +247,11 @@ class EventsLog:
             if wanted.node in (None, file.stem)
             and wanted.attempt in (None, file.attempt)
         }
+
+
+def _when(event: Event) -> int:
+    """Return the step of an event, or its round as a negative number."""
+    step, round_num = whole(event.step), whole(event.round_num)
+    if step is not None:
+        return step
+    return _NO_STEP if round_num is None else _FIRST_ROUND - round_num

@@ -1,7 +1,8 @@
 """The events of a run as rows of a table, or those that a filter lets through.
 
 A filter over a long log is worked off in slices, so that keys are answered in
-between; the count beside the filter says how far it is.
+between; the count beside the filter says how far it is. An expression that
+takes too long is taken literally.
 """
 
 from array import array
@@ -14,6 +15,7 @@ from opsdash.feed.cursor import read_line
 from opsdash.projections.event_words import Severity, describe
 from opsdash.projections.events_log import EventFilter, EventRow, EventsLog
 from opsdash.projections.match import Matcher, matcher
+from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column
 
 COLUMNS = (
@@ -25,6 +27,7 @@ COLUMNS = (
     Column("what", 20, flex=1, sortable=False),
 )
 _SLICE = 20_000
+_PATIENCE_S = 0.25
 _MAX_SAID = 4_096
 _TONES = {Severity.ERROR: "bad", Severity.WARNING: "warn", Severity.DETAIL: "dim"}
 _LETTERS = {Severity.ERROR: "E", Severity.WARNING: "W", Severity.INFO: " "}
@@ -47,10 +50,14 @@ class EventRows:
         """Whether rows may be left out."""
         return not (self._pattern.is_everything and self._wanted == EventFilter())
 
+    @property
+    def is_literal(self) -> bool:
+        """Whether the pattern is not taken as a regular expression."""
+        return self._pattern.is_literal
+
     def restrict(self, pattern: str, wanted: EventFilter) -> None:
         """Begin a filter anew."""
-        self._pattern, self._wanted = matcher(pattern), wanted
-        self._found, self._looked_upto = array("q"), self.log.first
+        self._restrict(matcher(pattern), wanted)
 
     def advance(self) -> bool:
         """Look at the next slice; True: there is more to look at."""
@@ -59,13 +66,19 @@ class EventRows:
         log = self.log
         start = max(self._looked_upto, log.first)
         stop = min(log.stop, start + _SLICE)
-        self._found.extend(
-            number
-            for number in log.select(self._wanted, start)
-            if number < stop and self._pattern(log.search_text(number))
+        numbers = [n for n in log.select(self._wanted, start) if n < stop]
+        try:
+            with patience(_PATIENCE_S):
+                found = self._matching(numbers)
+        except OutOfPatienceError:
+            literally = matcher(self._pattern.pattern, is_literal=True)
+            self._restrict(literally, self._wanted)
+            return True
+        self._found.extend(found)
+        num_gone = next(
+            (i for i, n in enumerate(self._found) if n >= log.first), len(self._found)
         )
-        while self._found and self._found[0] < log.first:
-            self._found.pop(0)
+        del self._found[:num_gone]
         self._looked_upto = stop
         return stop < log.stop
 
@@ -74,7 +87,7 @@ class EventRows:
 
     def key(self, index: int) -> Hashable:
         """Return the number of the event, which never changes."""
-        return self._number(index)
+        return self.number(index)
 
     def find(self, key: Hashable) -> int | None:
         """Return where an event is now."""
@@ -88,14 +101,14 @@ class EventRows:
 
     def row(self, index: int) -> Sequence[Cell]:
         """Return the cells of an event."""
-        number = self._number(index)
+        number = self.number(index)
         row = self.log.row(number)
         tone = _TONES.get(row.severity, "")
         return (
             Cell(units.clock_time(row.time_ns or None), "dim"),
             Cell(_LETTERS.get(row.severity, ""), tone),
             Cell(row.node),
-            Cell(units.count(row.step), "dim"),
+            Cell(_when(row), "dim"),
             Cell(row.kind, tone),
             Cell(self.words(number, row), "" if tone == "dim" else tone),
         )
@@ -121,6 +134,24 @@ class EventRows:
             return ""
         return found.decode("utf-8", "replace")
 
+    def number(self, index: int) -> int:
+        """Return the number of the event in a row."""
+        return self._found[index] if self.is_filtered else self.log.first + index
+
+    def numbers(self) -> Sequence[int]:
+        """Return the numbers of all rows as they are now."""
+        if self.is_filtered:
+            return array("q", self._found)
+        return range(self.log.first, self.log.stop)
+
+    def _matching(self, numbers: list[int]) -> list[int]:
+        text, matches = self.log.search_text, self._pattern
+        return [number for number in numbers if matches(text(number))]
+
+    def _restrict(self, pattern: Matcher, wanted: EventFilter) -> None:
+        self._pattern, self._wanted = pattern, wanted
+        self._found, self._looked_upto = array("q"), self.log.first
+
     def _say_again(self, row: EventRow) -> str:
         try:
             event = decode(read_line(self._run, row.file, row.offset))
@@ -128,5 +159,6 @@ class EventRows:
             return f"its line cannot be read: {error.strerror}"
         return "" if isinstance(event, Undecodable) else describe(event)
 
-    def _number(self, index: int) -> int:
-        return self._found[index] if self.is_filtered else self.log.first + index
+
+def _when(row: EventRow) -> str:
+    return f"r {row.round_num}" if row.round_num is not None else units.count(row.step)

@@ -1,5 +1,6 @@
 """Pane 7: everything that was told, filtered as it is typed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,8 +9,12 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
 from agent.rundir.layout import RunDir, rank_stem
+from opsdash import units
+from opsdash.messages import ExportRequested
+from opsdash.operations.export import ExportedEvent
 from opsdash.projections.event_words import Severity
-from opsdash.projections.events_log import EventFilter
+from opsdash.projections.events_log import EventFilter, EventRow
+from opsdash.screens.ask_text import AskScreen
 from opsdash.screens.event_rows import COLUMNS, EventRows
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.facts import Fact, Facts
@@ -31,7 +36,10 @@ class EventsPane(Pane):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "severity", "Severity"),
+        Binding("w", "severity", "Worse only"),
+        Binding("n", "only_node", "This process", show=False),
+        Binding("e", "only_kind", "This kind", show=False),
+        Binding("E", "export", "Export"),
         Binding("escape", "clear", "Clear filter", show=False),
     ]
 
@@ -60,6 +68,10 @@ class EventsPane(Pane):
         node = None if rank is None else rank_stem(rank)
         self._restrict(self._pattern, EventFilter(step=step, node=node))
 
+    def show_round(self, round_num: int) -> None:
+        """Keep to the events of one federated round."""
+        self._restrict(self._pattern, EventFilter(round_num=round_num))
+
     def filter_rows(self) -> bool:
         """Begin to type a filter."""
         self.focus_now(self.query_one(FilterBar).query_one(Input))
@@ -71,20 +83,50 @@ class EventsPane(Pane):
 
     def text_to_copy(self) -> tuple[str, str] | None:
         """Return the line of the event under the cursor, as it stands on disk."""
-        key = self.query_one(VirtualTable).cursor_key
-        if self._rows is None or not isinstance(key, int):
+        found = self._highlighted()
+        if self._rows is None or found is None:
             return None
-        line = self._rows.line(key)
+        line = self._rows.line(found[0])
         return (line, "event") if line else None
 
     def action_severity(self) -> None:
         """Show only what matters at least so much; once more: more strictly."""
         now = _LEVELS.index(self._wanted.min_severity)
         level = _LEVELS[(now + 1) % len(_LEVELS)]
-        wanted = EventFilter(
-            min_severity=level, step=self._wanted.step, node=self._wanted.node
-        )
-        self._restrict(self._pattern, wanted)
+        self._restrict(self._pattern, replace(self._wanted, min_severity=level))
+
+    def action_only_node(self) -> None:
+        """Keep to the process under the cursor; once more: to all again."""
+        found = self._highlighted()
+        if self._wanted.node is not None:
+            self._restrict(self._pattern, replace(self._wanted, node=None))
+        elif found is not None:
+            self._restrict(self._pattern, replace(self._wanted, node=found[1].node))
+
+    def action_only_kind(self) -> None:
+        """Keep to the kind under the cursor; once more: to all again."""
+        found = self._highlighted()
+        if self._wanted.kinds is not None:
+            self._restrict(self._pattern, replace(self._wanted, kinds=None))
+        elif found is not None:
+            kinds = frozenset({found[1].kind})
+            self._restrict(self._pattern, replace(self._wanted, kinds=kinds))
+
+    def action_export(self) -> None:
+        """Ask for a file, and write what is shown into it."""
+        rows = self._rows
+        if rows is None:
+            return
+
+        def answered(fields: list[str] | None) -> None:
+            if fields and fields[0]:
+                path = Path(fields[0]).expanduser()
+                wish = ExportRequested(path, rows.numbers(), self._exported)
+                self.post_message(wish)
+
+        title = f"write {units.count(len(rows))} events to a file"
+        label = "file, .jsonl or .csv"
+        self.app.push_screen(AskScreen(title, {label: "events.jsonl"}), answered)
 
     def action_clear(self) -> None:
         """Show everything again."""
@@ -108,6 +150,7 @@ class EventsPane(Pane):
         if self._rows is not None:
             self._rows.restrict(pattern, wanted)
             self._advance()
+            self._show_details()
 
     def _advance(self) -> None:
         """Filter the next slice, and go on in a moment where there is more."""
@@ -117,27 +160,61 @@ class EventsPane(Pane):
         if rows.advance():
             self.set_timer(_SLICE_PAUSE_S, self._advance)
         self.query_one(VirtualTable).show(rows)
-        self.query_one(FilterBar).show_count(len(rows), len(rows.log))
+        self.query_one(FilterBar).show_count(
+            len(rows), len(rows.log), is_literal=rows.is_literal
+        )
 
-    def _show_details(self) -> None:
+    def _highlighted(self) -> tuple[int, EventRow] | None:
         rows, key = self._rows, self.query_one(VirtualTable).cursor_key
         if rows is None or not isinstance(key, int):
-            self.query_one(Facts).show([])
-            return
-        row = rows.log.row(key)
-        restricted = self._restriction()
-        facts = [
-            Fact(row.kind, rows.words(key, row) or "-"),
-            Fact("at", f"{row.file} byte {row.offset}, attempt {row.attempt}", "dim"),
-        ]
-        self.query_one(Facts).show([*restricted, *facts])
+            return None
+        try:
+            return key, rows.log.row(key)
+        except IndexError:
+            return None
+
+    def _exported(self, number: int) -> ExportedEvent | None:
+        """Return an event as it is exported; None: it was dropped meanwhile."""
+        rows = self._rows
+        if rows is None:
+            return None
+        try:
+            row = rows.log.row(number)
+        except IndexError:
+            return None
+        return ExportedEvent(
+            time_ns=row.time_ns,
+            attempt=row.attempt,
+            node=row.node,
+            kind=row.kind,
+            severity=row.severity,
+            step=row.step,
+            round_num=row.round_num,
+            text=rows.words(number, row),
+            file=row.file,
+            offset=row.offset,
+            line=rows.line(number),
+        )
+
+    def _show_details(self) -> None:
+        found, facts = self._highlighted(), self._restriction()
+        if self._rows is not None and found is not None:
+            number, row = found
+            place = f"{row.file} byte {row.offset}, attempt {row.attempt}"
+            facts += [
+                Fact(row.kind, self._rows.words(number, row) or "-"),
+                Fact("at", place, "dim"),
+            ]
+        self.query_one(Facts).show(facts)
 
     def _restriction(self) -> list[Fact]:
-        parts = []
-        if self._wanted.min_severity is not Severity.DETAIL:
-            parts.append(f"{self._wanted.min_severity.name.lower()} and worse")
-        if self._wanted.step is not None:
-            parts.append(f"step {self._wanted.step}")
-        if self._wanted.node is not None:
-            parts.append(self._wanted.node)
+        wanted, parts = self._wanted, []
+        if wanted.min_severity is not Severity.DETAIL:
+            parts.append(f"{wanted.min_severity.name.lower()} and worse")
+        if wanted.step is not None:
+            parts.append(f"step {wanted.step}")
+        if wanted.round_num is not None:
+            parts.append(f"round {wanted.round_num}")
+        parts += [wanted.node] if wanted.node is not None else []
+        parts += sorted(wanted.kinds or ())
         return [Fact("only", f"{', '.join(parts)} (escape clears)")] if parts else []

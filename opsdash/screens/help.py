@@ -10,16 +10,9 @@ from textual.dom import DOMNode
 from textual.screen import ModalScreen
 
 from opsdash.widgets.facts import Fact, Facts
+from opsdash.widgets.key_line import key_name
 
 _TITLES = {"OpsdashApp": "everywhere", "WatchScreen": "between widgets"}
-_KEY_NAMES = {
-    "question_mark": "?",
-    "slash": "/",
-    "space": "space",
-    "equals_sign": "=",
-    "plus": "+",
-    "minus": "-",
-}
 
 
 class HelpScreen(ModalScreen[None]):
@@ -66,12 +59,14 @@ def key_facts(chain: Iterable[DOMNode]) -> list[Fact]:
 
 
 def _keys(node: DOMNode) -> list[Fact]:
+    """Return the keys that a node declares and that work now."""
     by_action: dict[str, tuple[list[str], str]] = {}
     own = getattr(type(node), "BINDINGS", [])
     for binding in Binding.make_bindings(own):
-        if binding.description:
+        name = binding.action.partition("(")[0]
+        if binding.description and node.check_action(name, ()):
             keys, _ = by_action.setdefault(binding.action, ([], binding.description))
-            keys.append(_KEY_NAMES.get(binding.key, binding.key))
+            keys.append(key_name(binding.key))
     return [Fact(" ".join(keys), text) for keys, text in by_action.values()]
 
 

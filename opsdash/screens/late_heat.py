@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from opsdash.projections.heat import HeatMap
 from opsdash.widgets.heat_view import Peak
 
-ZOOMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768)
-"""Steps per column that the projection's levels answer exactly."""
 BOUNDS_NS = (200_000, 1_000_000, 5_000_000, 25_000_000, 100_000_000)
 """The least lateness of each density, ns: below the first nobody is late."""
 _MAX_COLUMNS = 2_048

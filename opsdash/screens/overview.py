@@ -6,22 +6,31 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 
 from opsdash import units
+from opsdash.messages import RoundOpened, StacksOpened, StepOpened
 from opsdash.projections.event_words import Severity
 from opsdash.projections.steps import EVAL_LOSS, LOSS, TOKENS_PER_S
+from opsdash.screens.client_cells import LEGEND, show_clients
 from opsdash.screens.curve_series import CurveSeries
-from opsdash.screens.late_heat import BOUNDS_NS, ZOOMS, LatenessHeat
+from opsdash.screens.late_heat import BOUNDS_NS, LatenessHeat
 from opsdash.screens.pane import Pane, View
-from opsdash.screens.rank_table import COLUMNS, rank_rows
+from opsdash.screens.rank_table import FIELDS, processes
+from opsdash.screens.round_curves import RoundCurves
 from opsdash.widgets.chart import Chart
+from opsdash.widgets.client_grid import ClientGrid
 from opsdash.widgets.facts import Fact, Facts
 from opsdash.widgets.heat_map import HeatMap
-from opsdash.widgets.table import VirtualTable
+from opsdash.widgets.record_table import RecordTable
+from opsdash.widgets.table_messages import Selected
 
 _TONES = {Severity.ERROR: "bad", Severity.WARNING: "warn"}
+_MARKS = {Severity.ERROR: "wrong", Severity.WARNING: "warning"}
+_NEWS = 6
+_NEWS_ROWS = 2_000
+"""How far back news are looked for."""
 
 
 class OverviewPane(Pane):
-    """Processes, reasons, loss, throughput and lateness."""
+    """Processes, reasons, loss, throughput and lateness; or clients and rounds."""
 
     TITLE: ClassVar[str] = "overview"
     DEFAULT_CSS = """
@@ -30,7 +39,8 @@ class OverviewPane(Pane):
         & #ranks { width: 3fr; height: 1fr; }
         & #reasons { width: 2fr; height: 1fr; margin: 0 0 0 1; }
         & > #curves { height: 2fr; max-height: 14; }
-        & > #lateness { height: auto; min-height: 4; max-height: 8; }
+        & > #lateness { height: auto; min-height: 3; max-height: 8; }
+        & > ClientGrid { height: auto; min-height: 3; max-height: 8; }
         & Chart { width: 1fr; }
     }
     """
@@ -38,12 +48,16 @@ class OverviewPane(Pane):
     def __init__(self) -> None:
         super().__init__()
         self._curves = {n: CurveSeries(n) for n in (LOSS, EVAL_LOSS, TOKENS_PER_S)}
+        self._rounds = RoundCurves()
 
     def compose(self) -> ComposeResult:
         """Lay out the processes above, the curves and the heat below."""
         with Horizontal(id="now"):
-            yield VirtualTable(
-                COLUMNS, empty="no process has said anything", id="ranks"
+            yield RecordTable(
+                FIELDS,
+                key=lambda one: one.row.stem,
+                empty="no process has said anything",
+                id="ranks",
             )
             yield Facts(id="reasons")
         with Horizontal(id="curves"):
@@ -53,14 +67,40 @@ class OverviewPane(Pane):
             BOUNDS_NS,
             title="lateness",
             say=lambda ns: units.duration(int(ns)),
-            zooms=ZOOMS,
             id="lateness",
         )
+        yield ClientGrid(LEGEND)
 
     def show(self, view: View) -> None:
         """Show the run as it is now."""
-        self.query_one("#ranks", VirtualTable).show(rank_rows(view))
+        is_federated = view.run.kind == "federated"
+        self.query_one("#ranks", RecordTable).show(processes(view))
         self.query_one(Facts).show(_facts(view))
+        self.query_one(HeatMap).display = not is_federated
+        self.query_one(ClientGrid).display = is_federated
+        if is_federated:
+            self._show_rounds(view)
+        else:
+            self._show_steps(view)
+
+    def filter_rows(self) -> bool:
+        """Begin to type a filter of the processes."""
+        self.query_one("#ranks", RecordTable).filter_rows()
+        return True
+
+    def on_virtual_table_selected(self, event: Selected) -> None:
+        """Show the stacks of the process under the cursor."""
+        self.post_message(StacksOpened(str(event.key)))
+
+    def on_heat_map_cell_selected(self, event: HeatMap.CellSelected) -> None:
+        """Go from a hot cell to what happened then."""
+        self.post_message(StepOpened(event.step, event.rank))
+
+    def on_client_grid_cell_selected(self, event: ClientGrid.CellSelected) -> None:
+        """Go from a cell to what happened in that round."""
+        self.post_message(RoundOpened(event.round_num, event.client))
+
+    def _show_steps(self, view: View) -> None:
         steps = view.run.steps
         loss, held_out = (
             self._curves[name].follow(steps.curve(name)) for name in (LOSS, EVAL_LOSS)
@@ -69,39 +109,55 @@ class OverviewPane(Pane):
         self.query_one("#loss", Chart).show(*drawn)
         rate = self._curves[TOKENS_PER_S].follow(steps.curve(TOKENS_PER_S))
         self.query_one("#rate", Chart).show(rate)
-        self._show_heat(view)
-
-    def _show_heat(self, view: View) -> None:
         heat_map = self.query_one(HeatMap)
         heat = view.run.lateness.heat
         heat_map.styles.height = min(8, len(heat.window(0).ranks) + 2)
         span = self._curves[LOSS].series.span
         heat_map.show(LatenessHeat(heat, int(span[0]) if span else 0))
 
+    def _show_rounds(self, view: View) -> None:
+        self._rounds.follow(view)
+        self.query_one("#loss", Chart).show(self._rounds.loss)
+        accuracy = self.query_one("#rate", Chart)
+        accuracy.heading = "accuracy by round"
+        accuracy.show(self._rounds.accuracy)
+        grid = self.query_one(ClientGrid)
+        grid.styles.height = min(8, len(view.run.rounds.clients()) + 2)
+        show_clients(grid, view)
+
 
 def _facts(view: View) -> list[Fact]:
-    verdict = view.verdict
     facts = []
-    for reason in verdict.reasons:
-        facts.append(Fact(_mark(reason.severity), reason.text, _tone(reason.severity)))
+    for reason in view.verdict.reasons:
+        tone = _TONES.get(reason.severity, "")
+        facts.append(Fact(_MARKS.get(reason.severity, "note"), reason.text, tone))
         if reason.fix:
             facts.append(Fact("", reason.fix, "accent"))
-    now = view.run.steps.now()
+    facts += _standing(view)
+    facts.append(Fact("runway", _runway(view)))
+    return [*facts, *_news(view)]
+
+
+def _standing(view: View) -> list[Fact]:
+    """Return where the figures stand: of steps, or of the newest round."""
+    if view.run.kind == "federated":
+        done = [row for row in view.run.rounds.rows() if row.reason is not None]
+        if not done:
+            return []
+        row = done[0]
+        members = f"{units.count(row.num_members)} of {row.num_clients}"
+        text = f"{row.round_num}: {members} in {units.duration(row.round_ns)}"
+        return [
+            Fact("round", f"{text}, loss {units.number(row.loss)}"),
+            Fact("accuracy", units.percent(row.accuracy_frac)),
+        ]
+    now, facts = view.run.steps.now(), []
     if now.loss is not None:
         facts.append(Fact("loss", _loss(now.loss, now.eval_loss, now.eval_step)))
     if now.tokens_per_s is not None:
-        facts.append(Fact("speed", _speed(now.tokens_per_s, now.step_ns)))
-    facts.append(Fact("runway", _runway(view)))
-    facts += _news(view)
+        speed = f"{units.number(now.tokens_per_s)} tokens/s"
+        facts.append(Fact("speed", f"{speed}, {units.duration(now.step_ns)} a step"))
     return facts
-
-
-def _mark(severity: Severity) -> str:
-    return {Severity.ERROR: "wrong", Severity.WARNING: "warning"}.get(severity, "note")
-
-
-def _tone(severity: Severity) -> str:
-    return _TONES.get(severity, "")
 
 
 def _loss(loss: float, held_out: float | None, step: int | None) -> str:
@@ -111,11 +167,8 @@ def _loss(loss: float, held_out: float | None, step: int | None) -> str:
     return text
 
 
-def _speed(tokens_per_s: float, step_ns: int | None) -> str:
-    return f"{units.number(tokens_per_s)} tokens/s, {units.duration(step_ns)} a step"
-
-
 def _runway(view: View) -> str:
+    """Return for how long there is room on the disk."""
     free = view.run.evidence(view.now_mono_ns, view.now_ns).disk_free_bytes
     newest = view.run.checkpoints.newest()
     text = f"{units.byte_size(free)} free"
@@ -124,16 +177,17 @@ def _runway(view: View) -> str:
     return text
 
 
-def _news(view: View, most: int = 6) -> list[Fact]:
+def _news(view: View) -> list[Fact]:
     """Return the newest events that matter, newest first."""
     log = view.run.events
     found: list[Fact] = []
-    for number in range(log.stop - 1, max(log.first, log.stop - 2_000) - 1, -1):
+    for number in range(log.stop - 1, max(log.first, log.stop - _NEWS_ROWS) - 1, -1):
         row = log.row(number)
         if row.severity is Severity.DETAIL or row.text is None:
             continue
         age = units.ago(view.now_ns - row.time_ns) if row.time_ns else "-"
-        found.append(Fact(age, f"{row.node}: {row.text}", _tone(row.severity)))
-        if len(found) == most:
+        tone = _TONES.get(row.severity, "")
+        found.append(Fact(age, f"{row.node}: {row.text}", tone))
+        if len(found) == _NEWS:
             break
     return found

@@ -4,12 +4,15 @@ A pane keeps no state of the run: it is handed a `View` four times a second
 while it is on the screen, and at once when it comes to it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 from textual.containers import Vertical
 from textual.widget import Widget
+from textual.widgets import Input
 
+from agent.rundir.verify.verdict import Verdict as StoreVerdict
 from opsdash.projections.run import Run
 from opsdash.projections.run_state import Verdict
 
@@ -41,6 +44,8 @@ class View:
     now_ns: int
     """The reader's wall clock, Unix ns."""
     verdict: Verdict
+    stores: Mapping[str, StoreVerdict] = field(default_factory=dict)
+    """What verifications in this dashboard found, by `chunks/<node>`."""
 
 
 class Pane(Vertical):
@@ -66,7 +71,9 @@ class Pane(Vertical):
 
     def focus_first(self) -> None:
         """Put the focus where the keys of this pane work."""
-        first = next((w for w in self.query("*") if w.can_focus and w.display), None)
+        candidates = (w for w in self.query("*") if w.can_focus and _is_shown(w))
+        # What is typed first is a key, never the beginning of a filter.
+        first = next((w for w in candidates if not isinstance(w, Input)), None)
         if first is not None:
             self.focus_now(first)
 
@@ -81,3 +88,7 @@ class Pane(Vertical):
     def text_to_copy(self) -> tuple[str, str] | None:
         """Return what `c` copies, and what it is; None: nothing here."""
         return None
+
+
+def _is_shown(widget: Widget) -> bool:
+    return all(node.display for node in widget.ancestors_with_self)

@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Footer
 
 from opsdash import units
 from opsdash.feed.runs import RunsFeed, RunSummary
 from opsdash.messages import RunChosen
+from opsdash.widgets.key_line import KeyLine
 from opsdash.widgets.lines import LineWidget
 from opsdash.widgets.record_table import Field, RecordTable
 from opsdash.widgets.rows import Cell, Column
@@ -44,7 +44,6 @@ class PickerScreen(ThinScreen[None]):
     PickerScreen {
         overflow: hidden;
         background: $background;
-        & > Footer { background: $panel; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -65,7 +64,7 @@ class PickerScreen(ThinScreen[None]):
         yield RecordTable(
             self._fields(), key=lambda row: str(row.path), empty="looking for runs"
         )
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         """Begin to look."""

@@ -1,63 +1,100 @@
-"""The processes of the newest attempt as rows of a table."""
+"""The processes of the newest attempt as fields of a table."""
+
+from typing import NamedTuple
 
 from opsdash import units
 from opsdash.projections.ranks import RankRow
 from opsdash.projections.run_state import STALE_NS
 from opsdash.screens.pane import View
-from opsdash.widgets.rows import Cell, Column, FixedRows
+from opsdash.widgets.record_table import Field
+from opsdash.widgets.rows import Cell, Column
 
-COLUMNS = (
-    Column("who", 8, sortable=False),
-    Column("phase", 10, sortable=False),
-    Column("step", 8, align_right=True, sortable=False),
-    Column("late", 7, align_right=True, sortable=False),
-    Column("cpu", 6, align_right=True, sortable=False),
-    Column("memory", 9, align_right=True, sortable=False),
-    Column("seen", 9, align_right=True, sortable=False),
-    Column("at", 12, flex=1, sortable=False),
-)
+_COSTLY_FRAC = 0.1
+_SKEW_NS = 1_000_000_000
+"""A wall clock that differs by less is said by nobody."""
 
 
-def rank_rows(view: View) -> FixedRows:
-    """Return a row per process; what is wrong with one is said in words."""
+class Process(NamedTuple):
+    """One process and what its lateness costs the others."""
+
+    row: RankRow
+    lost_frac: float | None
+
+
+def processes(view: View) -> list[Process]:
+    """Return every process; ranks by number, the others by name."""
     shares = {
         blame.rank: blame.window_frac
         for blame in view.run.lateness.blame()
         if blame.window_frac is not None
     }
-    return FixedRows(
-        (row.stem, _cells(row, shares.get(-1 if row.rank is None else row.rank)))
-        for row in view.run.rank_rows(view.now_mono_ns)
-    )
+    rows = view.run.rank_rows(view.now_mono_ns)
+    return [Process(r, shares.get(-1 if r.rank is None else r.rank)) for r in rows]
 
 
-def _cells(row: RankRow, lost_frac: float | None) -> tuple[Cell, ...]:
-    is_late = lost_frac is not None and lost_frac > 0.1
-    is_silent = row.ended is None and row.seen_age_ns > STALE_NS
-    return (
-        Cell(row.node),
-        Cell(row.ended or row.phase or "-", _ended_tone(row)),
-        Cell(units.count(row.step)),
-        Cell(units.percent(lost_frac), "warn" if is_late else "dim"),
-        Cell(units.percent(row.cpu_frac), "dim"),
-        Cell(units.byte_size(row.gpu_bytes or row.rss_bytes), "dim"),
-        Cell(
-            "-" if row.ended else units.ago(row.seen_age_ns),
-            "bad" if is_silent else "dim",
-        ),
-        Cell(*_where(row)),
-    )
+def _who(one: Process) -> tuple[int, str]:
+    return (one.row.rank if one.row.rank is not None else 1 << 62, one.row.node)
 
 
-def _ended_tone(row: RankRow) -> str:
-    if row.ended is None:
-        return ""
-    return "bad" if row.ended == "error" else "accent"
+def _phase(one: Process) -> Cell:
+    row = one.row
+    tone = "" if row.ended is None else "bad" if row.ended == "error" else "accent"
+    return Cell(row.ended or row.phase or "-", tone)
 
 
-def _where(row: RankRow) -> tuple[str, str]:
+def _late(one: Process) -> Cell:
+    is_costly = (one.lost_frac or 0.0) > _COSTLY_FRAC
+    return Cell(units.percent(one.lost_frac), "warn" if is_costly else "dim")
+
+
+def _memory(one: Process) -> int | None:
+    return one.row.gpu_bytes or one.row.rss_bytes
+
+
+def _seen(one: Process) -> Cell:
+    row = one.row
     if row.ended:
-        return (row.error or "", "bad" if row.error else "dim")
-    if row.waiting_at is None:
-        return ("", "")
-    return (f"{row.waiting_at} {units.duration(row.waiting_age_ns)}", "dim")
+        return Cell("-", "dim")
+    return Cell(
+        units.ago(row.seen_age_ns), "bad" if row.seen_age_ns > STALE_NS else "dim"
+    )
+
+
+def _where(one: Process) -> Cell:
+    row = one.row
+    if row.ended:
+        return Cell(row.error or "", "bad" if row.error else "dim")
+    parts, tone = [], "dim"
+    if row.waiting_at is not None:
+        parts.append(f"{row.waiting_at} {units.duration(row.waiting_age_ns)}")
+    if row.clock_skew_ns is not None and abs(row.clock_skew_ns) > _SKEW_NS:
+        sign = "ahead" if row.clock_skew_ns > 0 else "behind"
+        parts.append(f"clock {units.duration(abs(row.clock_skew_ns))} {sign}")
+        tone = "warn"
+    return Cell(", ".join(parts), tone)
+
+
+FIELDS: tuple[Field[Process], ...] = (
+    Field(Column("who", 8), lambda one: Cell(one.row.node), _who),
+    Field(
+        Column("phase", 10), _phase, lambda one: one.row.ended or one.row.phase or ""
+    ),
+    Field(
+        Column("step", 8, align_right=True),
+        lambda one: Cell(units.count(one.row.step)),
+        lambda one: one.row.step or 0,
+    ),
+    Field(Column("late", 7, align_right=True), _late, lambda one: one.lost_frac or 0.0),
+    Field(
+        Column("cpu", 6, align_right=True),
+        lambda one: Cell(units.percent(one.row.cpu_frac), "dim"),
+        lambda one: one.row.cpu_frac or 0.0,
+    ),
+    Field(
+        Column("memory", 9, align_right=True),
+        lambda one: Cell(units.byte_size(_memory(one)), "dim"),
+        lambda one: _memory(one) or 0,
+    ),
+    Field(Column("seen", 9, align_right=True), _seen, lambda one: one.row.seen_age_ns),
+    Field(Column("at", 12, flex=1), _where, None),
+)

@@ -1,57 +1,140 @@
 """Pane 6: federated rounds and clients; on another run it says why it is empty."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from textual.app import ComposeResult
 
 from opsdash import units
+from opsdash.messages import RoundOpened
 from opsdash.projections.rounds import ClientRow, RoundRow
+from opsdash.screens.client_cells import LEGEND, show_clients
 from opsdash.screens.pane import Pane, View
+from opsdash.widgets.client_grid import ClientGrid
 from opsdash.widgets.facts import Fact, Facts
-from opsdash.widgets.rows import Cell, Column, FixedRows
-from opsdash.widgets.table import VirtualTable
+from opsdash.widgets.record_table import Field, RecordTable
+from opsdash.widgets.rows import Cell, Column
 
-_CLIENTS = (
-    Column("client", 10, flex=1, sortable=False),
-    Column("state", 8, sortable=False),
-    Column("since", 6, align_right=True, sortable=False),
-    Column("last", 6, align_right=True, sortable=False),
-    Column("updates", 7, align_right=True, sortable=False),
-    Column("returns", 7, align_right=True, sortable=False),
-    Column("resets", 6, align_right=True, sortable=False),
-    Column("why", 10, flex=3, sortable=False),
+_CLIENTS: tuple[Field[ClientRow], ...] = (
+    Field(
+        Column("client", 10, flex=1), lambda row: Cell(row.client), lambda r: r.client
+    ),
+    Field(
+        Column("state", 8),
+        lambda row: Cell(
+            "joined" if row.is_present else "missing", "ok" if row.is_present else "bad"
+        ),
+        lambda row: row.is_present,
+    ),
+    Field(
+        Column("since", 6, align_right=True),
+        lambda row: Cell(units.count(row.since_round), "dim"),
+        lambda row: row.since_round or 0,
+    ),
+    Field(
+        Column("last", 6, align_right=True),
+        lambda row: Cell(units.count(row.last_round)),
+        lambda row: row.last_round or 0,
+    ),
+    Field(
+        Column("updates", 7, align_right=True),
+        lambda row: Cell(units.count(row.num_updates), "dim"),
+        lambda row: row.num_updates,
+    ),
+    Field(
+        Column("returns", 7, align_right=True),
+        lambda row: _rare(row.num_returns),
+        lambda row: row.num_returns,
+    ),
+    Field(
+        Column("resets", 6, align_right=True),
+        lambda row: _rare(row.num_resets),
+        lambda row: row.num_resets,
+    ),
+    Field(
+        Column("why", 10, flex=3), lambda row: Cell(row.why_absent or "", "warn"), None
+    ),
 )
-_ROUNDS = (
-    Column("round", 6, align_right=True, sortable=False),
-    Column("took", 9, align_right=True, sortable=False),
-    Column("in", 5, align_right=True, sortable=False),
-    Column("loss", 8, align_right=True, sortable=False),
-    Column("accuracy", 8, align_right=True, sortable=False),
-    Column("queue", 8, align_right=True, sortable=False),
-    Column("compute", 8, align_right=True, sortable=False),
-    Column("transfer", 8, align_right=True, sortable=False),
-    Column("what happened", 10, flex=1, sortable=False),
+
+
+def _rare(number: int) -> Cell:
+    return Cell(units.count(number), "warn" if number else "dim")
+
+
+def _longest(name: str) -> Callable[[RoundRow], int | None]:
+    def longest(row: RoundRow) -> int | None:
+        found: Iterable[int | None] = (getattr(u, name) for u in row.updates.values())
+        return max((ns for ns in found if ns is not None), default=None)
+
+    return longest
+
+
+def _duration(title: str, get: Callable[[RoundRow], int | None]) -> Field[RoundRow]:
+    return Field(
+        Column(title, 8, align_right=True),
+        lambda row: Cell(units.duration(get(row)), "dim"),
+        lambda row: get(row) or 0,
+    )
+
+
+_ROUNDS: tuple[Field[RoundRow], ...] = (
+    Field(
+        Column("round", 6, align_right=True),
+        lambda row: Cell(units.count(row.round_num)),
+        lambda row: row.round_num,
+    ),
+    _duration("took", lambda row: row.round_ns),
+    Field(
+        Column("in", 5, align_right=True),
+        lambda row: Cell(f"{units.count(row.num_members)}/{row.num_clients}"),
+        lambda row: row.num_members or 0,
+    ),
+    Field(
+        Column("loss", 8, align_right=True),
+        lambda row: Cell(units.number(row.loss)),
+        lambda row: row.loss or 0.0,
+    ),
+    Field(
+        Column("accuracy", 8, align_right=True),
+        lambda row: Cell(units.percent(row.accuracy_frac)),
+        lambda row: row.accuracy_frac or 0.0,
+    ),
+    _duration("queue", _longest("queue_ns")),
+    _duration("compute", _longest("compute_ns")),
+    _duration("transfer", _longest("transfer_ns")),
+    Field(Column("what happened", 10, flex=1), lambda row: Cell(*_happened(row)), None),
 )
 
 
 class RoundsPane(Pane):
-    """Clients above, rounds below, newest first."""
+    """Clients by rounds above, then both as tables, newest round first."""
 
     TITLE: ClassVar[str] = "rounds"
     DEFAULT_CSS = """
     RoundsPane {
-        & #clients { height: 1fr; }
-        & #rounds { height: 2fr; }
-        & #empty { margin: 1 2; }
+        & > ClientGrid { height: auto; max-height: 10; min-height: 3; }
+        & > #clients { height: 1fr; }
+        & > #rounds { height: 2fr; }
+        & > #empty { margin: 1 2; }
     }
     """
 
     def compose(self) -> ComposeResult:
-        """Lay out the tables, and the reason why there are none."""
+        """Lay out grid and tables, and the reason why there are none."""
         yield Facts(id="empty")
-        yield VirtualTable(_CLIENTS, empty="no client joined yet", id="clients")
-        yield VirtualTable(_ROUNDS, empty="no round was opened yet", id="rounds")
+        yield ClientGrid(LEGEND)
+        yield RecordTable(
+            _CLIENTS,
+            key=lambda row: row.client,
+            empty="no client joined yet",
+            id="clients",
+        )
+        yield RecordTable(
+            _ROUNDS,
+            key=lambda row: row.round_num,
+            empty="no round was opened yet",
+            id="rounds",
+        )
 
     def show(self, view: View) -> None:
         """Show the run as it is now."""
@@ -59,48 +142,24 @@ class RoundsPane(Pane):
         why = rounds.why_empty(view.run.kind)
         self.query_one("#empty", Facts).show([Fact("empty", why)] if why else [])
         self.query_one("#empty").display = bool(why)
-        for name in ("clients", "rounds"):
-            self.query_one(f"#{name}").display = not why
-        self.query_one("#clients", VirtualTable).show(
-            FixedRows((row.client, _client_cells(row)) for row in rounds.clients())
-        )
-        self.query_one("#rounds", VirtualTable).show(
-            FixedRows((row.round_num, _round_cells(row)) for row in rounds.rows())
-        )
+        for name in ("ClientGrid", "#clients", "#rounds"):
+            self.query_one(name).display = not why
+        grid = self.query_one(ClientGrid)
+        grid.styles.height = min(10, len(rounds.clients()) + 2)
+        show_clients(grid, view)
+        self.query_one("#clients", RecordTable).show(rounds.clients())
+        self.query_one("#rounds", RecordTable).show(rounds.rows())
 
+    def filter_rows(self) -> bool:
+        """Begin to type a filter of the table in use; of the rounds otherwise."""
+        clients = self.query_one("#clients", RecordTable)
+        is_there = clients.has_focus_within
+        (clients if is_there else self.query_one("#rounds", RecordTable)).filter_rows()
+        return True
 
-def _client_cells(row: ClientRow) -> tuple[Cell, ...]:
-    return (
-        Cell(row.client),
-        Cell(
-            "joined" if row.is_present else "missing", "ok" if row.is_present else "bad"
-        ),
-        Cell(units.count(row.since_round), "dim"),
-        Cell(units.count(row.last_round)),
-        Cell(units.count(row.num_updates), "dim"),
-        Cell(units.count(row.num_returns), "warn" if row.num_returns else "dim"),
-        Cell(units.count(row.num_resets), "warn" if row.num_resets else "dim"),
-        Cell(row.why_absent or "", "warn"),
-    )
-
-
-def _round_cells(row: RoundRow) -> tuple[Cell, ...]:
-    updates = list(row.updates.values())
-    return (
-        Cell(units.count(row.round_num)),
-        Cell(units.duration(row.round_ns)),
-        Cell(f"{units.count(row.num_members)}/{row.num_clients}"),
-        Cell(units.number(row.loss)),
-        Cell(units.percent(row.accuracy_frac)),
-        Cell(_longest(u.queue_ns for u in updates), "dim"),
-        Cell(_longest(u.compute_ns for u in updates), "dim"),
-        Cell(_longest(u.transfer_ns for u in updates), "dim"),
-        Cell(*_happened(row)),
-    )
-
-
-def _longest(values: Iterable[int | None]) -> str:
-    return units.duration(max((v for v in values if v is not None), default=None))
+    def on_client_grid_cell_selected(self, event: ClientGrid.CellSelected) -> None:
+        """Go from a cell to what happened in that round."""
+        self.post_message(RoundOpened(event.round_num, event.client))
 
 
 def _happened(row: RoundRow) -> tuple[str, str]:

@@ -10,10 +10,11 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.widgets import Footer, Input
+from textual.widgets import Input
 
 from opsdash.messages import (
     ResumeRequested,
+    RoundOpened,
     StepOpened,
     StoreVerifyRequested,
     VerifyRequested,
@@ -28,6 +29,7 @@ from opsdash.screens.pane import ACTS, Pane, View, may_act
 from opsdash.screens.pane_bar import PaneBar
 from opsdash.screens.rounds import RoundsPane
 from opsdash.screens.verdict_text import verdict_text
+from opsdash.widgets.key_line import KeyLine
 from opsdash.widgets.progress import JobLine, JobState
 from opsdash.widgets.thin_screen import ThinScreen
 from opsdash.widgets.verdict import VerdictLine
@@ -56,7 +58,6 @@ class WatchScreen(ThinScreen[None]):
         background: $background;
         & > #panes { height: 1fr; background: $background; }
         & > #jobs { height: auto; max-height: 3; background: $background; }
-        & > Footer { background: $panel; }
         &.-narrow {
             & OverviewPane #reasons { width: 2fr; }
             & OverviewPane #ranks { width: 2fr; }
@@ -95,7 +96,7 @@ class WatchScreen(ThinScreen[None]):
         yield PaneBar([pane.TITLE for pane in PANES])
         yield Vertical(id="panes")
         yield Vertical(id="jobs")
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def check_action(
         self,
@@ -179,6 +180,12 @@ class WatchScreen(ThinScreen[None]):
         pane = await self.show_pane(EVENTS)
         if isinstance(pane, EventsPane):
             pane.show_step(message.step, message.rank)
+
+    async def on_round_opened(self, message: RoundOpened) -> None:
+        """Go to the events of a round."""
+        pane = await self.show_pane(EVENTS)
+        if isinstance(pane, EventsPane):
+            pane.show_round(message.round_num)
 
     async def on_pane_bar_chosen(self, message: PaneBar.Chosen) -> None:
         """Go to the pane that was clicked."""

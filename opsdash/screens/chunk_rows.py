@@ -1,0 +1,269 @@
+"""The chunks of one round as rows: a million of them at the cost of a page.
+
+Rows in sight are read when they are drawn. A scan beside that finds missing and
+damaged chunks, which come first, and what a filter lets through; until it has
+passed a row, the row is where its id puts it.
+"""
+
+from array import array
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from pathlib import Path
+
+from agent.rundir.chunks.reader import ChunkStoreReader
+from agent.rundir.chunks.records import ChunkRow
+from agent.rundir.errors import RunDirError
+from opsdash import units
+from opsdash.operations.chunk_scan import ChunkScan, ScannedChunk
+from opsdash.projections.match import Matcher, matcher
+from opsdash.widgets.patience import OutOfPatienceError, patience
+from opsdash.widgets.rows import Cell, Column
+
+COLUMNS = (
+    Column("chunk", 9, align_right=True),
+    Column("size", 9, align_right=True),
+    Column("shared", 7, align_right=True),
+    Column("state", 9),
+    Column("digest", 12, sortable=False),
+    Column("holds", 16, flex=1, sortable=False),
+)
+_PAGE_ROWS = 64
+_MAX_PAGES = 64
+_PATIENCE_S = 0.25
+_BATCHES = 4
+"""Of the scan that are taken in at once."""
+_MAX_NAMED = 4
+
+
+class ChunkRows:
+    """A row model over one round of an open store."""
+
+    def __init__(self, reader: ChunkStoreReader, path: Path, round_num: int) -> None:
+        """Stand before a round; the scan begins at once.
+
+        Raises:
+            RunDirError: the store does not hold the round.
+        """
+        self.round = reader.round(round_num)
+        self.sort = ("chunk", False)
+        self._reader, self._path = reader, path
+        self._length = self.round.num_chunks
+        self._pages: OrderedDict[int, list[ChunkRow]] = OrderedDict()
+        self._pattern: Matcher = matcher("")
+        self._damaged: frozenset[str] = frozenset()
+        self._scan: ChunkScan | None = None
+        self._is_scanned = False
+        self._bad: list[int] = []
+        self._found, self._sizes, self._shared = array("q"), array("q"), array("q")
+        self._order: array[int] | None = None
+        self._places = array("q")
+        self._begin()
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether rows may be left out."""
+        return not self._pattern.is_everything
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the pattern is not taken as a regular expression."""
+        return self._pattern.is_literal
+
+    @property
+    def num_all(self) -> int:
+        """Chunks of the round."""
+        return self._length
+
+    @property
+    def num_bad(self) -> int:
+        """Missing and damaged ones that were found so far."""
+        return len(self._bad)
+
+    @property
+    def is_scanned(self) -> bool:
+        """Whether every row was looked at."""
+        return self._is_scanned
+
+    def close(self) -> None:
+        """Stop the scan."""
+        if self._scan is not None:
+            self._scan.stop()
+
+    def restrict(self, pattern: str) -> None:
+        """Begin a filter anew."""
+        self._pattern = matcher(pattern)
+        self._begin()
+
+    def know_damaged(self, digests: Collection[str]) -> None:
+        """Take in which chunks a verification found damaged."""
+        found = frozenset(digests)
+        if found != self._damaged:
+            self._damaged = found
+            self._begin()
+
+    def order_by(self, column: str, *, is_descending: bool) -> bool:
+        """Put the rows in another order; False: the scan has not come so far."""
+        if column != "chunk" and not self._is_scanned:
+            return False
+        self.sort = (column, is_descending)
+        self._sort()
+        return True
+
+    def advance(self) -> bool:
+        """Take in more of the scan; True: there is more to come."""
+        for _ in range(_BATCHES):
+            batch = self._scan.take() if self._scan is not None else None
+            if batch is None:
+                if not self._is_scanned:
+                    self._is_scanned = True
+                    self._sort()
+                return False
+            if not batch:
+                break
+            self._take(batch)
+        return True
+
+    def __len__(self) -> int:
+        return len(self._found) if self.is_filtered else self._length
+
+    def key(self, index: int) -> Hashable:
+        """Return the chunk's id."""
+        return self._chunk_id(index)
+
+    def find(self, key: Hashable) -> int | None:
+        """Return where a chunk is now."""
+        if not isinstance(key, int):
+            return None
+        if self._order is not None:
+            return self._place_of(key)
+        if self.is_filtered:
+            return self._found.index(key) if key in self._found else None
+        place = bisect_left(self._bad, key)
+        if place < len(self._bad) and self._bad[place] == key:
+            return place
+        return len(self._bad) + key - place if 0 <= key < self._length else None
+
+    def row(self, index: int) -> Sequence[Cell]:
+        """Return the cells of a chunk."""
+        chunk = self.chunk(self._chunk_id(index))
+        if chunk is None:
+            return (Cell(units.count(self._chunk_id(index))), Cell("gone", "dim"))
+        names = dict.fromkeys(part.name for part in chunk.parts)
+        return (
+            Cell(units.count(chunk.chunk_id)),
+            Cell(units.byte_size(chunk.size_bytes)),
+            Cell(units.count(chunk.shared_with), "dim"),
+            Cell(*self.state(chunk)),
+            Cell(chunk.digest[:12], "dim"),
+            Cell(_named(names)),
+        )
+
+    def chunk(self, chunk_id: int) -> ChunkRow | None:
+        """Return one chunk; None: it cannot be read any more."""
+        number = chunk_id // _PAGE_ROWS
+        page = self._pages.get(number)
+        if page is None:
+            start = number * _PAGE_ROWS
+            try:
+                page = self._reader.chunks(self.round.round_num, start, _PAGE_ROWS)
+            except RunDirError:
+                return None
+            self._pages[number] = page
+            if len(self._pages) > _MAX_PAGES:
+                self._pages.popitem(last=False)
+        return next((row for row in page if row.chunk_id == chunk_id), None)
+
+    def state(self, chunk: ChunkRow) -> tuple[str, str]:
+        """Return what is known of a chunk's bytes, and the tone of that."""
+        if chunk.is_missing:
+            return ("missing", "bad")
+        if chunk.digest in self._damaged:
+            return ("damaged", "bad")
+        return ("", "dim")
+
+    def _begin(self) -> None:
+        self.close()
+        self._scan = ChunkScan(self._path, self.round.round_num)
+        self._is_scanned = False
+        self._bad = []
+        self._found, self._sizes, self._shared = array("q"), array("q"), array("q")
+        self._order = None
+        self._places = array("q")
+
+    def _take(self, batch: list[ScannedChunk]) -> None:
+        for chunk in batch:
+            self._sizes.append(chunk.size_bytes)
+            self._shared.append(chunk.shared_with)
+            if chunk.is_missing or chunk.digest in self._damaged:
+                insort(self._bad, chunk.chunk_id)
+        if not self.is_filtered:
+            return
+        try:
+            with patience(_PATIENCE_S):
+                found = [c.chunk_id for c in batch if self._pattern(self._text(c))]
+        except OutOfPatienceError:
+            self._pattern = matcher(self._pattern.pattern, is_literal=True)
+            self._begin()
+            return
+        self._found.extend(found)
+
+    def _text(self, chunk: ScannedChunk) -> str:
+        state = "missing" if chunk.is_missing else ""
+        state = "damaged" if chunk.digest in self._damaged else state
+        return f"{chunk.chunk_id} {chunk.digest} {state} {chunk.names}"
+
+    def _sort(self) -> None:
+        """Put what was found in the order that is wanted; ids are the natural one."""
+        column, is_descending = self.sort
+        self._places = array("q")
+        if column == "chunk" and not is_descending and not self.is_filtered:
+            self._order = None
+            return
+        ids: Iterable[int] = self._found if self.is_filtered else range(self._length)
+        bad = set(self._bad)
+        keys = {"size": self._sizes, "shared": self._shared}.get(column)
+        if column == "state":
+            ordered = sorted(ids, key=lambda i: i not in bad, reverse=is_descending)
+        elif keys is not None:
+            ordered = sorted(ids, key=keys.__getitem__, reverse=is_descending)
+        else:
+            ordered = sorted(ids, reverse=is_descending)
+        self._order = array("q", ordered)
+
+    def _chunk_id(self, index: int) -> int:
+        if self._order is not None:
+            return self._order[index]
+        if self.is_filtered:
+            return self._found[index]
+        bad = self._bad
+        if index < len(bad):
+            return bad[index]
+        return _nth_good(bad, index - len(bad))
+
+    def _place_of(self, chunk_id: int) -> int | None:
+        if not self._places and self._order is not None:
+            self._places = array("q", [-1]) * self._length
+            for place, key in enumerate(self._order):
+                self._places[key] = place
+        place = self._places[chunk_id] if 0 <= chunk_id < len(self._places) else -1
+        return place if place >= 0 else None
+
+
+def _nth_good(bad: list[int], index: int) -> int:
+    """Return the `index`-th id that is not in `bad`, which is ascending."""
+    low, high = 0, len(bad)
+    while low < high:
+        middle = (low + high) // 2
+        if bad[middle] - middle <= index:
+            low = middle + 1
+        else:
+            high = middle
+    return index + low
+
+
+def _named(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - _MAX_NAMED
+    text = ", ".join(names[:_MAX_NAMED])
+    return f"{text} and {more} more" if more > 0 else text

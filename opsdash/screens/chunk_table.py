@@ -1,0 +1,105 @@
+"""The chunks of a round under a filter: a million rows, looked through in slices."""
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Input
+
+from opsdash import units
+from opsdash.screens.chunk_rows import COLUMNS, ChunkRows
+from opsdash.widgets.filter_bar import FilterBar
+from opsdash.widgets.rows import FixedRows
+from opsdash.widgets.table import VirtualTable
+from opsdash.widgets.table_messages import SortRequested
+
+_PAUSE_S = 0.03
+
+
+class ChunkTable(Vertical):
+    """Shows a `ChunkRows`, and drives it on while its scan goes on."""
+
+    DEFAULT_CSS = """
+    ChunkTable { height: 1fr; background: $background; }
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str | None = None,  # noqa: A002 - Textual's name for it
+    ) -> None:
+        super().__init__(id=id)
+        self._rows: ChunkRows | None = None
+        self._is_driven = False
+
+    def compose(self) -> ComposeResult:
+        """Lay out filter and rows."""
+        yield FilterBar()
+        yield VirtualTable(COLUMNS, empty="no chunk")
+
+    @property
+    def table(self) -> VirtualTable:
+        """The rows themselves."""
+        return self.query_one(VirtualTable)
+
+    def show(self, rows: ChunkRows | None) -> None:
+        """Show a round's chunks; None: none is open."""
+        if rows is not self._rows:
+            self._rows = rows
+            self.query_one(FilterBar).show_pattern("")
+        self._drive()
+
+    def filter_rows(self) -> None:
+        """Begin to type a filter."""
+        self.screen.set_focus(self.query_one(Input))
+
+    def on_filter_bar_filter_changed(self, event: FilterBar.FilterChanged) -> None:
+        """Filter by what is typed so far."""
+        event.stop()
+        if self._rows is not None:
+            self._rows.restrict(event.pattern)
+            self._drive()
+
+    def on_filter_bar_left(self, event: FilterBar.Left) -> None:
+        """Go to the rows."""
+        event.stop()
+        self.screen.set_focus(self.table)
+
+    def on_virtual_table_sort_requested(self, event: SortRequested) -> None:
+        """Put the chunks in another order, once all of them were looked at."""
+        event.stop()
+        rows = self._rows
+        if rows is None:
+            return
+        if not rows.order_by(event.column, is_descending=event.descending):
+            self.notify("the chunks are still being looked through")
+        self._show()
+
+    def _drive(self) -> None:
+        """Take in more of the scan, and go on in a moment where there is more."""
+        if self._is_driven or not self.is_attached:
+            return
+        if self._rows is not None and self._rows.advance():
+            self._is_driven = True
+            self.set_timer(_PAUSE_S, self._drive_on)
+        self._show()
+
+    def _drive_on(self) -> None:
+        self._is_driven = False
+        self._drive()
+
+    def _show(self) -> None:
+        rows = self._rows
+        if rows is None:
+            self.table.show(FixedRows())
+            return
+        self.table.show(rows, sort=rows.sort)
+        self.query_one(FilterBar).show_count(
+            len(rows), rows.num_all, is_literal=rows.is_literal
+        )
+
+
+def say_scan(rows: ChunkRows) -> str:
+    """Return what looking through the chunks has found so far."""
+    bad = f"{units.count(rows.num_bad)} missing or damaged" if rows.num_bad else ""
+    if not rows.is_scanned:
+        return f"{bad}, still looking" if bad else "looking for missing ones"
+    return bad or "none is missing"
