@@ -24,7 +24,7 @@ from agent.rundir.attempts import (
     read_identity,
     read_newest_attempt,
 )
-from agent.rundir.errors import ConfigMismatchError, NotARunError
+from agent.rundir.errors import ConfigMismatchError, NotARunError, UnwritableError
 from agent.rundir.layout import SCHEMA, RunDir
 from agent.rundir.lock import Holder, release_lock, take_lock
 
@@ -131,13 +131,30 @@ def begin_run(
         LockedError: another trainer runs there, or may do so.
         NotARunError: the directory holds something else.
         ConfigMismatchError: the run was started with another configuration.
-        OSError: the directory cannot be written.
+        UnwritableError: the directory cannot be made or written.
     """
     run = RunDir(run_dir.absolute())
+    try:
+        return _begin(run, kind, config or {}, launch_id, new_attempt=new_attempt)
+    except OSError as error:
+        raise UnwritableError(
+            f"`{run.path}` cannot hold a run: {error.strerror} (`{error.filename}`)",
+            hint=f"ls -ld {run.path.parent}; df -h {run.path.parent}",
+        ) from error
+
+
+def _begin(
+    run: RunDir,
+    kind: str,
+    config: dict[str, Any],
+    launch_id: str | None,
+    *,
+    new_attempt: bool,
+) -> RunStart:
     _make_or_check(run, kind)
     holder = _take_next_attempt(run, launch_id or launch_id_from_environment())
     try:
-        plain = _plain(config or {})
+        plain = _plain(config)
         if not new_attempt:
             _refuse_other_config(run, plain)
         identity = _identity(run, kind)

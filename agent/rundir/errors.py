@@ -29,6 +29,10 @@ class NewerSchemaError(RunDirError):
     """The file was written by a newer version than this one reads."""
 
 
+class UnwritableError(RunDirError):
+    """The run directory cannot be made, or not be written."""
+
+
 class UnreadableFileError(RunDirError):
     """A file of the run directory exists but is not what its name says."""
 

@@ -19,6 +19,7 @@ from agent.rundir.errors import (
     NewerSchemaError,
     NotARunError,
     UnreadableFileError,
+    UnwritableError,
 )
 from agent.rundir.layout import RunDir
 from agent.start import begin_run
@@ -148,6 +149,16 @@ def test_no_directory_and_no_run_are_told_apart(tmp_path):
         read_identity(RunDir(tmp_path / "none"))
     with pytest.raises(NotARunError, match="no trainer has started there"):
         read_identity(RunDir(tmp_path))
+
+
+@pytest.mark.parametrize("place", ["file/run", "/proc/no-such-place/run"])
+def test_a_directory_that_cannot_be_made_is_said_in_words(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+
+    with pytest.raises(UnwritableError, match="cannot hold a run") as caught:
+        begin_run(tmp_path / place, kind="ddp")
+
+    assert caught.value.hint.startswith("ls -ld")
 
 
 def test_many_starts_in_a_row_never_share_a_number(tmp_path):
