@@ -177,6 +177,20 @@ def test_the_newest_steps_are_complete(full, thinned):
     assert straggler.is_persistent
 
 
+def test_nobody_is_late_at_a_step_that_was_thinned(thinned):
+    complete = [
+        event
+        for batch in thinned.batches
+        for part in batch.lines
+        for event in part.events
+        if not (batch.is_preview or part.is_thinned) and isinstance(event, ev.StepDone)
+    ]
+
+    [barrier] = thinned.run.lateness.barriers()
+
+    assert barrier.num_waits == len(complete)
+
+
 def test_what_was_left_out_is_counted(full, thinned):
     num_once = sum(
         batch.num_events for batch in thinned.batches if not batch.is_preview
@@ -310,8 +324,10 @@ def test_of_an_earlier_attempt_only_the_thinned_past_is_read(long_run, tmp_path)
 
     attached = Attached(run)
 
-    points = attached.run.steps.curve("loss").points()
+    curve = attached.run.steps.curve("loss")
+    points = curve.points()
     assert points[-1][0] == 15_100
+    assert curve.superseded[-1].points()[-1][0] == NUM_STEPS
     assert {DIP, PEAK} <= set(points)
     assert attached.num_read < 0.05 * 2 * NUM_STEPS
     heat = attached.run.lateness.heat
