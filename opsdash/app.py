@@ -116,8 +116,10 @@ class OpsdashApp(App[int]):
         action: str,
         parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
     ) -> bool | None:
-        """Leave acting to who may act."""
-        return not (self.is_readonly and action in ACTS)
+        """Leave acting to who may act, and to where a run is watched."""
+        if action not in ACTS:
+            return True
+        return not self.is_readonly and not isinstance(self.screen, PickerScreen)
 
     def action_request(self, kind: str) -> None:
         """Show what a request to the running trainer would do."""

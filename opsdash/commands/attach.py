@@ -4,20 +4,31 @@ import argparse
 from pathlib import Path
 
 from opsdash.commands.console import has_terminal
-from opsdash.commands.find_run import find_run
+from opsdash.commands.find_run import find_run, has_several_runs
+from opsdash.commands.paths import config_file
 from opsdash.commands.watching import Watched, attach, open_run
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Open the dashboard; without a terminal print the report and, if asked, follow."""
-    path = find_run(arguments.run_dir)
+    given = arguments.run_dir
+    if has_terminal() and given is not None and has_several_runs(given):
+        return open_screen(arguments, None, runs=given)
+    path = find_run(given)
     if has_terminal():
         return open_screen(arguments, path)
     return tell_as_text(attach(path), follow=arguments.follow)
 
 
-def open_screen(arguments: argparse.Namespace, path: Path) -> int:
+def open_screen(
+    arguments: argparse.Namespace, path: Path | None, *, runs: Path | None = None
+) -> int:
     """Run the dashboard until it is left; return its exit code.
+
+    Args:
+        arguments: Of the command line.
+        path: The run to watch; None: one of `runs` is chosen on the screen.
+        runs: A directory of runs.
 
     Raises:
         RunDirError: the directory is no run.
@@ -25,11 +36,13 @@ def open_screen(arguments: argparse.Namespace, path: Path) -> int:
     from opsdash.app import run_app  # noqa: PLC0415 - Textual is loaded for a screen only
 
     return run_app(
-        open_run(path),
+        None if path is None else open_run(path),
         is_readonly=arguments.readonly,
         theme=arguments.theme,
         is_ascii=arguments.ascii,
         has_mouse=not arguments.no_mouse,
+        runs=runs,
+        config=config_file(),
     )
 
 

@@ -1,14 +1,10 @@
 """Which run is meant when none was named: the one that was started last."""
 
-import os
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from agent.rundir.errors import NotARunError
-from agent.rundir.layout import RunDir
-
-_MAX_DEPTH = 4
-_MAX_DIRECTORIES = 20_000
+from opsdash.feed.runs import runs_below, started_ns
 
 
 def find_run(path: Path | None) -> Path:
@@ -23,7 +19,7 @@ def find_run(path: Path | None) -> Path:
     root = path or Path()
     if (root / "run.json").exists() or (path is not None and not root.is_dir()):
         return root
-    found = max(_runs_below(root), key=_started_ns, default=None)
+    found = max(runs_below(root), key=started_ns, default=None)
     if found is None:
         where = f"below `{root.absolute()}`" if path is None else f"in `{root}`"
         raise NotARunError(
@@ -33,35 +29,8 @@ def find_run(path: Path | None) -> Path:
     return found
 
 
-def _runs_below(root: Path) -> Iterator[Path]:
-    """Yield run directories, not looking into them, nor into hidden directories."""
-    pending, num_seen = [(root, 0)], 0
-    while pending and num_seen < _MAX_DIRECTORIES:
-        directory, depth = pending.pop()
-        num_seen += 1
-        try:
-            with os.scandir(directory) as entries:
-                found = list(entries)
-        except OSError:
-            continue
-        if any(entry.name == "run.json" for entry in found):
-            yield directory
-        elif depth < _MAX_DEPTH:
-            pending += [
-                (Path(entry.path), depth + 1)
-                for entry in found
-                if not entry.name.startswith(".")
-                and entry.is_dir(follow_symlinks=False)
-            ]
-
-
-def _started_ns(path: Path) -> int:
-    """Return when the newest attempt was recorded, by its folder's time."""
-    run = RunDir(path)
-    times = [0]
-    for place in (run.identity, run.attempts):
-        try:
-            times.append(place.stat().st_mtime_ns)
-        except OSError:
-            continue
-    return max(times)
+def has_several_runs(path: Path) -> bool:
+    """Whether a path is a directory of runs, more than one, and no run itself."""
+    if (path / "run.json").exists():
+        return False
+    return len(list(islice(runs_below(path), 2))) > 1

@@ -78,6 +78,8 @@ class _Reading:
     def __init__(self, path: Path) -> None:
         self.reader = RunReader(RunDir(path))
         self.folded = Run()
+        self.is_behind = True
+        """Whether there is more to read."""
 
     def go_on(self) -> None:
         """Read for a while, or to the end."""
@@ -85,7 +87,8 @@ class _Reading:
         while True:
             batch = self.reader.read()
             self.folded.fold(batch)
-            if not batch.backlog_bytes or time.monotonic() > until_s:
+            self.is_behind = batch.backlog_bytes > 0
+            if not self.is_behind or time.monotonic() > until_s:
                 return
 
     def summary(self, path: Path, began_ns: int) -> RunSummary:
@@ -118,7 +121,8 @@ class RunsFeed:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self.look()
-            self._stopping.wait(_PAUSE_S)
+            if not any(reading.is_behind for reading in self._readings.values()):
+                self._stopping.wait(_PAUSE_S)
 
     def look(self) -> None:
         """Look at every run once; the newest first."""

@@ -42,6 +42,7 @@ class ComparisonScreen(ModalScreen[None]):
         & Facts { height: auto; }
     }
     """
+    AUTO_FOCUS = "VirtualTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Close"),
         Binding("slash", "filter", "Filter"),

@@ -46,6 +46,7 @@ class PickerScreen(ThinScreen[None]):
         background: $background;
     }
     """
+    AUTO_FOCUS = "VirtualTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Back"),
         Binding("slash", "filter", "Filter"),
@@ -139,7 +140,7 @@ def _kind(row: RunSummary) -> str:
 
 
 def _state(row: RunSummary) -> Cell:
-    if row.verdict is None:
+    if row.verdict is None or row.verdict.is_provisional:
         return Cell("reading", "dim")
     state = str(row.verdict.state)
     return Cell(state, STATE_TONES.get(state, "").replace("blind", "warn"))
@@ -157,5 +158,6 @@ def _at_risk(row: RunSummary) -> str:
 def _headline(row: RunSummary) -> Cell:
     if row.verdict is None:
         return Cell("")
-    more = "; still reading" if row.verdict.is_provisional else ""
-    return Cell(f"{row.verdict.headline}{more}")
+    if row.verdict.is_provisional:
+        return Cell("its history is being read", "dim")
+    return Cell(row.verdict.headline)

@@ -4,6 +4,7 @@ Panes are made when they are first looked at, so that the first picture does not
 wait for charts that nobody asked for; only the pane in sight is kept up.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -89,6 +90,7 @@ class WatchScreen(ThinScreen[None]):
         self._view = view
         self._panes: dict[int, Pane] = {}
         self._jobs: dict[str, JobLine] = {}
+        self._changing = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         """Lay out verdict, bar, the place of the pane, jobs and keys."""
@@ -115,10 +117,13 @@ class WatchScreen(ThinScreen[None]):
 
     async def show_pane(self, index: int) -> Pane:
         """Bring a pane into sight, and the focus into it."""
-        pane = self._panes.get(index)
-        if pane is None:
-            pane = self._panes[index] = PANES[index]()
-            await self.query_one("#panes").mount(pane)
+        async with self._changing:
+            pane = self._panes.get(index)
+            if pane is None:
+                pane = PANES[index]()
+                await self.query_one("#panes").mount(pane)
+                # Only now: a pane that is half made must not be shown anything.
+                self._panes[index] = pane
         if self.maximized is not None and index != self.shown:
             self.minimize()
         self.shown = index
