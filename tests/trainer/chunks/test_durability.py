@@ -23,6 +23,7 @@ from trainer.chunks.store import ChunkStore
 
 FS_IOC_SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2
+SOAK = (pytest.mark.soak, pytest.mark.timeout(3600))
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def check_whole(path, last_acknowledged):
             assert store.get_state("acknowledged") == str(newest).encode()
 
 
-@pytest.mark.parametrize("num_kills", [8, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("num_kills", [8, pytest.param(300, marks=SOAK)])
 def test_a_kill_at_any_moment_leaves_whole_rounds(tmp_path, writer, num_kills):
     path = store_path(tmp_path)
     chance = random.Random(11)
@@ -93,7 +94,7 @@ def mounted(point, *options):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
-@pytest.mark.parametrize("num_cuts", [2, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("num_cuts", [2, pytest.param(60, marks=SOAK)])
 def test_a_power_cut_loses_no_acknowledged_round(tmp_path, writer, num_cuts):
     image = tmp_path / "disk.img"
     with image.open("wb") as file:
