@@ -1,5 +1,6 @@
 """The newest events, in words: `opsdash events`."""
 
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
 
@@ -38,6 +39,8 @@ class EventsReport(Report, frozen=True, kw_only=True):
     num_undecodable: int
     num_newer: int
     num_overlong: int
+    num_left_out: int
+    """Frequent ones of a long past; the files have them all."""
     events: tuple[EventReport, ...]
 
 
@@ -62,6 +65,7 @@ def make_events(
         num_undecodable=run.events.num_undecodable,
         num_newer=run.events.num_newer,
         num_overlong=run.events.num_overlong,
+        num_left_out=run.num_left_out,
         events=tuple(make_event(run, n, say_again) for n in numbers[-last:]),
     )
 
@@ -94,7 +98,19 @@ def render_events(report: EventsReport, zone: tzinfo | None = None) -> list[str]
         (report.num_newer, "events of a newer kind"),
         (report.num_overlong, "lines too long to be lines"),
     ]
-    return lines + [f"{units.count(num)} {what}" for num, what in unread if num]
+    lines += [f"{units.count(num)} {what}" for num, what in unread if num]
+    return lines + _left_out(report)
+
+
+def _left_out(report: EventsReport) -> list[str]:
+    if not report.num_left_out:
+        return []
+    files = shlex.quote(f"{report.run}/telemetry")
+    num = units.count(report.num_left_out)
+    return [
+        f"{num} older events of frequent kinds are not among these; to see all:",
+        f"    find {files} -name '*.jsonl' ! -name '*.rollup.jsonl' -exec cat {{}} +",
+    ]
 
 
 def render_event(event: EventReport, zone: tzinfo | None = None) -> str:

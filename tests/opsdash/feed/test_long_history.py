@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import subprocess
 
 import pytest
 
@@ -11,7 +12,9 @@ from agent.rundir.layout import MANIFEST_NAME, RunDir, checkpoint_name, rank_ste
 from agent.rundir.manifest import manifest_digest
 from opsdash.feed.cursor import read_line
 from opsdash.feed.reader import RunReader
+from opsdash.projections.events_log import EventFilter
 from opsdash.projections.run import Run
+from opsdash.reports.events import make_events, render_events
 from tests.runs import HandClocks, RunWriter
 
 NUM_STEPS = 20_000
@@ -365,3 +368,18 @@ def test_short_logs_are_read_in_full_beside_long_ones(long_run, tmp_path):
         for event in part.events
     ]
     assert steps == list(range(300))
+
+
+def test_the_list_of_events_says_how_to_see_those_that_were_left_out(
+    full, thinned, long_run
+):
+    def say(attached):
+        report = make_events(attached.run, 0, EventFilter(), lambda _: "a step", last=3)
+        return render_events(report)
+
+    *_, told, command = say(thinned)
+
+    assert "older events of frequent kinds" in told
+    lines = subprocess.check_output(command, shell=True).splitlines()
+    assert len(lines) == full.num_read
+    assert len(say(full)) == 3
