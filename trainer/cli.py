@@ -28,16 +28,17 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "launch ddp": Command("trainer.launch:main", "start a run under torchrun"),
+    "launch ddp": Command("trainer.commands.launch:main", "start a run under torchrun"),
     "launch fl": Command("trainer.federated.launch:main", "start a federated run"),
-    "ddp": Command("trainer.gpt_run:main", "be one rank of a data-parallel run"),
+    "ddp": Command("trainer.commands.gpt_run:main", "be one rank of such a run"),
     "fl-server": Command("trainer.federated.server:main", "serve federated rounds"),
     "fl-client": Command("trainer.federated.client:main", "take part in rounds"),
-    "resume": Command("trainer.resume:main", "start the next attempt of a run"),
-    "pin": Command("trainer.pin:pin", "keep a checkpoint for ever"),
-    "unpin": Command("trainer.pin:unpin", "let retention have it again"),
+    "resume": Command("trainer.commands.resume:main", "start the next attempt"),
+    "pin": Command("trainer.commands.pin:pin", "keep a checkpoint for ever"),
+    "unpin": Command("trainer.commands.pin:unpin", "let retention have it again"),
     "prove-resume": Command(
-        "trainer.prove_resume:main", "kill a run, resume it, compare bit for bit"
+        "trainer.commands.prove_resume:main",
+        "kill a run, resume it, compare",
     ),
     "verify-deep": Command(
         "trainer.checkpoint.deep:main", "look at a checkpoint's values"

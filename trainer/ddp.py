@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from agent.rundir.errors import ConfigMismatchError, RunDirError
 from agent.rundir.layout import RunDir
 from agent.session import Agent
-from trainer.begin import BeforeAttach, Beginning, begun, differs
 from trainer.checkpoint.loading import start_from
 from trainer.checkpoint.rng import seed_everything
 from trainer.checkpoint.saving import Saver
@@ -34,17 +33,18 @@ from trainer.distributed.verdict import (
     verdict,
 )
 from trainer.distributed.world import World, joined
-from trainer.held_out import HeldOut
-from trainer.loop import Loop, TrainResult, saved_steps
-from trainer.orders import KINDS as REQUEST_KINDS
-from trainer.pieces import (
+from trainer.loop.begin import BeforeAttach, Beginning, begun, differs
+from trainer.loop.held_out import HeldOut
+from trainer.loop.orders import KINDS as REQUEST_KINDS
+from trainer.loop.pieces import (
     chosen_precision,
     make_state,
     own_identity,
     total_steps,
     wrapped,
 )
-from trainer.stepping import LossFunction, Stepper, default_loss
+from trainer.loop.stepping import LossFunction, Stepper, default_loss
+from trainer.loop.steps import Loop, TrainResult, saved_steps
 
 
 class Trainer:

@@ -22,7 +22,7 @@ from agent.rundir.layout import RunDir
 from tests.ranks import on_ranks
 from tests.trainer.small import Line, data, events, make, train, weights
 from trainer.checkpoint.checking import differences
-from trainer.loop import DivergedError
+from trainer.loop.steps import DivergedError
 
 pytestmark = pytest.mark.dist
 

@@ -12,7 +12,7 @@ from tests.trainer.small import Line, make
 from trainer.checkpoint.checking import differences
 from trainer.config import TrainConfig
 from trainer.distributed.world import World
-from trainer.stages import SecondStage
+from trainer.loop.stages import SecondStage
 
 EPOCH = 10
 

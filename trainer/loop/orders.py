@@ -25,10 +25,10 @@ from trainer.checkpoint.retention import set_pin
 from trainer.checkpoint.verify import verify_published
 from trainer.distributed.agreement import StepPart, Want, agree_on_step
 from trainer.distributed.verdict import RankMissingError, from_main
-from trainer.profiling import ProfileWindow
+from trainer.loop.profiling import ProfileWindow
 
 if TYPE_CHECKING:
-    from trainer.loop import Loop
+    from trainer.loop.steps import Loop
 
 _PAUSE_POLL_S = 0.2
 ORDER_BARRIER = "request.agree"

@@ -12,7 +12,7 @@ from tests.processes import ROOT
 from tests.trainer.small import make
 from trainer.checkpoint.checking import differences
 from trainer.cli import main
-from trainer.prove_resume import Comparison, compare, report
+from trainer.commands.prove_resume import Comparison, compare, report
 
 
 @pytest.fixture(scope="module")

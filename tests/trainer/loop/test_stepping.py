@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.stepping import count_tokens, default_loss, to_device
+from trainer.loop.stepping import count_tokens, default_loss, to_device
 
 LOSS = torch.tensor(2.5)
 

@@ -13,7 +13,7 @@ from trainer.data.plan import MicroBatch
 from trainer.distributed.agreement import StepPart, agree_on_step
 from trainer.distributed.verdict import exchange
 from trainer.distributed.world import World
-from trainer.stepping import LossFunction, count_tokens, to_device
+from trainer.loop.stepping import LossFunction, count_tokens, to_device
 
 EVAL_BARRIER = "eval.agree"
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.begin import resume_command
 from trainer.catalogue import defining
 from trainer.config import TrainConfig
 from trainer.console import say
 from trainer.data.corpus import ByteWindows, Corpus, read_corpus
 from trainer.ddp import Trainer
 from trainer.distributed.parent import end_with_launcher
+from trainer.loop.begin import resume_command
 from trainer.models.gpt import GPT
 from trainer.optim.factory import configure_optimizer
 from trainer.settings import UsageError, UsageParser, add_settings, read_config

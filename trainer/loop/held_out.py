@@ -10,8 +10,8 @@ from trainer.checkpoint.state import TrainState
 from trainer.config import TrainConfig
 from trainer.data.loaders import PlannedBatches
 from trainer.distributed.world import World
-from trainer.evaluate import evaluate
-from trainer.stepping import LossFunction
+from trainer.loop.evaluate import evaluate
+from trainer.loop.stepping import LossFunction
 
 
 class Measured(NamedTuple):

@@ -22,12 +22,12 @@ from trainer.data.loaders import PlannedBatches
 from trainer.data.plan import StepPlan
 from trainer.distributed.agreement import StopFlag, Want
 from trainer.distributed.world import World
-from trainer.drills import drill
-from trainer.held_out import HeldOut, finite
-from trainer.orders import obey
-from trainer.profiling import ProfileWindow
-from trainer.stages import SecondStage
-from trainer.stepping import Stepper, StepResult
+from trainer.loop.drills import drill
+from trainer.loop.held_out import HeldOut, finite
+from trainer.loop.orders import obey
+from trainer.loop.profiling import ProfileWindow
+from trainer.loop.stages import SecondStage
+from trainer.loop.stepping import Stepper, StepResult
 
 
 class DivergedError(RunDirError):

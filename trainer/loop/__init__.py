@@ -1,0 +1,1 @@
+"""The data-parallel loop in parts: begin, step, evaluate, obey, end."""
