@@ -238,8 +238,10 @@ def _refuse_other_config(run: RunDir, config: dict[str, Any]) -> None:
     previous = read_newest_attempt(run)
     if previous is None or not previous.config:
         return
-    for name in sorted(previous.config.keys() | config.keys()):
-        old, new = previous.config.get(name), config.get(name)
+    # A setting that one of the two does not know was added or dropped by another
+    # version of the trainer: nobody chose it differently.
+    for name in sorted(previous.config.keys() & config.keys()):
+        old, new = previous.config[name], config[name]
         if old != new:
             raise ConfigMismatchError(
                 f"`{run.path}` was started with `{name}` = `{old}`, "

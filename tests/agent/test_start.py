@@ -100,6 +100,17 @@ def test_another_configuration_is_refused_by_the_first_field_that_differs(tmp_pa
     assert list_attempts(start.run) == [1]
 
 
+def test_a_setting_that_another_version_added_is_no_other_configuration(tmp_path):
+    start = begin_run(tmp_path, kind="ddp", config={"lr": 1, "dropped": 2})
+    start.record()
+    start.release()
+
+    again = begin_run(tmp_path, kind="ddp", config={"lr": 1, "added": 3})
+
+    assert again.attempt == 2
+    again.release()
+
+
 def test_another_configuration_on_purpose_is_a_new_attempt(tmp_path):
     start = begin_run(tmp_path, kind="ddp", config={"lr": 1})
     start.record()
