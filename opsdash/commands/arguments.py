@@ -144,6 +144,54 @@ def _resume(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _request(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument(
+        "kind",
+        metavar="KIND",
+        help="checkpoint-now, stop, pause, continue, resume, restore, verify, pin, "
+        "unpin, repair, stacks or profile",
+    )
+    parser.add_argument("--checkpoint", metavar="NAME", help="of resume, verify, pin")
+    parser.add_argument("--level", choices=LEVELS, help="of verify")
+    parser.add_argument("--path", help="of verify: a file inside the run")
+    parser.add_argument("--ranks", type=_numbers, metavar="N,N", help="of stacks")
+    parser.add_argument("--steps", type=_count, metavar="N", help="of profile")
+    parser.add_argument("--node", help="of restore, repair: `server` or a client's key")
+    parser.add_argument("--round", type=_count, dest="round_num", help="of restore")
+    parser.add_argument("--tensors", metavar="GLOB", help="of restore")
+    parser.add_argument(
+        "--map",
+        action="append",
+        type=_pair,
+        dest="mapping",
+        metavar="OLD=NEW",
+        help="of restore: another name in the model; may be repeated",
+    )
+    _carefully(parser)
+
+
+def _restore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--node", required=True, help="`server` or a client's key")
+    parser.add_argument("--round", type=_count, required=True, dest="round_num")
+    parser.add_argument("--tensors", metavar="GLOB", help="names; all by default")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", type=Path, metavar="FILE", help=".pt or .safetensors")
+    where.add_argument("--live", action="store_true", help="the running federation")
+    _carefully(parser)
+
+
+def _carefully(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="show the plan only")
+    parser.add_argument(
+        "--yes", action="store_true", help="confirm what cannot be undone"
+    )
+    parser.add_argument(
+        "--no-wait", action="store_true", help="do not wait for the outcome"
+    )
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "kind",
@@ -175,6 +223,8 @@ COMMANDS = {
     "rounds": ("federated rounds and clients", _pane),
     "verify": ("read checkpoints again, every byte", _verify),
     "resume": ("go on from the newest sound checkpoint", _resume),
+    "request": ("ask the running trainer for something", _request),
+    "restore": ("put a federated round into a file, or back to life", _restore),
     "doctor": ("what this terminal, host and disk can do", _doctor),
     "paths": ("where opsdash keeps what is its own", _nothing),
 }
@@ -192,6 +242,17 @@ def _count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"`{text}` is less than 0")
     return value
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(_count(number) for number in text.split(","))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    old, separator, new = text.partition("=")
+    if not (old and separator and new):
+        raise argparse.ArgumentTypeError(f"`{text}` is not of the form OLD=NEW")
+    return old, new
 
 
 def _sentence(what: str) -> str:

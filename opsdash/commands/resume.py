@@ -57,8 +57,11 @@ def render_plan(plan: Plan) -> list[str]:
         ("reads", plan.reads),
         ("writes", plan.writes),
         ("loses", plan.loses or ("nothing",)),
+        ("agrees", plan.agrees),
         ("note", plan.notes),
     ):
+        if not texts:
+            continue
         labels = [label] + [""] * len(texts)
         lines += fields(zip(labels, texts, strict=False))
     return [*lines, f"{'runs':<10}{plan.shell or 'nothing: no command is known'}"]

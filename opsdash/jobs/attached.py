@@ -14,7 +14,7 @@ from opsdash.feed.reader import RunReader, system_clocks
 from opsdash.feed.thread import Feed
 from opsdash.jobs.board import JobBoard
 from opsdash.operations.record import OperationLog
-from opsdash.operations.standing import Standing
+from opsdash.operations.standing import Standing, standing_of
 from opsdash.projections.run import Run
 from opsdash.screens.pane import View
 
@@ -86,23 +86,22 @@ class Attached:
 
     def standing(self) -> Standing:
         """Return what a plan is told of the run."""
-        folded, now = self.folded, self._clocks()
-        evidence = folded.evidence(now.mono_ns, now.time_ns)
-        newest = folded.checkpoints.newest()
-        num_clients = sum(client.is_present for client in folded.rounds.clients())
-        is_federated = folded.kind == "federated"
-        return Standing(
-            is_federated=is_federated,
-            step=evidence.step,
-            step_ns=evidence.step_ns,
-            num_processes=num_clients if is_federated else evidence.world_size,
-            save_ns=newest.save_ns if newest else None,
-            size_bytes=newest.size_bytes if newest else None,
-            silence_ns=evidence.silence_ns,
-        )
+        now = self._clocks()
+        return standing_of(self.folded, now.mono_ns, now.time_ns)
 
     @property
     def is_paused(self) -> bool:
         """Whether the trainer says that it stands still because it was asked to."""
         rows = self.folded.rank_rows(self._clocks().mono_ns)
-        return any(row.phase == "paused" for row in rows)
+        if any(row.phase == "paused" for row in rows):
+            return True
+        newest = self.folded.directory.newest_attempt
+        told = (
+            request.kind
+            for request in self.folded.requests.rows()
+            if request.kind in ("pause", "continue")
+            and request.attempt == newest
+            and request.is_done
+            and request.error is None
+        )
+        return next(told, None) == "pause"

@@ -13,6 +13,7 @@ from agent.rundir.process import Liveness
 from agent.rundir.requests import RefusedRequestError, open_inbox, read_accepted
 from opsdash import units
 from opsdash.operations.resume import Loss
+from opsdash.projections.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,29 @@ class Standing:
     def loss(self) -> Loss:
         """What the plan of a resume is told."""
         return Loss(self.step, self.step_ns)
+
+
+def standing_of(folded: Run, now_mono_ns: int, now_ns: int) -> Standing:
+    """Return where a run stands by what was folded of it.
+
+    Args:
+        folded: Everything that is known.
+        now_mono_ns: The clock that made the batches, monotonic.
+        now_ns: Wall clock, Unix ns.
+    """
+    evidence = folded.evidence(now_mono_ns, now_ns)
+    newest = folded.checkpoints.newest()
+    num_clients = sum(client.is_present for client in folded.rounds.clients())
+    is_federated = folded.kind == "federated"
+    return Standing(
+        is_federated=is_federated,
+        step=evidence.step,
+        step_ns=evidence.step_ns,
+        num_processes=num_clients if is_federated else evidence.world_size,
+        save_ns=newest.save_ns if newest else None,
+        size_bytes=newest.size_bytes if newest else None,
+        silence_ns=evidence.silence_ns,
+    )
 
 
 def running(run: RunDir) -> LockView | None:
