@@ -45,6 +45,7 @@ from agent.rundir.verify.verdict import Level, State
 from benchmarks.table import Row, print_table
 from tests.trainer.checkpoint.states import facts, make_run, make_state, payload
 from tests.trainer.chunks.endless_writer import KEEP_ROUNDS, model_of
+from trainer.checkpoint.load import AUTO, decide
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.retention import prune
 from trainer.checkpoint.state import TrainState
@@ -109,8 +110,10 @@ class Checkpoints:
     """Trained before the first fork: that loads a second's worth of torch."""
 
     def write(self, disk: Path, start: int, acknowledge: Acknowledge) -> None:
-        """Save without end."""
+        """Resume as training does, and save without end."""
         run = make_run(disk / "run")
+        # What was published and never verified is verified now.
+        start = max(start, decide(run, AUTO, silent).number + 1)
         publisher = Publisher(run, silent)
         saved = payload(self.state)
         for step in itertools.count(start):
@@ -283,18 +286,18 @@ class Bench:
         """Cut the power again and again, on one disk that grows old."""
         tally = Tally()
         image, point = new_image(self.folder), self.folder / "disk"
-        held = last = 0
+        promised = last = 0
         for _ in range(cuts):
             with mounted(image, point):
                 acknowledged = self._write_until_cut(subject, point, last + 1)
             with mounted(image, point):
                 seen = subject.look(point)
-            promised = max(acknowledged, default=held)
+            promised = max(acknowledged, default=promised)
             tally.add(seen, promised, len(acknowledged))
             # A number is never given twice, or an old file would pass as new.
-            last, held = max(last, promised, seen.newest), seen.newest
+            last = max(last, promised, seen.newest)
             if seen.newest < promised:
-                image, held = new_image(self.folder), 0
+                image, promised = new_image(self.folder), 0
         image.unlink()
         report(name, tally)
         return tally
