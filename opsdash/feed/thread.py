@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from opsdash.feed.mounts import tells_of_changes
@@ -25,6 +26,8 @@ _FAST_FOR_S = 2.0
 _SLOW_FOR_S = 10.0
 _MAX_WAITING = 64
 """Batches that nobody took yet; then reading waits."""
+FOLD_S = 0.2
+"""Of each call of `take`: keys wait no longer."""
 _STOP_S = 5.0
 
 
@@ -62,20 +65,23 @@ class Feed:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def take(self, max_events: int = 16_000) -> list[Batch]:
-        """Return the next batches, oldest first, with about so many events.
+    def take(self, for_s: float = FOLD_S) -> Iterator[Batch]:
+        """Yield the next batches, oldest first, to fold one by one.
 
-        A screen calls it a few times a second and folds what it gets; the rest
-        of a long history waits for the next call, so that keys are answered.
+        A screen calls it a few times a second. When the time is over, folding
+        included, the rest of a long history waits for the next call, so that
+        keys are answered; after a preview too, so that it is shown.
+
+        Args:
+            for_s: At least one batch is yielded, and no more after so long.
         """
-        taken: list[Batch] = []
-        num_events = 0
-        while self._batches and num_events < max_events:
+        until_s = time.monotonic() + for_s
+        while self._batches:
             batch = self._batches.popleft()
-            num_events += batch.num_events
-            taken.append(batch)
-        self._taken.set()
-        return taken
+            self._taken.set()
+            yield batch
+            if batch.is_preview or time.monotonic() >= until_s:
+                return
 
     def _run(self) -> None:
         try:

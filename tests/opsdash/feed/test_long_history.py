@@ -284,6 +284,7 @@ def test_progress_only_grows_and_ends_at_everything(long_run):
     read = [batch.read_bytes for batch in attached.batches]
 
     assert len(backlogs) > 5
+    assert (read[0], backlogs[0]) == (0, size)
     assert backlogs == sorted(backlogs, reverse=True)
     assert read == sorted(read)
     assert {one + two for one, two in zip(backlogs, read, strict=True)} == {size}

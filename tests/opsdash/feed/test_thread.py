@@ -56,7 +56,7 @@ def test_a_long_history_comes_in_small_portions(writer):
     feed.start()
     run, portions = Run(), []
     while not run.is_caught_up or run.steps.step != 5_000:
-        taken = feed.take(max_events=1_000)
+        taken = list(feed.take(for_s=0.0))
         portions.append(sum(batch.num_events for batch in taken))
         for batch in taken:
             run.fold(batch)
@@ -64,6 +64,24 @@ def test_a_long_history_comes_in_small_portions(writer):
 
     assert max(portions) < 2_500
     assert sum(portions) == 2 * 5_000 + 2
+
+
+def test_a_preview_is_given_by_itself_so_that_it_is_shown(writer):
+    for stem in writer.stems():
+        writer.append(stem, (b" " * 999 + b"\n") * 5_000)
+    writer.steps(1, 1_000)
+    feed = Feed(RunReader(writer.run))
+    feed.start()
+    taken, run = [], Run()
+    while not run.is_caught_up:
+        taken.append(list(feed.take(for_s=PATIENCE_S)))
+        for batch in taken[-1]:
+            run.fold(batch)
+    feed.stop()
+
+    first = next(portion for portion in taken if portion)
+    assert [batch.is_preview for batch in first] == [True]
+    assert run.steps.step == 1_000
 
 
 def test_a_reader_that_fails_is_seen_and_tried_again(writer):
