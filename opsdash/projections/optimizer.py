@@ -121,7 +121,7 @@ class Optimizer:
             return
         step = whole(event.step if event.resumed_step is None else event.resumed_step)
         is_first = origin.attempt not in self._loaded
-        if is_first:
+        if is_first or event.resumed_step is not None:
             self._loaded.add(origin.attempt)
             self.curves.begin(origin.attempt, step)
         kind = "resume" if is_first else "reload"

@@ -16,6 +16,7 @@ MAX_POINTS = 1 << 17
 """Of one series of one attempt; then its older half is thinned."""
 _MAX_SERIES = 512
 _MAX_BRANCHES = 4_096
+_MAX_GIVEN_UP = 256
 _GROUP = 4
 
 
@@ -29,7 +30,7 @@ class Series:
         self.values = array("d")
         """NaN where the number was not finite."""
         self.num_thinnings = 0
-        """How often older points were thinned: a cache of them is stale then."""
+        """How often points were taken out: a cache of them is stale then."""
 
     def append(self, step: int, value: float | None) -> bool:
         """Add a point; False: its step is not above the last one."""
@@ -40,6 +41,14 @@ class Series:
         if len(self.steps) > MAX_POINTS:
             self._thin()
         return True
+
+    def take_above(self, step: int) -> "Series":
+        """Take the points above a step out, and return them."""
+        cut, taken = bisect_right(self.steps, step), Series()
+        taken.steps, taken.values = self.steps[cut:], self.values[cut:]
+        del self.steps[cut:], self.values[cut:]
+        self.num_thinnings += 1
+        return taken
 
     def _thin(self) -> None:
         """Of four old points keep the least and the greatest: peaks survive."""
@@ -114,6 +123,8 @@ class _Branch:
     def __init__(self, base: int | None = None) -> None:
         self.base = base
         self.series: dict[str, Series] = {}
+        self.given_up: list[tuple[str, Series]] = []
+        """What a rollback without a new attempt left behind."""
 
 
 class Curves:
@@ -134,10 +145,19 @@ class Curves:
         return sorted(self._branches)
 
     def begin(self, attempt: int, base: int | None) -> None:
-        """Say from which step an attempt goes on: what lies above it is given up."""
+        """Say from which step an attempt goes on: what lies above it is given up.
+
+        That holds for the attempts before it, and for its own points after a
+        rollback within it.
+        """
         branch, base = self._branch(attempt), whole(base)
-        if branch is not None and base is not None:
-            branch.base = base
+        if branch is None or base is None:
+            return
+        branch.base = base if branch.base is None else min(branch.base, base)
+        for name, series in branch.series.items():
+            if series.steps and series.steps[-1] > base:
+                branch.given_up.append((name, series.take_above(base)))
+        del branch.given_up[:-_MAX_GIVEN_UP]
 
     def append(
         self, attempt: int, name: str, step: int | None, value: float | None
@@ -166,6 +186,11 @@ class Curves:
         ceiling: float = math.inf
         for attempt in reversed(self.attempts):
             branch = self._branches[attempt]
+            superseded += [
+                Span(attempt, old, 0, len(old.steps))
+                for of, old in reversed(branch.given_up)
+                if of == name
+            ]
             series = branch.series.get(name)
             if series is not None and series.steps:
                 cut = bisect_right(series.steps, ceiling)

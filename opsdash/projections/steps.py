@@ -94,6 +94,8 @@ class Steps:
         if step is not None and self._speaks(origin):
             self.curves.begin(origin.attempt, step)
             self._enter(origin.attempt, step)
+            if origin.attempt == self._attempt:
+                self._step = step
 
     @property
     def attempt(self) -> int | None:

@@ -135,3 +135,34 @@ def test_implausible_steps_and_too_many_names_are_refused(monkeypatch):
     ]
 
     assert taken == [False, False, True, True, False]
+
+
+def test_a_rollback_within_an_attempt_gives_up_its_own_points_and_goes_on():
+    curves = Curves()
+    for step in range(1, 11):
+        curves.append(1, "loss", step, float(step))
+
+    curves.begin(1, 4)
+    for step in range(5, 8):
+        curves.append(1, "loss", step, float(100 + step))
+
+    curve = curves.curve("loss")
+    assert curve.points() == [
+        *((step, float(step)) for step in range(1, 5)),
+        *((step, float(100 + step)) for step in range(5, 8)),
+    ]
+    [given_up] = curve.superseded
+    assert given_up.points() == [(step, float(step)) for step in range(5, 11)]
+
+
+def test_a_rollback_does_not_bring_back_what_an_earlier_attempt_gave_up():
+    curves = Curves()
+    for step in range(1, 11):
+        curves.append(1, "loss", step, 1.0)
+    curves.begin(2, 6)
+    for step in range(7, 13):
+        curves.append(2, "loss", step, 2.0)
+
+    curves.begin(2, 9)
+
+    assert [v for _, v in curves.curve("loss").points()] == [1.0] * 6 + [2.0] * 3

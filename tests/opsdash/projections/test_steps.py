@@ -61,6 +61,24 @@ def test_a_resume_goes_back_and_keeps_what_was_rolled_back(writer):
     assert [s.points()[0][0] for s in curve.superseded] == [7]
 
 
+def test_a_rollback_on_the_live_run_goes_back_too(writer):
+    writer.steps(1, 10)
+    loaded = {"checkpoint": "step-00000006", "digest": "d", "load_ns": 1}
+    for rank in range(2):
+        writer.emit(rank, ev.CheckpointLoaded, **loaded, resumed_step=6)
+    before = Watcher(writer.run).run.steps.now()
+    writer.steps(7, 8, loss=0.25)
+
+    steps = Watcher(writer.run).run.steps
+
+    assert (before.attempt, before.step) == (1, 6)
+    assert (steps.step, steps.curve("loss").points()[-2:]) == (
+        8,
+        [(7, 0.25), (8, 0.25)],
+    )
+    assert [s.points()[0][0] for s in steps.curve("loss").superseded] == [7]
+
+
 def test_a_skipped_step_is_counted_and_named_for_a_while(writer):
     writer.steps(1, 3)
     writer.emit(0, ev.StepDone, step=4, is_skipped=True, nonfinite="blocks.0.weight")
