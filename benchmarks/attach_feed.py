@@ -3,18 +3,21 @@
 Eight ranks have written five million events with a barrier in every step. Timed
 is what runs under the screen: the first batch folded, which says where the run
 stands now, and the verdict over all there is, past included. The peer reads what
-there is, with `json`, and folds nothing. Then the commands, as processes.
+there is, with `json`, and folds nothing. Then the commands, as processes. CPU time
+is told beside: on a machine that is shared it says what an idle one would take.
 
     python benchmarks/attach_feed.py [--events 5000000] [--ranks 8] [--dir DIR]
 """
 
 import argparse
 import random
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +58,8 @@ class Timing(NamedTuple):
 
     first_s: float
     verdict_s: float
+    cpu_s: float
+    """Of the verdict."""
     num_folded: int
     last_step: int | None
 
@@ -88,20 +93,27 @@ def measure(run: RunDir, num_rounds: int) -> Iterator[Row]:
             timings.append(attach(run))
         first_s = min(timing.first_s for timing in timings)
         verdict_s = min(timing.verdict_s for timing in timings)
-        print(f"{state}: {timings[-1]}")
+        cpu_s = min(timing.cpu_s for timing in timings)
         yield row(f"first screen, {state}", first_s, peer, peer_s, FIRST_S)
-        yield row(
-            f"verdict under a screen, {state}", verdict_s, peer, peer_s, VERDICT_S
-        )
-    status_s = least(num_rounds, lambda: opsdash_status(run))
-    yield row("`opsdash status`", status_s, peer, peer_s, VERDICT_S)
-    events_s = least(num_rounds, lambda: opsdash_events(run))
-    yield row("`opsdash events`", events_s, peer, peer_s, VERDICT_S)
+        claim = f"verdict under a screen, {state} (CPU {cpu_s:.2f} s)"
+        yield row(claim, verdict_s, peer, peer_s, VERDICT_S)
+    for name, work in (("status", opsdash_status), ("events", opsdash_events)):
+        before_s = cpu_of_children()
+        command_s = least(num_rounds, partial(work, run))
+        cpu_s = (cpu_of_children() - before_s) / num_rounds
+        claim = f"`opsdash {name}` (CPU {cpu_s:.2f} s)"
+        yield row(claim, command_s, peer, peer_s, VERDICT_S)
+
+
+def cpu_of_children() -> float:
+    """Return the CPU time of processes that were waited for, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def attach(run: RunDir) -> Timing:
     """Read and fold until the verdict is over everything."""
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     reader, known, first_s, num_folded = RunReader(run), Run(), 0.0, 0
     while not known.is_caught_up:
         batch = reader.read()
@@ -112,10 +124,11 @@ def attach(run: RunDir) -> Timing:
             first_s = time.perf_counter() - began
     known.verdict(time.monotonic_ns(), time.time_ns())
     verdict_s = time.perf_counter() - began
+    cpu_s = time.process_time() - began_cpu
     straggler = known.lateness.straggler()
     assert straggler is not None
     assert straggler.rank == LATE_RANK
-    return Timing(first_s, verdict_s, num_folded, known.steps.step)
+    return Timing(first_s, verdict_s, cpu_s, num_folded, known.steps.step)
 
 
 def opsdash_events(run: RunDir) -> None:
