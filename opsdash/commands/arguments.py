@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from agent.rundir.errors import EXIT_USAGE, RunDirError
 
+FAULTS = ("straggler", "hang", "corrupt", "kill", "reconnect")
 LEVELS = ("structure", "content", "deep")
 _ASCII_THEMES = "dark, light, ansi-dark, ansi-light"
 
@@ -199,6 +200,11 @@ def _demo(parser: argparse.ArgumentParser) -> None:
         choices=("ddp", "fl"),
         default="ddp",
         help="two data-parallel ranks, or a federation of three (default: ddp)",
+    )
+    parser.add_argument(
+        "--fault",
+        choices=FAULTS,
+        help="make the run sick, to learn what that looks like",
     )
     _screen(parser)
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.rundir.errors import RunDirError
+from agent.rundir.layout import RunDir
 from opsdash.commands.attach import open_screen
 from opsdash.commands.console import has_terminal, say
+from opsdash.commands.demo_faults import Fault, check_fault
 from opsdash.commands.story import tell
 from opsdash.commands.watching import attach
 
@@ -25,7 +27,7 @@ _SIZES = {
         *("--nproc", "2", "--steps", "300", "--save-every", "50"),
         *("--eval-every", "50", "--norms-every", "10"),
     ),
-    "fl": ("--clients", "3"),
+    "fl": ("--clients", "3", "--rounds", "40"),
 }
 """So that a demo shows everything and ends within a minute."""
 
@@ -41,12 +43,19 @@ def main(arguments: argparse.Namespace) -> int:
             "the demo trains a model, and torch is not installed",
             hint="pip install 'opsdash[train]'",
         )
+    if arguments.fault:
+        check_fault(arguments.kind, arguments.fault)
     path = _new_run_dir(Path("runs"))
     command = [
         *(sys.executable, "-m", "trainer", "launch", arguments.kind, str(path)),
         *_SIZES[arguments.kind],
     ]
     say(shlex.join(command))
+    sickness: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if arguments.fault:
+        fault = Fault(RunDir(path), arguments.kind, arguments.fault)
+        say(fault.words)
+        sickness = fault.applied()
     with _output_of(path).open("xb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own module
             command,
@@ -57,12 +66,13 @@ def main(arguments: argparse.Namespace) -> int:
         )
     if has_terminal():
         _wait_for_run(path, process)
-        exit_code = open_screen(arguments, path)
+        with sickness:
+            exit_code = open_screen(arguments, path)
         if process.poll() is None:
             say(f"the run goes on: opsdash attach {path}")
             say(f"to stop it: kill {process.pid}")
         return exit_code
-    with _ended_with_us(process):
+    with _ended_with_us(process), sickness:
         return _tell(path, process)
 
 
