@@ -187,11 +187,10 @@ class Acting:
     def _ask(self, plan: Plan, args: dict[str, Any]) -> None:
         with _told(self._desk):
             asked = ask(self._run, plan, args, self._log)
-            requests = self._attached.folded.requests
             self._jobs.add(
                 Asking(
                     asked,
-                    lambda: requests.get(asked.request),
+                    lambda: self._attached.folded.requests.get(asked.request),
                     self._attached.standing().num_processes,
                 )
             )

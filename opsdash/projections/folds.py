@@ -18,6 +18,7 @@ from opsdash.projections.optimizer import Optimizer
 from opsdash.projections.ranks import Ranks
 from opsdash.projections.requests import Requests
 from opsdash.projections.rounds import Rounds
+from opsdash.projections.stacks import Stacks
 from opsdash.projections.steps import Steps
 
 _Fold = Callable[[Origin, Any], None]
@@ -36,6 +37,7 @@ class Folds:
         self.rounds = Rounds()
         self.chunks = Chunks()
         self.requests = Requests()
+        self.stacks = Stacks()
         self.num_left_out = 0
         """Frequent events of a long past that were not read; their files have them."""
         self._folds = self._fold_table()
@@ -116,4 +118,5 @@ class Folds:
             ev.RequestSeen: (requests.on_seen,),
             ev.RequestAcked: (requests.on_acked,),
             ev.RequestDone: (requests.on_done,),
+            ev.StacksWritten: (self.stacks.on_written,),
         }

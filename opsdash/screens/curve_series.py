@@ -2,14 +2,24 @@
 
 A curve is joined anew for every look; a series keeps a pyramid that must not be
 rebuilt for every look. This remembers how much of which attempt is already
-there, and starts over only when history changed: a resume from further back, or
-a projection that thinned its older points.
+there, and starts over only when history changed: a resume from further back, a
+projection that thinned its older points, or one that took another's place.
 """
 
 from itertools import islice
+from typing import NamedTuple
 
 from opsdash.projections.series import Curve, Span
+from opsdash.projections.series import Series as Points
 from opsdash.widgets.series import Series
+
+
+class _Taken(NamedTuple):
+    """How much of one attempt's series was taken over."""
+
+    series: Points
+    thinned: int
+    stop: int
 
 
 class CurveSeries:
@@ -17,31 +27,33 @@ class CurveSeries:
 
     def __init__(self, name: str) -> None:
         self.series = Series(name)
-        self._taken: list[tuple[int, int, int]] = []
-        """(attempt, thinnings, stop) of each joined span."""
+        self._taken: list[_Taken] = []
 
     def follow(self, curve: Curve) -> Series:
         """Take over what is new; return the series to draw."""
-        spans = [(s.attempt, s.series.num_thinnings, s.stop) for s in curve.joined]
+        spans = [_Taken(s.series, s.series.num_thinnings, s.stop) for s in curve.joined]
         if not self._only_grew(spans):
             self.series = Series(self.series.name)
             self._taken = []
         for index, span in enumerate(curve.joined):
-            done = self._taken[index][2] if index < len(self._taken) else span.start
+            done = self._taken[index].stop if index < len(self._taken) else span.start
             self.series.extend(_points(span, done))
         self._taken = spans
         return self.series
 
-    def _only_grew(self, spans: list[tuple[int, int, int]]) -> bool:
+    def _only_grew(self, spans: list[_Taken]) -> bool:
+        """Whether what was taken is still there, and only the last span is longer."""
         old = self._taken
         if len(spans) < len(old):
             return False
-        *before, last = old or [(0, 0, 0)]
-        if not old:
-            return True
-        now = spans[len(old) - 1]
-        grew = now[:2] == last[:2] and now[2] >= last[2]
-        return spans[: len(before)] == before and grew
+        for index, (before, now) in enumerate(zip(old, spans, strict=False)):
+            is_same = before.series is now.series and before.thinned == now.thinned
+            is_last = index == len(old) - 1
+            if not is_same or now.stop < before.stop:
+                return False
+            if now.stop > before.stop and not is_last:
+                return False
+        return True
 
 
 def _points(span: Span, start: int) -> "list[tuple[float, float]]":

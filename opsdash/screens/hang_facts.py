@@ -55,7 +55,9 @@ class HangFacts:
         run = RunDir(Path(view.run.directory.path))
         dumps = self._read(run, row.attempt, rank_stem(rank))
         if not dumps:
-            return [*facts, Fact("", "no stacks yet: K asks for them", "dim")]
+            note = view.run.stacks.of(rank_stem(rank))
+            words = note.reason if note else "no stacks yet: K asks for them"
+            return [*facts, Fact("", words, "dim")]
         frames = dumps[0].frames()[:_MAX_FRAMES]
         stack = " < ".join(frames) or dumps[0].lines[0]
         return [*facts, Fact("", f"{dumps[0].stamp or 'by signal'}: {stack}")]
