@@ -101,8 +101,7 @@ class BarriersPane(Pane):
         hang = self._hang.facts(view)
         self.query_one("#hang", Facts).show(hang)
         self.query_one("#hang").display = bool(hang)
-        first = view.run.steps.curve(LOSS).points()[:1]
-        heat = LatenessHeat(view.run.lateness.heat, first[0][0] if first else 0)
+        heat = LatenessHeat(view.run.lateness.heat, _first_step(view))
         self.query_one(HeatMap).show(heat)
         self.query_one(RecordTable).show(view.run.lateness.blame())
 
@@ -133,6 +132,12 @@ def _open(row: BoardRow) -> OpenBarrier:
         waited_ns=row.waited_ns,
         limit_ns=row.limit_ns,
     )
+
+
+def _first_step(view: View) -> int:
+    """Return the first step of the joined history."""
+    spans = view.run.steps.curve(LOSS).joined
+    return spans[0].series.steps[spans[0].start] if spans else 0
 
 
 def _newest_lateness(view: View) -> list[int | None]:

@@ -6,7 +6,6 @@ there, and starts over only when history changed: a resume from further back, a
 projection that thinned its older points, or one that took another's place.
 """
 
-from itertools import islice
 from typing import NamedTuple
 
 from opsdash.projections.series import Curve, Span
@@ -57,6 +56,5 @@ class CurveSeries:
 
 
 def _points(span: Span, start: int) -> "list[tuple[float, float]]":
-    steps = islice(span.series.steps, start, span.stop)
-    values = islice(span.series.values, start, span.stop)
-    return list(zip(steps, values, strict=True))
+    part = slice(start, span.stop)
+    return list(zip(span.series.steps[part], span.series.values[part], strict=True))
