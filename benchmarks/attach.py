@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -45,7 +44,6 @@ from opsdash.projections.run import Run
 
 FIRST_S = 0.3
 VERDICT_S = 1.0
-STATUS_LIMIT_S = 60
 
 MakeUp = Callable[[int, int], Iterator[Event]]
 """A rank and a number of events to the events."""
@@ -98,15 +96,11 @@ def measure(run: RunDir, num_ranks: int, num_rounds: int) -> Iterator[Row]:
         verdict_s = min(timing.verdict_s for timing in timings)
         yield row(f"first tails, {state}", first_s, peer, peer_s, FIRST_S)
         yield row(f"complete verdict, {state}", verdict_s, peer, peer_s, VERDICT_S)
-    status_s = least(1, lambda: opsdash_status(run))
-    yield row("`opsdash status` to its end", status_s, peer, peer_s, None)
 
 
-def row(
-    claim: str, ours_s: float, peer: str, peer_s: float, limit_s: float | None
-) -> Row:
+def row(claim: str, ours_s: float, peer: str, peer_s: float, limit_s: float) -> Row:
     ratio = times(ours_s, peer_s, least=None)
-    target = {} if limit_s is None else at_most(ours_s, limit_s, "s")
+    target = at_most(ours_s, limit_s, "s")
     return Row(f"attach: {claim}", f"{ours_s:.3f} s", peer, **(ratio | target))
 
 
@@ -156,17 +150,6 @@ def parse_all(path: Path) -> None:
     with path.open("rb") as file:
         for line in file:
             json.loads(line)
-
-
-def opsdash_status(run: RunDir) -> None:
-    command = [sys.executable, "-m", "opsdash", "status", str(run.path), "--json"]
-    try:
-        result = subprocess.run(
-            command, capture_output=True, timeout=STATUS_LIMIT_S, check=False
-        )
-        assert result.stdout.startswith(b"{"), result.stderr.decode()
-    except subprocess.TimeoutExpired:
-        print(f"`opsdash status` was stopped after {STATUS_LIMIT_S} s")
 
 
 def least(num_rounds: int, work: Callable[[], None]) -> float:
