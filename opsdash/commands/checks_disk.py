@@ -13,6 +13,7 @@ from opsdash.feed.mounts import file_system_type, tells_of_changes
 _NUM_SYNCS = 8
 _BLOCK = b"\0" * 4096
 _SLOW_SYNC_NS = 50_000_000
+_CLOCK_SKEW_NS = 1_000_000_000
 _LEAST_FREE_FRAC = 0.05
 
 
@@ -29,6 +30,7 @@ def check_disk(path: Path) -> Iterator[Check]:
         )
     yield _room(path)
     yield _sync_speed(path)
+    yield from _clock(path)
 
 
 def _room(path: Path) -> Check:
@@ -67,6 +69,32 @@ def _sync_speed(path: Path) -> Check:
         "fsync",
         f"{units.duration(typical_ns)} for 4 KiB",
         "each checkpoint waits for several of them" if is_slow else "",
+    )
+
+
+def _clock(path: Path) -> Iterator[Check]:
+    """Compare the file system's clock with this host's: ages are told by both."""
+    try:
+        fd = os.open(path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except (OSError, AttributeError):
+        return  # told already: it cannot be timed here
+    try:
+        os.write(fd, b"0")
+        skew_ns = os.fstat(fd).st_mtime_ns - time.time_ns()
+    except OSError:
+        return
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    is_off = abs(skew_ns) > _CLOCK_SKEW_NS
+    where = "ahead of" if skew_ns > 0 else "behind"
+    yield Check(
+        Mark.WARN if is_off else Mark.OK,
+        "clock",
+        f"the file system's is {units.duration(abs(skew_ns))} {where} this host's"
+        if is_off
+        else "the file system's and this host's agree",
+        "chronyc tracking" if is_off else "",
     )
 
 

@@ -21,6 +21,8 @@ _GPU_FIELDS = (
     "name,memory.used,memory.total,temperature.gpu,"
     "ecc.errors.uncorrected.volatile.total"
 )
+_INTERFACE_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+_FULL_FRAC = 0.95
 _ASK_S = 5
 
 
@@ -35,7 +37,28 @@ def check_host() -> Iterator[Check]:
     yield _memory()
     yield from _gpus()
     yield from _environment()
+    yield from check_interfaces(dict(os.environ))
     yield from check_peer(dict(os.environ))
+
+
+def check_interfaces(environment: dict[str, str]) -> Iterator[Check]:
+    """Look at the network interfaces, and at those that the variables name."""
+    up = [name for name, found in psutil.net_if_stats().items() if found.isup]
+    yield Check(Mark.OK if up else Mark.WARN, "interfaces", ", ".join(up) or "none up")
+    for variable in _INTERFACE_VARIABLES:
+        wanted = environment.get(variable, "")
+        # NCCL: `=` is the whole name, `^` all but these, else a beginning.
+        names = [
+            name.strip() for name in wanted.lstrip("=^").split(",") if name.strip()
+        ]
+        lost = [name for name in names if not any(one.startswith(name) for one in up)]
+        if lost and not wanted.startswith("^"):
+            yield Check(
+                Mark.WARN,
+                variable,
+                f"{wanted}: no interface {', '.join(lost)} is up here",
+                f"export {variable}={up[0] if up else 'eth0'}",
+            )
 
 
 def check_peer(environment: dict[str, str]) -> Iterator[Check]:
@@ -97,12 +120,21 @@ def _gpu(number: int, line: str) -> Check:
     cells = [cell.strip() for cell in line.split(",")]
     errors = cells[-1] if cells else ""
     is_bad = errors.isdecimal() and int(errors) > 0
+    used, total = (_mebibytes(cell) for cell in (*cells[1:3], "", "")[:2])
+    is_full = bool(total) and used > _FULL_FRAC * total
+    advice = "its memory is taken: whose process is it? nvidia-smi" if is_full else ""
     return Check(
-        Mark.WARN if is_bad else Mark.OK,
+        Mark.WARN if is_bad or is_full else Mark.OK,
         f"GPU {number}",
         ", ".join(cells[:4]) + (" C" if len(cells) > 3 else ""),
-        f"{errors} uncorrected memory errors: take it out" if is_bad else "",
+        f"{errors} uncorrected memory errors: take it out" if is_bad else advice,
     )
+
+
+def _mebibytes(cell: str) -> int:
+    """Return what nvidia-smi says of a memory, such as `1024 MiB`; 0: nothing."""
+    number = cell.partition(" ")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def _environment() -> Iterator[Check]:

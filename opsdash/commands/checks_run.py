@@ -1,5 +1,6 @@
 """What can be read of a run, and what could be done with it from here."""
 
+import time
 from collections.abc import Iterator
 
 from agent.rundir.attempts import read_newest_attempt
@@ -7,9 +8,11 @@ from agent.rundir.layout import RunDir
 from opsdash import units
 from opsdash.commands.checks import Check, Mark
 from opsdash.commands.checks_host import check_peer
-from opsdash.commands.watching import attach, be_sure
+from opsdash.commands.watching import Watched, attach, be_sure
 from opsdash.operations.trust import why_untrusted
 from opsdash.projections.run_state import State
+
+_CLOCK_SKEW_NS = 1_000_000_000
 
 
 def check_run(run: RunDir) -> Iterator[Check]:
@@ -31,7 +34,22 @@ def check_run(run: RunDir) -> Iterator[Check]:
         f"{units.count(len(events))} events kept, {units.count(num_unread)} lines "
         f"unreadable, {units.count(events.num_newer)} of a newer kind",
     )
+    yield from _clocks(watched)
     yield from _attempt(run)
+
+
+def _clocks(watched: Watched) -> Iterator[Check]:
+    """Tell of processes whose wall clock differs from this host's."""
+    for row in watched.run.rank_rows(time.monotonic_ns()):
+        skew_ns = row.clock_skew_ns
+        if skew_ns is not None and abs(skew_ns) > _CLOCK_SKEW_NS:
+            where = "ahead of" if skew_ns > 0 else "behind"
+            yield Check(
+                Mark.WARN,
+                f"clock of {row.node}",
+                f"{units.duration(abs(skew_ns))} {where} this host's",
+                f"chronyc tracking   # on {row.host or 'its host'}",
+            )
 
 
 def _attempt(run: RunDir) -> Iterator[Check]:
