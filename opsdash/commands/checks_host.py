@@ -57,8 +57,13 @@ def check_interfaces(environment: dict[str, str]) -> Iterator[Check]:
                 Mark.WARN,
                 variable,
                 f"{wanted}: no interface {', '.join(lost)} is up here",
-                f"export {variable}={up[0] if up else 'eth0'}",
+                f"export {variable}={_likely(up)}",
             )
+
+
+def _likely(names: list[str]) -> str:
+    """Return the interface that other hosts can probably be reached by."""
+    return next((name for name in names if name != "lo"), "eth0")
 
 
 def check_peer(environment: dict[str, str]) -> Iterator[Check]:
