@@ -1,7 +1,7 @@
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.rundir.events import PhaseChanged, StepDone, encode
@@ -75,6 +75,7 @@ def test_blocks_are_read_back():
     assert read(encode_block(one) + encode_block(two)) == [one, two]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2000))
 def test_wherever_a_rollup_is_torn_the_blocks_before_are_read(cut):
     blocks = [roll_up(steps(1, 2, 3, first=n), segment=1, begin=n) for n in range(3)]
@@ -109,6 +110,7 @@ def test_what_is_not_a_block_ends_the_reading(bad):
     assert len(read(good + bad + good)) == 1
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 9), min_size=1, max_size=40),
     st.lists(st.floats(0, 9), min_size=1, max_size=40),

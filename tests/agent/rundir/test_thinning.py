@@ -1,5 +1,5 @@
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.rundir.thinning import Line, choose, peek
@@ -70,6 +70,7 @@ def test_what_is_kept_is_bounded_in_bytes_and_the_newest_stays():
     assert found == list(range(15, 21))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
