@@ -13,7 +13,11 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from agent.rundir.chunks.errors import StoreFullError, translated
+from agent.rundir.chunks.errors import (
+    StoreFullError,
+    StoreLockedError,
+    translated,
+)
 from agent.rundir.chunks.schema import PAGE_BYTES
 from trainer.chunks.database import (
     count_pages,
@@ -166,8 +170,8 @@ def rounds_beyond(
 def tidy(conn: sqlite3.Connection, path: Path) -> None:
     """Fold the log in after a commit; shrink the file if much of it is free.
 
-    What was committed is safe already, so a full disk is no error here: the
-    log keeps the round until there is room.
+    What was committed is safe already, so neither a full disk nor another
+    process at work is an error here: the log keeps the round until next time.
 
     Raises:
         DamagedStoreError: SQLite cannot read its own pages.
@@ -177,7 +181,7 @@ def tidy(conn: sqlite3.Connection, path: Path) -> None:
         free = count_pages(conn, path, "freelist_count")
         if free > _FREE_FRAC * count_pages(conn, path, "page_count"):
             give_back_space(conn, path)
-    except StoreFullError:
+    except (StoreFullError, StoreLockedError):
         return
 
 

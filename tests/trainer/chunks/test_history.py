@@ -108,6 +108,7 @@ def check(store, expected):
         assert same_tensors(store.get_round(round_num), model)
     with store.reader() as reader:
         assert reader.verify().findings == ()
+    store.settle()
     (num_orphans,) = store._conn.execute(
         """SELECT count(*) FROM chunk_data d
            WHERE chunk_hash NOT IN (SELECT chunk_hash FROM chunk_metadata)

@@ -27,6 +27,7 @@ from tests.trainer.chunks.store_faults import (
     store_path,
 )
 from trainer.chunks import database
+from trainer.chunks.retention import tidy
 from trainer.chunks.split import FlatSplit, TensorSplit
 from trainer.chunks.store import ChunkStore
 
@@ -376,6 +377,25 @@ def test_a_second_writer_is_refused_while_the_first_writes(store, path, monkeypa
 
         store._conn.execute("ROLLBACK")
         other.put_round(1, small_model())
+
+
+def test_another_process_at_work_only_puts_off_the_tidying(store, path):
+    store.put_round(1, {"w": torch.randn(100_000)})
+    store.settle()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA secure_delete=OFF").fetchone()
+    other.execute("DELETE FROM chunk_data")  # leaves free pages to be given back
+    other.execute("BEGIN IMMEDIATE")
+    store._tidying = store._upkeep.submit(tidy, store._conn, path)
+
+    store.settle()
+    with_free_pages = path.stat().st_size
+    other.close()
+    store.put_round(2, small_model(), keep_rounds=1)
+    store.settle()
+
+    assert path.stat().st_size < with_free_pages
+    assert same_tensors(store.get_round(2), small_model())
 
 
 def test_threads_may_share_a_store(store):
