@@ -12,13 +12,11 @@ what it was sent: a disk that lies about a flush is not simulated.
 
 import argparse
 import contextlib
-import fcntl
 import itertools
 import multiprocessing
 import os
 import random
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -42,6 +40,7 @@ from agent.rundir.errors import NoCheckpointError
 from agent.rundir.layout import RunDir, checkpoint_name
 from agent.rundir.verify.path import verify_path
 from agent.rundir.verify.verdict import Level, State
+from benchmarks.disks.loop import cut_power, mounted, new_image
 from benchmarks.table import Row, print_table
 from tests.trainer.checkpoint.states import facts, make_run, make_state, payload
 from tests.trainer.chunks.endless_writer import KEEP_ROUNDS, model_of
@@ -52,9 +51,6 @@ from trainer.checkpoint.state import TrainState
 from trainer.chunks.split import TensorSplit
 from trainer.chunks.store import ChunkStore
 
-FS_IOC_SHUTDOWN = 0x8004587D
-NO_LOG_FLUSH = 2
-IMAGE_BYTES = 320 << 20
 PEER_CUTS = 10
 LONGEST_S = 0.6
 """Between the first byte of a writer and the cut; some ten saves."""
@@ -346,53 +342,14 @@ def received(receiver: Connection) -> Iterator[int]:
             yield receiver.recv()
 
 
-def cut_power(disk: Path) -> None:
-    fd = os.open(disk, os.O_RDONLY)
-    try:
-        fcntl.ioctl(fd, FS_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
-    finally:
-        os.close(fd)
-
-
-def new_image(folder: Path) -> Path:
-    image = folder / "disk.img"
-    with image.open("wb") as file:
-        file.truncate(IMAGE_BYTES)
-    system("mkfs.ext4", "-q", "-F", str(image))
-    return image
-
-
-@contextlib.contextmanager
-def mounted(image: Path, point: Path) -> Iterator[None]:
-    point.mkdir(exist_ok=True)
-    system("mount", "-o", "loop", str(image), str(point))
-    try:
-        yield
-    finally:
-        unmount(point)
-
-
-def unmount(point: Path) -> None:
-    """Let go; what was killed may hold the disk for a moment longer."""
-    for _ in range(100):
-        done = subprocess.run(["umount", str(point)], check=False, capture_output=True)
-        if done.returncode == 0:
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"`{point}` stays mounted: {done.stderr.decode()}")
-
-
-def system(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
-
-
 def silent(_event_type: type, /, **_fields: object) -> None:
     """Tell nobody."""
 
 
 def report(name: str, tally: Tally) -> None:
     """Say what the rows do not: how much was saved, and what was torn first."""
-    print(f"{name}: {tally.saves} saves acknowledged in {tally.cuts} cuts")
+    found = f"torn {len(tally.torn)}, lost {tally.lost}"
+    print(f"{name}: {tally.saves} saves acknowledged in {tally.cuts} cuts, {found}")
     for line in tally.torn[:3]:
         print(f"    torn: {line}")
 
