@@ -99,10 +99,10 @@ _ROUNDS: tuple[Field[RoundRow], ...] = (
         lambda row: Cell(units.percent(row.accuracy_frac)),
         lambda row: row.accuracy_frac or 0.0,
     ),
+    Field(Column("what happened", 24, flex=1), lambda row: Cell(*_happened(row)), None),
     _duration("queue", _longest("queue_ns")),
     _duration("compute", _longest("compute_ns")),
     _duration("transfer", _longest("transfer_ns")),
-    Field(Column("what happened", 10, flex=1), lambda row: Cell(*_happened(row)), None),
 )
 
 

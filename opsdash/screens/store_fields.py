@@ -39,7 +39,7 @@ def _told(name: str) -> "Field[Store]":
 
     say = units.byte_size if name.endswith("_bytes") else units.count
     return Field(
-        Column(_TITLES[name], 8, align_right=True),
+        Column(_TITLES[name], 7, align_right=True),
         lambda store: Cell(say(value(store))),
         lambda store: value(store) or 0,
     )
@@ -60,16 +60,16 @@ STORES: tuple[Field[Store], ...] = (
         lambda store: Cell(store.node),
         lambda store: store.node,
     ),
+    Field(
+        Column("state", 14, flex=2),
+        lambda store: Cell(*store_state(store)),
+        lambda store: -store.num_damaged,
+    ),
     *map(_told, _TITLES),
     Field(
         Column("put in", 8, align_right=True),
         lambda store: Cell(units.duration(store.told.put_ns if store.told else None)),
         lambda store: (store.told.put_ns or 0) if store.told else 0,
-    ),
-    Field(
-        Column("state", 12, flex=2),
-        lambda store: Cell(*store_state(store)),
-        lambda store: -store.num_damaged,
     ),
 )
 
@@ -106,6 +106,11 @@ ROUNDS: tuple[Field[Kept], ...] = (
         lambda kept: kept.row.round_num,
     ),
     Field(
+        Column("state", 14, flex=1),
+        lambda kept: Cell(*_round_state(kept)),
+        lambda kept: -kept.num_bad,
+    ),
+    Field(
         Column("stored", 11, align_right=True),
         lambda kept: Cell(units.ago(kept.age_ns), "dim"),
         lambda kept: kept.age_ns,
@@ -134,11 +139,6 @@ ROUNDS: tuple[Field[Kept], ...] = (
         Column("members", 12, flex=1),
         lambda kept: Cell(", ".join(kept.row.members or ()) or "-", "dim"),
         lambda kept: len(kept.row.members or ()),
-    ),
-    Field(
-        Column("state", 12, flex=1),
-        lambda kept: Cell(*_round_state(kept)),
-        lambda kept: -kept.num_bad,
     ),
 )
 

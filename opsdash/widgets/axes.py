@@ -143,17 +143,20 @@ class ValueAxis(NamedTuple):
 
         return height
 
-    def label(self, fraction: float) -> str:
-        """Return the value at a height, with the digits that tell it apart."""
+    def label(self, fraction: float, most: int = 7) -> str:
+        """Return the value at a height, with the digits that tell it apart.
+
+        `most` characters are enough for a number in its shortest form, too.
+        """
         if self.is_log:
             floor, ceiling = math.log10(self.bottom), math.log10(self.top)
             return number(10 ** (floor + (ceiling - floor) * fraction))
         value = self.bottom + (self.top - self.bottom) * fraction
         decimals = max(0, 1 - math.floor(math.log10(self.step)))
         text = f"{value:.{decimals}f}" if decimals <= 6 and abs(value) < 1e6 else ""
-        if not text or len(text) > 7:
-            return number(value)
         text = text.rstrip("0").rstrip(".") if "." in text else text
+        if not text or len(text) > most:
+            return number(value)
         return "0" if text == "-0" else text
 
 

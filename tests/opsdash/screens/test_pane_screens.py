@@ -1,0 +1,37 @@
+"""Every pane in every state of a run, at both sizes, as a text to be read."""
+
+import pytest
+
+from opsdash.screens.watch import PANES
+from tests.run_states import STATES
+from tests.screen_text import assert_screen
+from tests.watched import refreshed, still_clocks, watching
+
+SIZES = [(120, 36), (80, 24)]
+
+
+@pytest.fixture(autouse=True)
+def _little_room(monkeypatch):
+    """The room on this machine's disk is no part of a screen."""
+    monkeypatch.setattr("opsdash.feed.directory._free_bytes", lambda path: 3 << 30)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("state", STATES)
+async def test_a_run_is_shown_by_every_pane(tmp_path, monkeypatch, state, size):
+    writer = STATES[state](tmp_path / "runs" / state)
+    clocks = still_clocks(writer, 40.0 if state == "dead" else 1.0)
+    monkeypatch.chdir(tmp_path)
+
+    async with watching(
+        writer.path.relative_to(tmp_path), size=size, clocks=clocks
+    ) as (
+        app,
+        pilot,
+    ):
+        for index, pane in enumerate(PANES):
+            await pilot.press(str(index + 1))
+            await refreshed(app, pilot)
+
+            name = f"panes/{state}-{size[0]}x{size[1]}-{index + 1}-{pane.TITLE}"
+            assert_screen(app, name)

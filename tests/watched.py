@@ -1,0 +1,85 @@
+"""The dashboard over a run made by hand, on clocks that stand still.
+
+Everything on the screen comes from the files of the run: no host name, no
+process id and no time of this machine, so that a screen is the same wherever
+it is drawn.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from agent.rundir.layout import RunDir
+from opsdash.app import OpsdashApp
+from opsdash.glyphs import ASCII, UNICODE
+from opsdash.screens.watch import WatchScreen
+from opsdash.theme import Appearance
+from tests.runs import SECOND, HandClocks, RunWriter
+
+DEADLINE_S = 60
+
+
+class WatchedApp(OpsdashApp):
+    """The dashboard as tests drive it."""
+
+    def __init__(self, run, *, ascii_only=False, clocks=None, **options):
+        glyphs = ASCII if ascii_only else UNICODE
+        look = Appearance("dark", glyphs, ansi_color=None)
+        if clocks is not None:
+            options["clocks"] = clocks
+        super().__init__(run, look, **options)
+        self.notes = []
+        """What it told the operator, newest last."""
+
+    @property
+    def watch(self) -> WatchScreen:
+        """The screen that shows the run, also below a dialog."""
+        return self._watch
+
+    @property
+    def attached(self):
+        return self._attached
+
+    def notify(self, message, **options):
+        self.notes.append(message)
+        super().notify(message, **options)
+
+
+def still_clocks(writer: RunWriter, seconds: float = 1.0) -> HandClocks:
+    """Clocks so many seconds after the newest line; files look written then."""
+    clocks = HandClocks()
+    clocks.time_ns = writer.time_ns + int(seconds * SECOND)
+    for path in writer.path.rglob("*"):
+        if path.is_file():
+            os.utime(path, ns=(writer.time_ns, writer.time_ns))
+    return clocks
+
+
+@asynccontextmanager
+async def watching(run: Path | RunDir, *, size=(120, 36), **options):
+    """Yield (app, pilot) once everything that is on disk was read and shown."""
+    run = run if isinstance(run, RunDir) else RunDir(run)
+    app = WatchedApp(run, **options)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.attached.folded.is_caught_up)
+        app._show()
+        await pilot.pause()
+        yield app, pilot
+
+
+async def until(pilot, is_so: Callable[[], bool], what: str = "it") -> None:
+    """Wait until something is so, letting the app go on; fail if it never is."""
+    for _ in range(DEADLINE_S * 50):
+        if is_so():
+            return
+        await asyncio.sleep(0.02)
+        await pilot.pause()
+    raise AssertionError(f"no {what} in {DEADLINE_S} s")
+
+
+async def refreshed(app, pilot) -> None:
+    """Show the run anew and let every widget draw."""
+    app._show()
+    await pilot.pause()
