@@ -188,14 +188,7 @@ def measure(on: Group, off: Group, num_pairs: int, num_steps: int) -> Iterator[R
         ("time per step", [one.step_ns / two.step_ns for one, two in pairs]),
         ("processor time per step", [one.cpu_ns / two.cpu_ns for one, two in pairs]),
     ):
-        cost, (low, high) = statistics.median(ratios) - 1, interval(ratios)
-        yield Row(
-            f"2-rank DDP, agent on: {what}",
-            f"{cost:+.2%} (95 %: {low - 1:+.2%} … {high - 1:+.2%})",
-            peer,
-            target=f"≤ {TARGET_FRAC:.1%}",
-            is_met=cost <= TARGET_FRAC,
-        )
+        yield paired_row(f"2-rank DDP, agent on: {what}", ratios, peer)
     step_ns = statistics.median(one.step_ns for one, _ in pairs)
     busy_ns = (last.busy_ns - first.busy_ns) / (num_pairs * num_steps + 1)
     yield own_row(
@@ -208,6 +201,20 @@ def measure(on: Group, off: Group, num_pairs: int, num_steps: int) -> Iterator[R
         "the agent's thread, rank 0",
         f"{thread_ns / wall_ns * 1e3:.2f} ms of processor time per second",
         thread_ns / wall_ns,
+    )
+
+
+def paired_row(claim: str, ratios: Sequence[float], peer: str) -> Row:
+    """Tell a cost; where its interval spans the target, that it cannot be told."""
+    cost, (low, high) = statistics.median(ratios) - 1, interval(ratios)
+    is_told = high - 1 <= TARGET_FRAC or low - 1 > TARGET_FRAC
+    doubt = "" if is_told else "; the machine is too busy to tell"
+    return Row(
+        claim,
+        f"{cost:+.2%} (95 %: {low - 1:+.2%} … {high - 1:+.2%}{doubt})",
+        peer,
+        target=f"≤ {TARGET_FRAC:.1%}",
+        is_met=high - 1 <= TARGET_FRAC if is_told else None,
     )
 
 
