@@ -43,8 +43,12 @@ class _Screen(pyte.Screen):
 
     def select_graphic_rendition(self, *attributes: int, **kwargs: bool) -> None:
         super().select_graphic_rendition(*attributes)
-        for attribute in attributes:
-            if attribute in (0, 2, 22):
+        rest = list(attributes)
+        while rest:
+            attribute = rest.pop(0)
+            if attribute in (38, 48):  # a colour: `2` in it is no attribute
+                del rest[: 4 if rest[:1] == [2] else 2]
+            elif attribute in (0, 2, 22):
                 dim = attribute == 2
                 self.cursor.attrs = self.cursor.attrs._replace(blink=dim)
 

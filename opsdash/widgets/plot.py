@@ -162,11 +162,13 @@ def _smoothed(
 ) -> list[Reach | None]:
     """Average over the columns so far, newest first, anew after a break.
 
-    Only earlier columns count, so that a finished column stands still.
+    Only earlier columns count, so that a finished column stands still. The older
+    they are the less: a few points that lie far apart are drawn where they are.
     """
     fraction, top = axis.fraction, num_dots - 1
     smooth: list[Reach | None] = []
     level: float | None = None
+    before = 0
     for column, each in enumerate(columns):
         if column in breaks:
             level = None
@@ -174,7 +176,9 @@ def _smoothed(
             smooth.append(None)
             continue
         height = fraction(each.mean)
-        level = height if level is None else level + _SMOOTHING * (height - level)
+        share = 1 - (1 - _SMOOTHING) ** (column - before)
+        level = height if level is None else level + share * (height - level)
+        before = column
         dot = round(level * top)
         smooth.append(Reach(dot, dot, dot))
     return smooth

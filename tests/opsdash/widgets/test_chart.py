@@ -285,3 +285,23 @@ def test_any_values_can_be_drawn_at_any_size(points, width, height, log, glyphs)
     rows = plot.rows(sums, axis)
     assert len(rows) == height
     assert all(sum(len(span.text) for span in row) == width for row in rows)
+
+
+def test_points_that_lie_far_apart_are_drawn_where_they_are():
+    drop = Series("loss")
+    drop.extend([(0, 1.0), (50, 0.0), (99, 0.0)])
+    plot = Plot(
+        series=(drop,),
+        steps=StepAxis.over(0, 99, 100),
+        width=50,
+        height=10,
+        log=False,
+        glyphs=UNICODE,
+    )
+    columns = plot.columns()
+
+    rows = plot.rows(columns, plot.value_axis(columns))
+
+    tones = [{span.tone for span in row if span.text.strip()} for row in rows]
+    # Only the line: nothing is left of the band that it does not cover.
+    assert tones[-1] == {"series-1"}
