@@ -126,7 +126,7 @@ def test_any_history_leaves_the_rounds_it_should_and_nothing_else(history):
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(steps, max_size=15))
 def test_any_long_history_leaves_the_rounds_it_should_and_nothing_else(history):
     with tempfile.TemporaryDirectory() as folder:
