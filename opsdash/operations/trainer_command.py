@@ -93,12 +93,12 @@ class TrainerCommand:
     def _follow(self) -> None:
         errors = threading.Thread(target=self._read_errors, daemon=True)
         errors.start()
-        output = self._process.stdout
-        assert output is not None
-        for line in iter(lambda: output.readline(_MAX_LINE_BYTES), b""):
-            self._take(line)
-        self._process.wait()
-        errors.join()
+        with self._process as process:
+            output = process.stdout
+            assert output is not None
+            for line in iter(lambda: output.readline(_MAX_LINE_BYTES), b""):
+                self._take(line)
+            errors.join()
         is_fine = self._process.returncode == 0
         stage = "done" if is_fine else "cancelled" if self.is_cancelled else "failed"
         self._record(stage, "" if is_fine else " / ".join(self._errors[-2:]))
