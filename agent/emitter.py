@@ -21,9 +21,9 @@ import msgspec
 
 from agent.rundir.events import Event, EventsDropped, RunStarted, encode
 from agent.rundir.layout import parse_telemetry_name
-from agent.rundir.outlet import Outlet
-from agent.rundir.rollup_writer import RollupWriter
-from agent.rundir.stamps import Stamps
+from agent.writing.outlet import Outlet
+from agent.writing.rollups import RollupWriter
+from agent.writing.stamps import Stamps
 
 SEGMENT_BYTES = 64 << 20
 SLOW_WRITE_S = 0.25

@@ -35,9 +35,9 @@ from agent.rundir.events import (
 )
 from agent.rundir.history import History
 from agent.rundir.layout import RunDir, rank_stem
-from agent.rundir.rollup_writer import RollupWriter
 from agent.rundir.tail import Tail
 from agent.start import begin_run
+from agent.writing.rollups import RollupWriter
 from benchmarks.table import Row, at_most, print_table, times
 from opsdash.projections.batch import Batch, Directory, Lines, Origin
 from opsdash.projections.run import Run

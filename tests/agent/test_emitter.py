@@ -21,7 +21,7 @@ from agent.rundir.events import (
     decode_lines,
     encode,
 )
-from agent.rundir.stamps import Stamps
+from agent.writing.stamps import Stamps
 
 ROOT = Path(__file__).parent.parent.parent
 STARTED = {

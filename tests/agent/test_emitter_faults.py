@@ -14,11 +14,11 @@ import pytest
 
 from agent import emitter as emitter_module
 from agent.emitter import Emitter
-from agent.rundir.backlog import MAX_LINES
 from agent.rundir.events import EventsDropped, Heartbeat, StepDone, decode_lines
 from agent.rundir.history import History
 from agent.rundir.layout import RunDir
 from agent.rundir.stretches import Span
+from agent.writing.backlog import MAX_LINES
 
 ROOT = Path(__file__).parent.parent.parent
 BEAT = {"phase": "training", "phase_age_ns": 1, "progress": 1}

@@ -17,10 +17,10 @@ from agent.rundir.events import (
 )
 from agent.rundir.history import History, Position
 from agent.rundir.layout import RunDir, is_safe_node, parse_telemetry_name
-from agent.rundir.rollup_writer import RollupWriter
 from agent.rundir.stretches import Span, Stretch
 from agent.rundir.tail import Tail
 from agent.rundir.windows import WINDOW_BYTES
+from agent.writing.rollups import RollupWriter
 
 STEM = "rank-00003"
 TIME_NS = 1_790_000_000_000_000_000

@@ -2,7 +2,7 @@ import _thread
 import threading
 import time
 
-from agent.rundir.backlog import Backlog
+from agent.writing.backlog import Backlog
 
 
 class Disk:

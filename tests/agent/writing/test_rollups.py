@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.rundir import rollup_writer
 from agent.rundir.events import StepDone, encode
 from agent.rundir.rollup import Block, read_blocks, roll_up
-from agent.rundir.rollup_writer import RollupWriter
 from agent.rundir.windows import WINDOW_BYTES
+from agent.writing import rollups
+from agent.writing.rollups import RollupWriter
 
 ROOT = Path(__file__).parent.parent.parent.parent
 CLOCKS = {"time_ns": 1, "mono_ns": 1, "node": "rank-0", "rank": 0}
@@ -113,7 +113,7 @@ def test_a_line_longer_than_a_window_is_passed_over(tmp_path):
 
 
 def test_a_long_rollup_is_halved_and_still_covers_everything(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollup_writer, "MAX_BLOCKS", 8)
+    monkeypatch.setattr(rollups, "MAX_BLOCKS", 8)
     writer = RollupWriter(tmp_path, "x")
     data = log(4 * WINDOW_BYTES)
     for segment in range(1, 8):
@@ -137,7 +137,7 @@ def test_blocks_of_two_segments_are_never_one():
     one = roll_up(log(500), segment=1, begin=0)
     two = roll_up(log(500), segment=2, begin=one.head.end)
 
-    assert rollup_writer._merge_pairs([one, two]) == [one, two]
+    assert rollups._merge_pairs([one, two]) == [one, two]
 
 
 def test_a_disk_that_is_full_leaves_whole_blocks(tmp_path):
@@ -146,7 +146,7 @@ def test_a_disk_that_is_full_leaves_whole_blocks(tmp_path):
     script = f"""
         import resource
         from pathlib import Path
-        from agent.rundir.rollup_writer import RollupWriter
+        from agent.writing.rollups import RollupWriter
         writer = RollupWriter(Path({str(tmp_path)!r}), "x")
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         try:

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from agent.rundir.append import AppendFile
+from agent.writing.append import AppendFile
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.rundir.backlog import Backlog
-from agent.rundir.segments import SegmentWriter
+from agent.writing.backlog import Backlog
+from agent.writing.segments import SegmentWriter
 
 
 class Outlet:

@@ -1,0 +1,1 @@
+"""How an agent's lines reach the disk; readers know nothing of it."""
