@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.rundir.verify.path import VerifyCancelled, verify_path
+from agent.rundir.verify.path import VerifyCancelled, verify_checkpoint, verify_path
 from agent.rundir.verify.verdict import Level, State
 from tests.agent.rundir.verify.archives import (
     end_of_archive,
@@ -352,3 +352,15 @@ def test_a_verdict_about_a_sound_file_says_what_was_looked_at(tmp_path):
     assert verdict.num_bytes == path.stat().st_size
     assert verdict.elapsed_ns > 0
     assert verdict.digest is None
+
+
+def test_the_name_that_people_search_for_reads_every_byte(tmp_path):
+    (tmp_path / "model.pt").write_bytes(small_archive())
+    data = bytearray((tmp_path / "model.pt").read_bytes())
+    sound = verify_checkpoint(tmp_path / "model.pt")
+    data[len(data) // 2] ^= 1
+    (tmp_path / "model.pt").write_bytes(data)
+
+    damaged = verify_checkpoint(str(tmp_path / "model.pt"))
+
+    assert (sound.state, damaged.state) == (State.SOUND, State.DAMAGED)
