@@ -1,0 +1,489 @@
+"""Every key of the dashboard does what the help says, on runs of every kind."""
+
+import json
+
+import pytest
+from textual.binding import Binding
+from textual.command import CommandPalette
+from textual.widgets import Input
+
+from agent.rundir.request_args import KINDS
+from agent.rundir.requests import ACCEPTS_NAME, list_requests
+from opsdash.app import OpsdashApp
+from opsdash.operations.preferences import read_theme
+from opsdash.projections.event_words import Severity
+from opsdash.screens.ask_text import AskScreen
+from opsdash.screens.barriers import BarriersPane
+from opsdash.screens.checkpoints import CheckpointsPane
+from opsdash.screens.chunks import ChunksPane, Level
+from opsdash.screens.comparison import ComparisonScreen
+from opsdash.screens.events import EventsPane
+from opsdash.screens.help import HelpScreen
+from opsdash.screens.optimizer import OptimizerPane
+from opsdash.screens.overview import OverviewPane
+from opsdash.screens.picker import PickerScreen
+from opsdash.screens.rounds import RoundsPane
+from opsdash.screens.stacks import StacksScreen
+from opsdash.screens.watch import PANES, WatchScreen
+from opsdash.widgets.chart import Chart
+from opsdash.widgets.plan import PlanDialog
+from opsdash.widgets.progress import JobLine
+from opsdash.widgets.record_table import RecordTable
+from opsdash.widgets.table import VirtualTable
+from tests.run_states import STATES
+from tests.screen_text import screen_text
+from tests.watched import refreshed, still_clocks, until, watching
+
+OWNERS = (
+    OpsdashApp,
+    WatchScreen,
+    *PANES,
+    HelpScreen,
+    StacksScreen,
+    ComparisonScreen,
+    PickerScreen,
+    AskScreen,
+)
+PRESSED: set[tuple[str, str]] = set()
+
+
+def presses(owner, *keys):
+    """Say which keys a test is about; a test below wants every key of every owner."""
+    PRESSED.update((owner.__name__, key) for key in keys)
+    return lambda test: test
+
+
+def accept(writer):
+    """A trainer that takes every request."""
+    writer.run.requests.mkdir(mode=0o700)
+    path = writer.run.requests / ACCEPTS_NAME
+    told = {"schema": 1, "attempt": writer.attempt, "kinds": sorted(KINDS)}
+    path.write_text(json.dumps(told))
+    path.chmod(0o600)
+
+
+@pytest.fixture
+def on(tmp_path):
+    """Watch a run in a state."""
+
+    def on(state, **options):
+        writer = STATES[state](tmp_path / state)
+        accept(writer)
+        clocks = still_clocks(writer, 40.0 if state == "dead" else 1.0)
+        return watching(writer.path, clocks=clocks, **options)
+
+    return on
+
+
+def plan_title(app):
+    assert isinstance(app.screen, PlanDialog), app.screen
+    return app.screen.plan.title
+
+
+async def opened(app, pilot, kind):
+    await until(pilot, lambda: isinstance(app.screen, kind), kind.__name__)
+    await pilot.pause()
+
+
+@presses(OpsdashApp, "s", "S", "K", "f", "space")
+async def test_asking_keys_show_the_plan_and_escape_asks_nothing(on):
+    titles = {
+        "s": "save a checkpoint now",
+        "S": "stop the run",
+        "K": "write the Python stacks of every process",
+        "f": "profile the next 5 steps",
+        "space": "pause the run",
+    }
+    async with on("live") as (app, pilot):
+        found = {}
+        for key in titles:
+            await pilot.press(key)
+            await opened(app, pilot, PlanDialog)
+            found[key] = plan_title(app)
+            await pilot.press("escape")
+
+        assert found == titles
+        assert list_requests(app.attached.run) == []
+
+
+@presses(OpsdashApp, "x")
+async def test_a_confirmed_plan_becomes_a_request_that_x_takes_back(on):
+    async with on("live") as (app, pilot):
+        await pilot.press("space", "enter")
+        await until(pilot, lambda: len(app.watch.query(JobLine)) == 1)
+        (view,) = list_requests(app.attached.run)
+        waiting = app.watch.query_one(JobLine).state
+
+        await pilot.press("x")
+        line = app.watch.query_one(JobLine)
+        await until(pilot, lambda: not line.state.is_running)
+
+        assert (view.request.kind, view.request.attempt) == ("pause", 2)
+        assert waiting.detail == "asked, waits for a safe point"
+        assert line.state.outcome == "cancelled"
+        assert list_requests(app.attached.run) == []
+        await pilot.press("x")
+        assert app.notes[-1] == "no job is running"
+
+
+async def test_what_cannot_be_undone_wants_the_name(on):
+    async with on("live") as (app, pilot):
+        await pilot.press("S")
+        await opened(app, pilot, PlanDialog)
+        await pilot.press("enter")
+        refused = isinstance(app.screen, PlanDialog)
+        await pilot.press(*"live", "enter")
+        await until(pilot, lambda: bool(list_requests(app.attached.run)))
+
+        assert refused
+        assert list_requests(app.attached.run)[0].request.kind == "stop"
+
+
+@presses(OpsdashApp, "p", "t", "question_mark", "q", "ctrl+p")
+async def test_display_theme_help_palette_and_the_way_out(on, tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    config = tmp_path / "config.toml"
+    async with on("live", config=config) as (app, pilot):
+        await pilot.press("p")
+        held = screen_text(app)
+        await pilot.press("p", "t")
+        theme = app.theme
+        await pilot.press("question_mark")
+        await opened(app, pilot, HelpScreen)
+        await pilot.press("escape", "ctrl+p")
+        await opened(app, pilot, CommandPalette)
+        await pilot.press("escape", "q")
+        await pilot.pause()
+
+        assert "display held" in held
+        assert theme == "light" == read_theme(config)
+        assert app.return_code == 0 or not app.is_running
+
+
+@presses(OpsdashApp, "a")
+@presses(PickerScreen, "escape", "slash")
+async def test_another_run_is_picked_without_leaving(on, tmp_path):
+    STATES["damaged"](tmp_path / "other")
+    async with on("live") as (app, pilot):
+        await pilot.press("a")
+        await opened(app, pilot, PickerScreen)
+        await pilot.press("escape")
+        back = isinstance(app.screen, WatchScreen)
+        await pilot.press("a")
+        await opened(app, pilot, PickerScreen)
+        await until(pilot, lambda: "other" in screen_text(app))
+        await pilot.press("slash", *"other", "enter")
+        await pilot.pause()
+        await pilot.press("enter")
+        await until(pilot, lambda: app.attached.run.path.name == "other")
+        await until(pilot, lambda: isinstance(app.screen, WatchScreen))
+
+        assert back
+        await until(pilot, lambda: app.attached.folded.is_caught_up)
+
+
+@presses(WatchScreen, *"1234567")
+async def test_digits_bring_panes(on):
+    async with on("live") as (app, pilot):
+        for index, pane in enumerate(PANES):
+            await pilot.press(str(index + 1))
+            assert type(app.watch.pane) is pane
+
+
+@presses(WatchScreen, "v", "r", "R", "slash", "z", "c")
+async def test_keys_of_every_pane(on):
+    async with on("live") as (app, pilot):
+        await pilot.press("slash")
+        typing = isinstance(app.focused, Input)
+        await pilot.press("q", "escape", "z")
+        is_large = app.screen.maximized is not None
+        await pilot.press("z", "c")
+        note = app.notes[-1]
+        await pilot.press("r")
+        await opened(app, pilot, PlanDialog)
+        resume = plan_title(app)
+        await pilot.press("escape", "R")
+        await pilot.pause()
+        restore = type(app.watch.pane)
+        await pilot.press("1", "v")
+        await until(pilot, lambda: len(app.watch.query(JobLine)) > 0)
+
+        assert typing
+        assert is_large
+        assert app.screen.maximized is None
+        assert note == "nothing to copy here"
+        assert resume == "go back to step-00000100 while it runs"
+        assert restore is ChunksPane
+        assert type(app.watch.pane) is CheckpointsPane
+
+
+async def test_resuming_a_dead_run_shows_the_recorded_command(on):
+    async with on("dead") as (app, pilot):
+        await pilot.press("r")
+        await until(
+            pilot,
+            lambda: app.watch.query(JobLine) or isinstance(app.screen, PlanDialog),
+        )
+        line = app.watch.query(JobLine)
+        await until(
+            pilot,
+            lambda: isinstance(app.screen, PlanDialog) or not line[0].state.is_running,
+        )
+        await pilot.pause()
+
+        # Bytes made by hand are no checkpoint of torch's: it says so.
+        shown = screen_text(app)
+        assert "resume" in shown
+        assert "step-00000050" in shown
+
+
+@presses(CheckpointsPane, "v", "V", "d", "r", "P", "equals_sign")
+async def test_keys_of_the_checkpoints(on):
+    async with on("live") as (app, pilot):
+        await pilot.press("3", "v")
+        await until(pilot, lambda: len(app.watch.query(JobLine)) == 1)
+        await pilot.press("V")
+        await until(pilot, lambda: len(app.watch.query(JobLine)) == 2)
+        await pilot.press("d")
+        await until(pilot, lambda: len(app.watch.query(JobLine)) == 3)
+        titles = [line.state.title for line in app.watch.query(JobLine)]
+        await pilot.press("down", "P")
+        await opened(app, pilot, PlanDialog)
+        unpin = plan_title(app)
+        await pilot.press("escape", "up", "P")
+        await opened(app, pilot, PlanDialog)
+        pin = plan_title(app)
+        await pilot.press("escape", "down", "down", "r")
+        await opened(app, pilot, PlanDialog)
+        resume = plan_title(app)
+        await pilot.press("escape", "g", "equals_sign")
+        await opened(app, pilot, ComparisonScreen)
+        compared = screen_text(app)
+
+        assert titles == [
+            "verify step-00000100",
+            "verify 3 of them",
+            "verify deep step-00000100",
+        ]
+        assert (pin, unpin) == ("pin step-00000100", "unpin step-00000060")
+        assert resume == "go back to step-00000020 while it runs"
+        assert "step-00000060 with step-00000100" in compared
+
+
+@presses(ComparisonScreen, "escape", "q", "slash")
+async def test_a_comparison_is_filtered_and_closed(on):
+    async with on("live") as (app, pilot):
+        await pilot.press("3", "equals_sign")
+        await opened(app, pilot, ComparisonScreen)
+        await pilot.press("slash")
+        typing = isinstance(app.focused, Input)
+        await pilot.press("escape")
+        await pilot.pause()
+        await pilot.press("q")
+        await until(pilot, lambda: isinstance(app.screen, WatchScreen))
+        await pilot.press("equals_sign")
+        await opened(app, pilot, ComparisonScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, WatchScreen))
+
+        assert typing
+
+
+@presses(OptimizerPane, "u", "n")
+async def test_groups_and_clients_of_the_optimizer(on):
+    async with on("live") as (app, pilot):
+        await pilot.press("4", "u")
+        first = screen_text(app)
+        await pilot.press("u", "u", "n")
+        every = screen_text(app)
+
+        assert "shown       group0" in first
+        assert "shown" not in every
+        rates = [chart for chart in app.watch.query(Chart) if chart.id == "lr"]
+        assert rates[0].series[0].latest == 1e-3
+
+
+@presses(ChunksPane, "v", "F", "R", "equals_sign", "backspace", "escape")
+async def test_keys_of_the_chunks(on):
+    async with on("federated") as (app, pilot):
+        pane = await app.watch.show_pane(4)
+        await pilot.press("v")
+        await until(pilot, lambda: "chunks/client-1" in app.attached.store_verdicts)
+        await pilot.press("F")
+        await opened(app, pilot, PlanDialog)
+        repair = plan_title(app)
+        await pilot.press("escape", "enter")
+        levels = [pane._level]
+        await pilot.press("equals_sign")
+        levels.append(pane._level)
+        diff = screen_text(app)
+        await pilot.press("escape", "enter", "enter")
+        levels.append(pane._level)
+        parts = screen_text(app)
+        await pilot.press("backspace", "backspace", "R")
+        await opened(app, pilot, AskScreen)
+        asked = screen_text(app)
+        await pilot.press("escape", "backspace")
+        levels.append(pane._level)
+
+        assert repair == "repair the chunk store of client-1"
+        assert levels == [Level.ROUNDS, Level.DIFF, Level.PARTS, Level.STORES]
+        assert "round 7 beside round 8" in diff
+        assert "1 of 3 chunks" in diff
+        assert "client-1 > round 8 > chunk 0" in parts
+        assert "conv.weight" in parts
+        assert "restore round 8 of client-1" in asked
+
+
+async def test_a_round_is_restored_into_the_live_federation(on):
+    async with on("federated") as (app, pilot):
+        await app.watch.show_pane(4)
+        await pilot.press("enter", "R")
+        await opened(app, pilot, AskScreen)
+        field = app.screen.query(Input)[0]
+        field.value = "live"
+        await pilot.press("enter")
+        await opened(app, pilot, PlanDialog)
+        title = plan_title(app)
+        await pilot.press(*"federated", "enter")
+        await until(pilot, lambda: bool(list_requests(app.attached.run)))
+
+        assert title.startswith("restore the model of client-1, round 8")
+        request = list_requests(app.attached.run)[0].request
+        assert (request.kind, request.args["round_num"]) == ("restore", 8)
+
+
+@presses(AskScreen, "escape", "up", "shift+tab", "down", "tab")
+async def test_fields_are_walked_and_left(on):
+    async with on("federated") as (app, pilot):
+        await app.watch.show_pane(4)
+        await pilot.press("enter", "R")
+        await opened(app, pilot, AskScreen)
+        fields = list(app.screen.query(Input))
+        seen = [app.focused]
+        for key in ("down", "up", "tab", "shift+tab"):
+            await pilot.press(key)
+            seen.append(app.focused)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, WatchScreen))
+
+        assert [fields.index(one) for one in seen] == [0, 1, 0, 1, 0]
+
+
+@presses(EventsPane, "w", "n", "e", "E", "escape")
+async def test_keys_of_the_events(on, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with on("live") as (app, pilot):
+        pane = await app.watch.show_pane(6)
+        await pilot.press("w")
+        severity = pane._wanted.min_severity
+        await pilot.press("n")
+        node = pane._wanted.node
+        await pilot.press("e")
+        kinds = pane._wanted.kinds
+        restricted = screen_text(app)
+        await pilot.press("n", "e")
+        freed = (pane._wanted.node, pane._wanted.kinds)
+        await pilot.press("E")
+        await opened(app, pilot, AskScreen)
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app.watch.query(JobLine)) == 1)
+        line = app.watch.query_one(JobLine)
+        await until(pilot, lambda: not line.state.is_running, "an end")
+        await pilot.press("escape")
+
+        assert severity is Severity.INFO
+        assert (node, kinds) == ("rank-00000", frozenset({"eval_done"}))
+        assert "only       info and worse, rank-00000, eval_done" in restricted
+        assert freed == (None, None)
+        assert pane._wanted.min_severity is Severity.DETAIL
+        lines = (tmp_path / "events.jsonl").read_text().splitlines()
+        assert {json.loads(line)["kind"] for line in lines} >= {"eval_done"}
+
+
+@presses(StacksScreen, "escape", "q", "c")
+async def test_stacks_of_a_hung_rank_are_read_and_copied(on):
+    async with on("hung") as (app, pilot):
+        await pilot.press("2")
+        table = app.watch.query_one(RecordTable)
+        app.screen.set_focus(table.table)
+        await pilot.press("G", "up", "enter")
+        await opened(app, pilot, StacksScreen)
+        shown = screen_text(app)
+        await pilot.press("c", "q")
+        await until(pilot, lambda: isinstance(app.screen, WatchScreen))
+        await pilot.press("enter")
+        await opened(app, pilot, StacksScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, WatchScreen))
+
+        assert "rank-00002" in shown
+        assert 'File "/srv/train/data.py", line 88 in read_shard' in shown
+        assert app.notes[-1].startswith("stacks copied")
+
+
+@presses(HelpScreen, "escape", "question_mark", "q")
+async def test_help_names_the_keys_of_the_pane_and_closes(on):
+    async with on("live") as (app, pilot):
+        await pilot.press("3")
+        for key in ("escape", "question_mark", "q"):
+            await pilot.press("question_mark")
+            await opened(app, pilot, HelpScreen)
+            shown = screen_text(app)
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(app.screen, WatchScreen))
+
+            assert "in checkpoints" in shown
+
+
+async def test_a_cell_leads_to_the_events_of_its_step_or_round(on):
+    async with on("live") as (app, pilot):
+        await pilot.press("2", "left", "enter")
+        await until(pilot, lambda: isinstance(app.watch.pane, EventsPane))
+        step = app.watch.pane._wanted
+    async with on("federated") as (app, pilot):
+        await pilot.press("6", "left", "enter")
+        await until(pilot, lambda: isinstance(app.watch.pane, EventsPane))
+        await refreshed(app, pilot)
+        shown = screen_text(app)
+
+    assert (step.step, step.node) == (120, "rank-00000")
+    assert "round 8 (escape clears)" in shown
+    assert "round 8 committed" in shown
+
+
+async def test_every_table_can_be_filtered(on):
+    async with on("federated") as (app, pilot):
+        for number in "1567":
+            await pilot.press(number, "slash")
+            assert isinstance(app.focused, Input), number
+            await pilot.press("escape")
+            await pilot.pause()
+            assert isinstance(app.focused, VirtualTable), number
+
+
+async def test_a_dashboard_that_only_reads_has_no_keys_that_act(on):
+    async with on("live", is_readonly=True) as (app, pilot):
+        for pane in ("1", "3", "5"):
+            await pilot.press(pane, "s", "S", "space", "K", "f", "r", "P", "F", "R")
+            await pilot.pause()
+        await pilot.press("question_mark")
+        await opened(app, pilot, HelpScreen)
+        shown = screen_text(app)
+
+        assert "Stop the run" not in shown
+        assert len(app.screen_stack) == 3
+        assert list_requests(app.attached.run) == []
+        assert not app.attached.run.operations.exists()
+
+
+def test_every_key_of_every_screen_is_pressed_by_a_test():
+    declared = {
+        (owner.__name__, binding.key)
+        for owner in OWNERS
+        for binding in Binding.make_bindings(owner.__dict__.get("BINDINGS", []))
+    }
+    without_keys = {OverviewPane, BarriersPane, RoundsPane}
+
+    assert declared == PRESSED
+    assert all("BINDINGS" not in pane.__dict__ for pane in without_keys)
