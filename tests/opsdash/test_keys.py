@@ -130,6 +130,7 @@ async def test_what_cannot_be_undone_wants_the_name(on):
     async with on("live") as (app, pilot):
         await pilot.press("S")
         await opened(app, pilot, PlanDialog)
+        await until(pilot, lambda: isinstance(app.focused, Input), "a field")
         await pilot.press("enter")
         refused = isinstance(app.screen, PlanDialog)
         await pilot.press(*"live", "enter")
@@ -345,6 +346,7 @@ async def test_a_round_is_restored_into_the_live_federation(on):
         await pilot.press("enter")
         await opened(app, pilot, PlanDialog)
         title = plan_title(app)
+        await until(pilot, lambda: isinstance(app.focused, Input), "a field")
         await pilot.press(*"federated", "enter")
         await until(pilot, lambda: bool(list_requests(app.attached.run)))
 
