@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from agent.rundir.checkpoints import Stage, list_checkpoints, resumable
 from agent.rundir.events import CheckpointLoaded, RunEnded, decode_lines
 from agent.rundir.layout import RunDir
 from agent.rundir.tail import Tail
 from tests.processes import DEADLINE_S, ROOT, events, joined_losses
+from trainer.checkpoint.checking import differences
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -68,6 +70,7 @@ def test_dead_is_seen_and_one_command_brings_it_back_bit_for_bit(
     assert newest in resumed.stdout
     for rank in range(num_ranks):
         assert joined_losses(parted, rank) == joined_losses(whole, rank)
+    assert final_differences(whole, parted) == []
     assert opsdash("status", parted).returncode == 0
 
 
@@ -112,3 +115,14 @@ def test_resume_on_a_live_run_is_refused_and_changes_nothing(launch, tmp_path):
     assert "is running" in resumed.stdout + resumed.stderr
     assert sorted(p.name for p in RunDir(run_dir).attempts.iterdir()) == ["0001.json"]
     assert not RunDir(run_dir).logs.exists()
+
+
+def final_differences(one, other):
+    """Return what differs between the newest states of two runs."""
+    states = [
+        torch.load(
+            list_checkpoints(RunDir(run_dir))[0].path / "state.pt", weights_only=True
+        )
+        for run_dir in (one, other)
+    ]
+    return differences(*states)

@@ -1,48 +1,23 @@
-"""Train, kill, resume: the losses are those of a run that was never killed."""
+"""Resuming from further back, second starts, stops that were asked for."""
 
 import os
 import signal
 
 import pytest
-import torch
 
 from agent.rundir.checkpoints import Stage, list_checkpoints, read_latest
 from agent.rundir.events import (
-    CheckpointLoaded,
     CheckpointRefused,
     CheckpointSuperseded,
     RunEnded,
 )
 from agent.rundir.layout import RunDir
 from tests.processes import events, joined_losses
-from trainer.checkpoint.checking import differences
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
-# An epoch of 19 steps on two ranks and 13 on three, with a smaller last one.
-FLAGS = ("--steps", "90", "--save-every", "8", "--corpus-bytes", "7600")
-
-
-@pytest.mark.parametrize("num_ranks", [2, 3])
-def test_a_run_that_was_killed_ends_bitwise_like_one_that_was_not(
-    launch, start, tmp_path, num_ranks
-):
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    assert launch(whole, num_ranks, *FLAGS).wait() == 0
-    killed = launch(parted, num_ranks, *FLAGS)
-    killed.wait_for_step(29)
-    killed.kill(signal.SIGKILL)
-    assert len(joined_losses(parted)) < 90
-
-    resumed = start(parted, "resume", str(parted))
-
-    assert resumed.wait() == 0, resumed.text()
-    loaded = [e for _, e in events(parted) if isinstance(e, CheckpointLoaded)]
-    assert len(loaded) == 1
-    assert loaded[0].resumed_step >= 24
-    for rank in range(num_ranks):
-        assert joined_losses(parted, rank) == joined_losses(whole, rank)
-    assert final_differences(whole, parted) == []
+# An epoch of 19 steps on two ranks, with a smaller last one.
+FLAGS = ("--steps", "40", "--save-every", "8", "--corpus-bytes", "7600")
 
 
 def test_a_flipped_byte_makes_the_resume_take_the_older_one(launch, start, tmp_path):
@@ -106,17 +81,6 @@ def test_asked_to_stop_all_ranks_save_the_same_step(launch, tmp_path, to_one_ran
     [saved] = list_checkpoints(RunDir(run_dir))
     assert (saved.stage, saved.number) == (Stage.VERIFIED, last[0])
     assert saved.manifest.reason == "signal"
-
-
-def final_differences(one, other):
-    """Return what differs between the newest states of two runs."""
-    states = [
-        torch.load(
-            list_checkpoints(RunDir(run_dir))[0].path / "state.pt", weights_only=True
-        )
-        for run_dir in (one, other)
-    ]
-    return differences(*states)
 
 
 def flip_a_byte(path):
