@@ -7,6 +7,7 @@ either ends that process and no other.
 
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def export_foreign(path: Path, round_num: int, to: Path) -> int:
             text=True,
             timeout=TIMEOUT_S,
             check=False,
+            env=_environment(),
         )
     except subprocess.TimeoutExpired as error:
         raise UnreadableFileError(
@@ -67,6 +69,13 @@ def export_foreign(path: Path, round_num: int, to: Path) -> int:
         lines = done.stderr.strip().splitlines() or [f"it ended {done.returncode}"]
         raise UnreadableFileError(f"`{path}` was not exported: {lines[-1]}")
     return int(json.loads(done.stdout)["num_tensors"])
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment in which the other process finds this package."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def load_foreign(reader: ForeignStoreReader, round_num: int) -> dict[str, Tensor]:

@@ -76,8 +76,9 @@ def test_a_round_is_read_whatever_the_pickles_protocol(tmp_path, protocol):
         assert same(load_foreign(reader, 1))
 
 
-def test_a_round_is_exported_by_another_process(path, tmp_path):
+def test_a_round_is_exported_by_another_process(path, tmp_path, monkeypatch):
     to = tmp_path / "round.pt"
+    monkeypatch.chdir(tmp_path)
 
     assert export_foreign(path, 1, to) == 4
     assert same(torch.load(to, weights_only=True))
