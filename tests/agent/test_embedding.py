@@ -123,7 +123,8 @@ def test_a_run_directory_that_vanishes_leaves_training_alone_and_comes_back(tmp_
     with Agent.attach(run.path, heartbeat_s=0.02) as agent:
         agent.accept("stop")
         agent.step_done(1)
-        shutil.rmtree(run.path)
+        # At once: the agent's thread would fill what is being emptied.
+        shutil.rmtree(run.path.rename(tmp_path / "gone"))
         telemetry = run.telemetry / "0001"
 
         while not (telemetry.is_dir() and any(telemetry.iterdir())):
