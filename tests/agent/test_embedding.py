@@ -25,9 +25,16 @@ LOOP = """
     from agent.session import Agent
 
     def main(run_dir, fails):
-        dist.init_process_group("gloo")
+        # Not torchrun's own store: after a restart it still holds the addresses
+        # of the ranks that are gone, and gloo may try those.
+        restart = os.environ["TORCHELASTIC_RESTART_COUNT"]
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{run_dir}-store-{restart}",
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+        )
         with Agent.attach(run_dir) as agent:
-            restart = os.environ.get("TORCHELASTIC_RESTART_COUNT")
             for step in range(1, 4):
                 with agent.wait("sum"):
                     dist.all_reduce(torch.ones(1))
