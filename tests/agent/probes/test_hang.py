@@ -139,6 +139,7 @@ def job(tmp_path):
 
 @pytest.mark.dist
 @pytest.mark.slow
+@pytest.mark.soak  # three ranks and their beats want more than half a core each
 def test_a_rank_that_is_stuck_is_named_with_its_stacks_until_it_goes_on(job):
     named = job.wait_for_hang("gate-2", 2)
     told = job.wait_for_stacks(2)
