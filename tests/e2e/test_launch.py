@@ -111,7 +111,7 @@ def test_what_starts_it_again_is_recorded_with_absolute_paths(
         (("launch", "ddp", "{run}", "--nproc", "0"), 64, "`0` is less than 1"),
         (("ddp", "{run}", "--steps", "x"), 64, "`--steps` is `x`"),
         (("ddp", "{run}", "--resume", "step-00000007"), 66, "has no checkpoint"),
-        (("ddp", "/proc/{run}"), 66, "cannot be written: no such file or directory"),
+        (("ddp", "/proc/{run}"), 66, "cannot hold a run: No such file"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(

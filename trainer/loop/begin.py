@@ -19,7 +19,6 @@ import msgspec
 import torch
 
 from agent.rundir.attempts import CHECKPOINT_PLACE
-from agent.rundir.errors import NotARunError
 from agent.rundir.events import Event
 from agent.start import RunStart, begin_run
 from trainer.catalogue import as_flags, lasting
@@ -76,7 +75,9 @@ def begun(
     starts: list[RunStart] = []
 
     def begin() -> str:
-        start = _begin_run(run_dir, identity, new_attempt=config.new_attempt)
+        start = begin_run(
+            run_dir, kind="ddp", config=identity, new_attempt=config.new_attempt
+        )
         starts.append(start)
         resume = AUTO if is_restart() else config.resume
         decision = decide(start.run, resume, early.emit)
@@ -103,18 +104,6 @@ def begun(
     finally:
         for start in starts:
             start.release()
-
-
-def _begin_run(
-    run_dir: Path, identity: dict[str, Any], *, new_attempt: bool
-) -> RunStart:
-    try:
-        return begin_run(run_dir, kind="ddp", config=identity, new_attempt=new_attempt)
-    except OSError as error:
-        raise NotARunError(
-            f"`{run_dir}` cannot be written: {str(error.strerror).lower()}",
-            hint=f"ls -ld {run_dir.absolute().parent}",
-        ) from error
 
 
 def differs(beginning: Beginning, identity: dict[str, Any]) -> str | None:
