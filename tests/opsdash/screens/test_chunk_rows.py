@@ -1,0 +1,140 @@
+"""A million chunks as rows: bad ones first, sorted and filtered beside a scan."""
+
+import contextlib
+import sqlite3
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.rundir.chunks.reader import ChunkStoreReader
+from opsdash.screens import chunk_rows as module
+from opsdash.screens.chunk_rows import ChunkRows, _nth_good
+from trainer.chunks.split import FlatSplit
+from trainer.chunks.store import ChunkStore
+
+NUM_CHUNKS = 1_500
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A round of many chunks of growing size; two of them are missing."""
+    path = tmp_path_factory.mktemp("run") / "chunks" / "server" / "server_chunks.db"
+    path.parent.mkdir(parents=True)
+    tensors = {"first.weight": torch.arange(1_000.0), "second.bias": torch.ones(500)}
+    tensors["second.bias"] += torch.arange(500.0) * 7
+    with ChunkStore(path, node="server") as store:
+        store.put_round(1, tensors, split=FlatSplit(NUM_CHUNKS))
+    with contextlib.closing(sqlite3.connect(path)) as store, store:
+        store.execute(
+            """DELETE FROM chunk_data WHERE chunk_hash IN (SELECT chunk_hash
+               FROM chunk_metadata WHERE chunk_id IN (40, 900))"""
+        )
+    return path
+
+
+@pytest.fixture
+def rows(path):
+    with ChunkStoreReader(path) as reader:
+        rows = ChunkRows(reader, path, 1)
+        finish(rows)
+        yield rows
+        rows.close()
+
+
+def finish(rows):
+    while rows.advance():
+        pass
+
+
+def keys(rows, count=6):
+    return [rows.key(index) for index in range(min(count, len(rows)))]
+
+
+def test_missing_chunks_come_first_and_no_row_is_lost(rows):
+    assert keys(rows, 5) == [40, 900, 0, 1, 2]
+    assert sorted(rows.key(i) for i in range(len(rows))) == list(range(NUM_CHUNKS))
+    assert rows.row(0)[3].text == "missing"
+    assert rows.num_bad == 2
+
+
+def test_a_row_is_found_again_by_its_chunk(rows):
+    for index in (0, 1, 2, 41, 42, 900, NUM_CHUNKS - 1):
+        assert rows.find(rows.key(index)) == index
+    assert rows.find(NUM_CHUNKS) is None
+    assert rows.find("x") is None
+
+
+def test_damaged_ones_come_first_as_soon_as_they_are_known(rows):
+    digest = rows.chunk(7).digest
+
+    rows.know_damaged({digest})
+    finish(rows)
+
+    assert 7 in keys(rows, 3)
+    place = rows.find(7)
+    assert rows.row(place)[3].text == "damaged"
+
+
+def test_orders_by_column_both_ways(rows):
+    rows.order_by("chunk", is_descending=True)
+    by_id = keys(rows, 2)
+    rows.order_by("state", is_descending=False)
+    by_state = keys(rows, 2)
+    rows.order_by("size", is_descending=True)
+    found = [rows.find(rows.key(index)) for index in (0, 10, NUM_CHUNKS - 1)]
+
+    assert by_id == [NUM_CHUNKS - 1, NUM_CHUNKS - 2]
+    assert sorted(by_state) == [40, 900]
+    assert found == [0, 10, NUM_CHUNKS - 1]
+
+
+def test_an_order_needs_the_whole_scan(path):
+    with ChunkStoreReader(path) as reader:
+        rows = ChunkRows(reader, path, 1)
+        early = rows.order_by("size", is_descending=False)
+        finish(rows)
+        late = rows.order_by("size", is_descending=False)
+        rows.close()
+
+    assert (early, late) == (False, True)
+
+
+def test_a_filter_looks_at_names_states_and_ids(rows):
+    rows.restrict("second")
+    finish(rows)
+    second = len(rows)
+    rows.restrict("missing")
+    finish(rows)
+    missing = keys(rows)
+    rows.restrict("!first")
+    finish(rows)
+
+    assert second == 500
+    assert missing == [40, 900]
+    assert len(rows) == 500
+
+
+def test_an_expression_that_takes_too_long_is_taken_literally(rows, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.05)
+
+    rows.restrict("(([0-9a-f]+)+)+$")
+    finish(rows)
+
+    assert rows.is_literal
+    assert len(rows) == 0
+
+
+def test_a_row_whose_round_was_pruned_says_so(rows):
+    rows._pages.clear()
+    rows._reader.close()
+
+    assert rows.row(5)[1].text == "gone"
+
+
+@given(st.sets(st.integers(0, 60)), st.integers(0, 40))
+def test_the_nth_that_is_not_bad_is_counted_right(bad, index):
+    good = [i for i in range(200) if i not in bad]
+
+    assert _nth_good(sorted(bad), index) == good[index]
