@@ -79,10 +79,14 @@ class Ranks:
             return Ended(is_killed=True)
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Send a signal to each, one after the other."""
+        """Send a signal to each, one after the other.
+
+        The fork server reaps them: one may be gone between the look and the signal.
+        """
         for process in self.processes:
             if process.is_alive():
-                os.kill(process.pid, signum)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signum)
 
 
 @contextlib.contextmanager
