@@ -6,7 +6,7 @@ FAULT ?=
 SOURCES := agent opsdash trainer tests benchmarks screenshots examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-fl test soak check bench screenshots clean
+.PHONY: help demo demo-fl flower test soak check bench screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,24 @@ $(VENV)/.bench: $(VENV)/.dev
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[train,dev,bench]'
 	@touch $@
 
+# Flower wants an older rich than the pinned one: an environment of its own, in which
+# everything else, torch first of all, is that of the first one.
+$(VENV)/flower/.stamp: $(VENV)/.train
+	@$(PY) -m venv --clear --without-pip $(VENV)/flower
+	@$(PY) -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$($(VENV)/flower/bin/python -c 'import site; print(site.getsitepackages()[0])')/outer.pth
+	@grep -v '^rich' constraints.txt > $(VENV)/flower/constraints.txt
+	$(PY) -m pip --python $(VENV)/flower/bin/python install $(PIP_FLAGS) \
+		-c $(VENV)/flower/constraints.txt 'opsdash[flower]'
+	@touch $@
+
 demo: $(VENV)/.train ## train on two ranks and attach the dashboard (FAULT=straggler|hang|corrupt|kill)
 	@$(VENV)/bin/opsdash demo ddp $(if $(FAULT),--fault $(FAULT))
 
 demo-fl: $(VENV)/.train ## one server, three clients, and the dashboard
 	@$(VENV)/bin/opsdash demo fl $(if $(FAULT),--fault $(FAULT))
+
+flower: $(VENV)/flower/.stamp ## what the test of the Flower adapter needs; it is skipped without
 
 test: $(VENV)/.dev ## the whole suite
 	@$(PY) -m pytest -n 2 --dist loadgroup

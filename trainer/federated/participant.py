@@ -31,13 +31,11 @@ from trainer.federated.messages import (
     Over,
     Ready,
     Task,
-    UpdateOffer,
     Want,
     Welcome,
 )
 from trainer.federated.outbox import Outbox
 from trainer.federated.problem import Settings
-from trainer.federated.transfer import pack
 from trainer.federated.transport import DisconnectedError
 from trainer.federated.workbench import Update, Workbench
 
@@ -155,7 +153,7 @@ class Participant:
                     self._make_workbench, _settings(welcome), welcome.run_id
                 )
             )
-        layout = pack(workbench.local.averaged_tensors()).layout
+        layout = workbench.averaged_layout()
         events = self._make_events(welcome.attempt, workbench)
         self._part = _Part(welcome, workbench, layout, events)
 
@@ -295,15 +293,7 @@ class Participant:
 
     def _offer(self, update: Update) -> None:
         if self._is_ready:
-            self._send(
-                UpdateOffer(
-                    round_num=update.round_num,
-                    attempt=update.attempt,
-                    base_digest=update.base_digest,
-                    layout=update.packed.layout.to_json(),
-                    report=update.report,
-                )
-            )
+            self._send(update.as_offer())
 
     def _send(self, message: Message) -> None:
         """Answer if there is a connection; the next one begins anew."""

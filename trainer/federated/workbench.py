@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.payload import Payload
 from agent.rundir.chunks.reader import StoreStats
 from agent.rundir.errors import RunDirError
@@ -18,7 +19,7 @@ from trainer.federated.client_store import ClientStore
 from trainer.federated.config import FederatedConfig
 from trainer.federated.learner import LocalTrainer, StepResult
 from trainer.federated.local import LocalModel, LocalState, model_of, optimizer_of
-from trainer.federated.messages import Report
+from trainer.federated.messages import Report, UpdateOffer
 from trainer.federated.optimizer_state import StateChange
 from trainer.federated.session import (
     Loss,
@@ -63,6 +64,16 @@ class Update:
     packed: Packed
     report: Report
     stored: Stored | None
+
+    def as_offer(self) -> UpdateOffer:
+        """Return the description under which it is sent."""
+        return UpdateOffer(
+            round_num=self.round_num,
+            attempt=self.attempt,
+            base_digest=self.base_digest,
+            layout=self.packed.layout.to_json(),
+            report=self.report,
+        )
 
 
 class Workbench:
@@ -164,6 +175,10 @@ class Workbench:
             report=report,
             stored=self._put_round(round_num),
         )
+
+    def averaged_layout(self) -> RoundLayout:
+        """Return what a global model has to look like."""
+        return pack(self.local.averaged_tensors()).layout
 
     def known_chunks(self, digests: Iterable[str]) -> dict[str, Payload]:
         """Return those of the chunks that this client's store holds."""

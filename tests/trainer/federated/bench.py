@@ -50,10 +50,10 @@ def train(bench, round_num, tensors, *, attempt=1, base_digest="base"):
     return reset, update
 
 
-def as_update(bench, key):
+def as_update(bench, key, *, num_examples=50):
     """Return what the bench just trained as the server gets it."""
     tensors = {n: t.detach().clone() for n, t in bench.local.averaged_tensors().items()}
-    return Update(client=key, tensors=tensors, num_examples=50)
+    return Update(client=key, tensors=tensors, num_examples=num_examples)
 
 
 def global_tensors(model):

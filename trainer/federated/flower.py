@@ -1,0 +1,164 @@
+"""Run the same federation on Flower, for those that outgrow one network.
+
+Flower brings what leaves the house needs: enrolment and authentication of
+nodes, TLS, firewalls. Model, averaging, client state, store and telemetry are
+ours. Flower starts a process per message, so a client lives on its disk: what
+it may keep is settled with the server's record at every round, as after any
+restart. Rounds are driven by Flower's polls, seconds apart.
+
+Flower is an extra and is loaded when a function here is called;
+`examples/flower` is an app that uses both.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from agent.rundir.chunks.layout import RoundLayout
+from agent.rundir.layout import RunDir
+from agent.session import Agent
+from agent.start import RunStart, begin_run
+from trainer.federated.client import Surroundings
+from trainer.federated.config import FederatedConfig, defining, settings
+from trainer.federated.flower_messages import (
+    Answer,
+    Ask,
+    content,
+    decode,
+    flower,
+    receive,
+)
+from trainer.federated.flower_rounds import FlowerRounds
+from trainer.federated.global_model import GlobalModel
+from trainer.federated.problem import Settings, server_data
+from trainer.federated.server_events import ServerEvents
+from trainer.federated.settings import read_config
+from trainer.federated.transfer import Parcel, check_same_tensors
+from trainer.federated.workbench import Update, Workbench
+from trainer.settings import UsageError, nearest
+
+_SERVER = "server"
+_RUN_DIR, _CONFIG = "run-dir", "config"
+
+
+def serve(grid: Any, context: Any) -> None:  # noqa: ANN401 - Flower's
+    """Be the `main` of a Flower ServerApp.
+
+    Settings come from the app's configuration, with `-` for `_`, and from the
+    TOML file that its `config` may name; `run-dir` says where the run is kept.
+
+    Raises:
+        RunDirError: the run cannot begin or go on.
+    """
+    given = dict(context.run_config)
+    run_dir = Path(str(given.pop(_RUN_DIR)))
+    config = _config(given)
+    start = begin_run(run_dir, kind="federated", config=defining(config))
+    try:
+        _serve_attempt(grid, config, start)
+    finally:
+        start.release()
+
+
+def train(message: Any, context: Any) -> Any:  # noqa: ANN401 - Flower's
+    """Be the `train` of a Flower ClientApp.
+
+    The node's configuration says `key`, and may say `run-dir` and `data`.
+
+    Raises:
+        RunDirError: this node cannot take part.
+    """
+    ask = decode(message, Ask)
+    node = context.node_config
+    key, data = str(node["key"]), node.get("data")
+    run_dir = Path(str(node.get(_RUN_DIR) or context.run_config[_RUN_DIR]))
+    surroundings = Surroundings(
+        RunDir(run_dir.absolute()), key, Path(str(data)) if data else None
+    )
+    workbench = surroundings.make_workbench(ask.settings, ask.run_id)
+    try:
+        parcel = Parcel(RoundLayout.from_json(ask.layout))
+        check_same_tensors(workbench.averaged_layout(), parcel.layout)
+        receive(message, parcel)
+        update = _train(ask, key, parcel, workbench, surroundings)
+    finally:
+        workbench.close()
+    lacking = {
+        digest: payload
+        for digest, payload in update.packed.payloads.items()
+        if digest not in parcel.payloads
+    }
+    answer = Answer(client=key, offer=update.as_offer())
+    return flower().Message(content(answer, lacking), reply_to=message)
+
+
+def _train(
+    ask: Ask, key: str, parcel: Parcel, workbench: Workbench, surroundings: Surroundings
+) -> Update:
+    """Settle what may be kept, train the round, and store it."""
+    events = surroundings.make_events(ask.attempt, workbench)
+    last_round = ask.round_num - 1
+    reset = workbench.settle(
+        server_acked=ask.acked.get(key), attempt=ask.attempt, last_round=last_round
+    )
+    if reset is not None:
+        events.reset(reset, ask.digest)
+    events.training(ask.round_num)
+    workbench.prepare(ask.round_num, parcel.unpack())
+    update = workbench.train(
+        ask.round_num,
+        ask.attempt,
+        ask.digest,
+        is_cancelled=lambda: False,
+        on_step=lambda result: events.step_done(workbench.local.num_steps, result),
+    )
+    assert update is not None, "nobody cancels"
+    if update.stored is not None:
+        events.stored(ask.round_num, update.stored)
+    events.ended("completed" if ask.is_last else "stopped")
+    return update
+
+
+def _config(given: dict[str, Any]) -> FederatedConfig:
+    """Read the app's configuration.
+
+    Raises:
+        UsageError: a name is unknown, or a value is not what its setting takes.
+    """
+    file = given.pop(_CONFIG, "")
+    flags = {name.replace("-", "_"): value for name, value in given.items()}
+    known = {setting.name for setting in settings()}
+    for name in flags:
+        if name not in known:
+            near = nearest(name, known)
+            raise UsageError(
+                f"the app's configuration has an unknown name `{name}`"
+                + (f": did you mean `{near}`" if near else ""),
+                hint="python -m trainer fl-server --help",
+            )
+    return read_config(flags, os.environ, Path(str(file)) if file else None)
+
+
+def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:  # noqa: ANN401 - Flower's
+    data = server_data(config)
+    model = GlobalModel(
+        start.run.chunk_store(_SERVER),
+        run_id=start.identity.run_id,
+        config=config,
+        data=data,
+    )
+    start.record(resumed_step=model.round_num or None)
+    agent = Agent.attach(
+        start.run.path,
+        kind="federated",
+        rank=-1,
+        world_size=1,
+        attempt=start.attempt,
+        node=_SERVER,
+    )
+    with agent:
+        try:
+            told = Settings(config=config, shape=data.shape)
+            FlowerRounds(grid, told, start, model, ServerEvents(agent)).run()
+        finally:
+            model.close()

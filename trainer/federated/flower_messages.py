@@ -1,0 +1,89 @@
+"""What travels over Flower: our own bytes in its records, so that any dtype does."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from agent.rundir.chunks.payload import Payload
+from agent.rundir.errors import RunDirError
+from trainer.federated.messages import UpdateOffer
+from trainer.federated.problem import Settings
+from trainer.federated.transfer import Parcel
+
+_MESSAGE, _CHUNKS = "message", "chunks"
+_BYTES = "opsdash.chunk"
+_T = TypeVar("_T")
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is asked, beside the chunks of the model."""
+
+    run_id: str
+    attempt: int
+    round_num: int
+    digest: str
+    layout: str
+    settings: Settings
+    acked: dict[str, int]
+    """Last acknowledged round of every client: the server knows nodes, not keys."""
+    is_last: bool
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node answers, beside the chunks that the server lacks."""
+
+    client: str
+    offer: UpdateOffer
+
+
+def content(told: msgspec.Struct, payloads: Mapping[str, Payload]) -> Any:  # noqa: ANN401 - Flower's
+    """Return a message's content: our own bytes, so that any dtype travels."""
+    records = flower()
+    chunks = {
+        digest: records.Array(
+            payload.dtype, (len(payload.data),), _BYTES, bytes(payload.data)
+        )
+        for digest, payload in payloads.items()
+    }
+    message = records.ConfigRecord({_MESSAGE: msgspec.msgpack.encode(told)})
+    return records.RecordDict({_MESSAGE: message, _CHUNKS: records.ArrayRecord(chunks)})
+
+
+def decode(message: Any, kind: type[_T]) -> _T:  # noqa: ANN401 - Flower's
+    """Return what a message says beside its chunks.
+
+    Raises:
+        RunDirError: it says something else.
+    """
+    try:
+        return msgspec.msgpack.decode(message.content[_MESSAGE][_MESSAGE], type=kind)
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise RunDirError(f"a peer sent something else: {error}") from error
+
+
+def receive(message: Any, parcel: Parcel) -> None:  # noqa: ANN401 - Flower's
+    """Take a message's chunks, each one checked.
+
+    Raises:
+        RunDirError: one is missing or has other bytes.
+    """
+    for digest, array in message.content[_CHUNKS].items():
+        parcel.receive(Payload(digest, array.dtype, array.data))
+    if parcel.lacking:
+        raise RunDirError(f"{len(parcel.lacking)} chunks did not arrive")
+
+
+def flower() -> Any:  # noqa: ANN401 - an extra, whose types need not be there
+    """Return `flwr.app`.
+
+    Raises:
+        RunDirError: it is not installed.
+    """
+    try:
+        return importlib.import_module("flwr.app")
+    except ModuleNotFoundError as error:
+        raise RunDirError(
+            "Flower is not installed", hint="pip install 'opsdash[train,flower]'"
+        ) from error
