@@ -36,6 +36,9 @@ COMMANDS = {
     "resume": Command("trainer.commands.resume:main", "start the next attempt"),
     "pin": Command("trainer.commands.pin:pin", "keep a checkpoint for ever"),
     "unpin": Command("trainer.commands.pin:unpin", "let retention have it again"),
+    "discard": Command(
+        "trainer.commands.discard:main", "remove checkpoints that were set aside"
+    ),
     "prove-resume": Command(
         "trainer.commands.prove_resume:main",
         "kill a run, resume it, compare",

@@ -132,7 +132,7 @@ class Trainer:
             self._attached(world, beginning, early) as agent,
         ):
             loop = self._loop(world, agent, beginning)
-            with stop_on_signals() as loop.stop:
+            with contextlib.closing(loop.saver), stop_on_signals() as loop.stop:
                 result = loop.run()
                 named_barrier(world, "run.end", limit_s=config.save_limit_s)
             agent.ended(result.reason)

@@ -1,5 +1,7 @@
 """Read the configuration: flag over `OPSDASH_<FIELD>` over TOML over default.
 
+`NCCL_TIMEOUT`, which people set and torch does not read, stands before a default.
+
 Every value is checked where it is read, so that an error names the flag, the
 variable or the file that it came from. An unknown key is refused with the
 nearest name there is; nothing is guessed.
@@ -7,6 +9,7 @@ nearest name there is; nothing is guessed.
 
 import argparse
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +22,8 @@ from trainer.catalogue import Setting, settings
 from trainer.config import TrainConfig
 
 _PREFIX = "OPSDASH_"
+_FOREIGN = {"timeout_s": "NCCL_TIMEOUT"}
+"""Variables of others' that a setting is taken from where nothing else sets it."""
 _NEAR = 0.85
 """How alike a foreign `OPSDASH_` variable and a setting's must be to be a typo."""
 
@@ -107,6 +112,9 @@ def read_config(
             source, value = setting.variable, environment[setting.variable]
         elif setting.name in from_file:
             source, value = f"{setting.name} in {file}", from_file[setting.name]
+        elif _FOREIGN.get(setting.name, "") in environment:
+            source = _FOREIGN[setting.name]
+            value = environment[source]
         else:
             continue
         values[setting.name] = _converted(setting, value, source)
@@ -122,13 +130,16 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def _converted(setting: Setting, value: Any, source: str) -> Any:  # noqa: ANN401 - of the setting's type
+    hint = f"{setting.flag} {setting.default}"
     try:
-        return msgspec.convert(value, setting.type, strict=False)
+        converted = msgspec.convert(value, setting.type, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(
-            f"`{source}` is `{value}`: {str(error).lower()}",
-            hint=f"{setting.flag} {setting.default}",
+            f"`{source}` is `{value}`: {str(error).lower()}", hint=hint
         ) from error
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise UsageError(f"`{source}` is `{value}`: it has to be finite", hint=hint)
+    return converted
 
 
 def _read_file(file: Path) -> dict[str, Any]:

@@ -24,8 +24,10 @@ QUARANTINE_PREFIX = ".quarantine-"
 DOOMED_PREFIX = ".doomed-"
 """Renamed by retention before its files are unlinked."""
 
-_SUPERSEDED = re.compile(r"\.superseded-(\d+)-(.+?)(?:\.\d+)?")
-"""A step that was given up more than once gets a number at its end."""
+_SET_ASIDE = re.compile(
+    r"\.(partial|doomed|quarantine|superseded-\d+)-(.+?)(?:\.\d+)?", re.DOTALL
+)
+"""What is set aside under a name that was taken gets a number at its end."""
 _MAX_LOG_BYTES = 64 << 20
 
 
@@ -40,6 +42,14 @@ class Stage(StrEnum):
     SUPERSEDED = "superseded"
     FOREIGN = "foreign"
     """Something else that lies in `checkpoints/`; never touched."""
+
+
+_STAGES = {
+    "partial": Stage.WRITING,
+    "doomed": Stage.WRITING,
+    "quarantine": Stage.QUARANTINED,
+    "superseded": Stage.SUPERSEDED,
+}
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -190,12 +200,8 @@ _WHY_NOT = {
 
 
 def _stage_by_name(name: str) -> tuple[Stage, str]:
-    if name.startswith((PARTIAL_PREFIX, DOOMED_PREFIX)):
-        return Stage.WRITING, name.partition("-")[2]
-    if name.startswith(QUARANTINE_PREFIX):
-        return Stage.QUARANTINED, name.removeprefix(QUARANTINE_PREFIX)
-    if match := _SUPERSEDED.fullmatch(name):
-        return Stage.SUPERSEDED, match[2]
+    if match := _SET_ASIDE.fullmatch(name):
+        return _STAGES[match[1].partition("-")[0]], match[2]
     if parse_checkpoint_name(name):
         return Stage.PUBLISHED, name
     return Stage.FOREIGN, name

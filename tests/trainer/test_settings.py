@@ -1,6 +1,7 @@
 """Every setting reads flag over variable over file over default, and is checked."""
 
 import dataclasses
+import os
 
 import pytest
 from hypothesis import given
@@ -52,6 +53,8 @@ def test_switches_have_two_flags_and_words_as_values(write):
     [
         (["--steps", "many"], "`--steps` is `many`: expected `int`"),
         (["--lr", "-1"], "`--lr` is `-1`: expected `float` > 0.0"),
+        (["--timeout-s", "inf"], "`--timeout-s` is `inf`: it has to be finite"),
+        (["--lr", "nan"], "`--lr` is `nan`: expected `float` > 0.0"),
         (["--amp", "fp8"], "`--amp` is `fp8`: invalid enum value 'fp8'"),
         (["--stpes", "5"], "unknown argument `--stpes`: did you mean `--steps`"),
         (["--step", "5"], "unknown argument `--step`: did you mean `--steps`"),
@@ -68,6 +71,15 @@ def test_a_wrong_flag_is_refused_with_what_was_meant(arguments, told):
 
     assert told in str(caught.value)
     assert caught.value.exit_code == 64
+
+
+def test_what_people_set_for_nccl_is_the_time_out_where_nothing_else_is(monkeypatch):
+    monkeypatch.setenv("NCCL_TIMEOUT", "77")
+
+    assert parse(environment=os.environ).timeout_s == 77
+    assert parse("--timeout-s", "5", environment=os.environ).timeout_s == 5
+    with pytest.raises(UsageError, match="`NCCL_TIMEOUT` is `soon`"):
+        parse(environment={"NCCL_TIMEOUT": "soon"})
 
 
 def test_a_wrong_variable_is_named():

@@ -20,9 +20,13 @@ class Background:
         """Whether `result` would return at once."""
         return not self._thread.is_alive()
 
+    def wait(self) -> None:
+        """Wait for the end."""
+        self._thread.join()
+
     def result(self) -> str:
         """Wait for the end; return what the function did, or raise what it did."""
-        self._thread.join()
+        self.wait()
         if self._error is not None:
             raise self._error
         return self._text

@@ -83,6 +83,7 @@ def check_optimizer(
         raise _mismatch(f"saved by `{theirs.kind}`, to be loaded by `{ours.kind}`")
     _check_names(theirs, ours)
     _check_shapes(theirs, ours)
+    _check_groups(saved, optimizer)
     _check_moments(saved, theirs, optimizer)
     _check_steps(saved, manifest, theirs)
 
@@ -105,6 +106,15 @@ def _check_shapes(theirs: OptimizerSchema, ours: OptimizerSchema) -> None:
     ):
         if tuple(saved) != tuple(own):
             raise _mismatch(f"`{name}` had shape {list(saved)}, now it has {list(own)}")
+
+
+def _check_groups(saved: dict[str, Any], optimizer: Optimizer) -> None:
+    found, own = (
+        [len(group["params"]) for group in groups]
+        for groups in (saved["param_groups"], optimizer.param_groups)
+    )
+    if found != own:
+        raise _mismatch(f"its groups had {found} parameters, now they have {own}")
 
 
 def _check_moments(

@@ -14,6 +14,8 @@ from torch import Tensor
 _BLOCK_ELEMENTS = 1 << 24
 _SUMMED_AS = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 """Sums that could overflow although every element is finite."""
+_FOUR_BITS = getattr(torch, "float4_e2m1fn_x2", None)
+"""Has no code for what is not finite, and no arithmetic; not in every torch."""
 
 
 class NotFinite(NamedTuple):
@@ -56,7 +58,7 @@ def _iter_blocks(values: Tensor) -> Iterator[Tensor]:
 
 def _values(tensor: Tensor) -> Tensor | None:
     """Return the floating-point numbers of a tensor, None if it has none."""
-    if tensor.is_meta or tensor.is_quantized:
+    if tensor.is_meta or tensor.is_quantized or tensor.dtype is _FOUR_BITS:
         return None
     if tensor.layout is not torch.strided:
         tensor = tensor.detach()

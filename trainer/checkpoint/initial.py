@@ -8,12 +8,14 @@ is unpickled; and then only tensors are.
 import hashlib
 import os
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from agent.rundir.atomic import fsync_directory
@@ -59,21 +61,28 @@ def load_weights(path: Path, model: nn.Module) -> None:
     """Put the weights of a file into a model.
 
     Args:
-        path: A state dict, or a checkpoint that has one under a usual name.
+        path: A state dict, or a checkpoint that has one under a usual name; of
+            torch or of safetensors.
         model: Unwrapped; names and shapes must be the file's.
 
     Raises:
         UnreadableFileError: the file is something else, or of another model.
     """
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        found = _read(path)
         weights = next((found[k] for k in _MODEL_KEYS if k in found), found)
-        model.load_state_dict(without_prefix(weights))
-    except (OSError, RuntimeError, TypeError, AttributeError) as error:
+        model.load_state_dict(without_prefix(weights, model))
+    except Exception as error:  # foreign bytes make an unpickler raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableFileError(
             f"`{path}` has no weights for this model: {first}"
         ) from error
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _download(address: str, folder: Path, digest: str) -> Path:
@@ -104,7 +113,7 @@ def _copy(address: str, file: IO[bytes]) -> None:
             while block := answer.read(_BLOCK_BYTES):
                 file.write(block)
         file.flush()
-    except (URLError, OSError) as error:
+    except (URLError, OSError, HTTPException, ValueError) as error:
         raise UnreadableFileError(f"`{address}` cannot be fetched: {error}") from error
     if expected is not None and file.tell() != int(expected):
         raise UnreadableFileError(

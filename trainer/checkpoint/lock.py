@@ -5,6 +5,7 @@ there for a moment: a pin, a repair, a second server of our own making.
 """
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +44,10 @@ def publishing(run: RunDir, *, wait_s: float = WAIT_S) -> Iterator[None]:
             hint=f"opsdash status {run.path}",
         ) from error
     try:
-        # Beside the lock: taking a lock may truncate the file that is locked.
-        holder.write_bytes(msgspec.json.encode(this_process()))
+        # Beside the lock: taking a lock may truncate the file that is locked. A
+        # courtesy: on a full disk nobody is named, and room can still be made.
+        with contextlib.suppress(OSError):
+            holder.write_bytes(msgspec.json.encode(this_process()))
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -67,6 +70,42 @@ def clean_partials(run: RunDir) -> list[str]:
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path.name)
     return removed
+
+
+def make_partial(run: RunDir, name: str) -> Path:
+    """Make a directory that nobody else writes into; call it under `publishing`.
+
+    One that a process on another host left behind may be anybody's: it stays,
+    and the next free name is taken.
+
+    Raises:
+        LockedError: a process of this host writes under that name.
+    """
+    wanted = run.checkpoints / (PARTIAL_PREFIX + name)
+    partial = wanted
+    for number in itertools.count(2):
+        try:
+            partial.mkdir()
+        except FileExistsError:
+            _refuse_if_alive(partial)
+            partial = wanted.with_name(f"{wanted.name}.{number}")
+        else:
+            return partial
+    raise AssertionError("numbers do not end")
+
+
+def is_alive(partial: Path) -> bool:
+    """Whether a process of this host is writing into a partial directory."""
+    owner = _read_process(partial / OWNER_NAME)
+    return owner is not None and liveness(owner) is Liveness.ALIVE
+
+
+def _refuse_if_alive(partial: Path) -> None:
+    if is_alive(partial):
+        raise LockedError(
+            f"`{partial}` is being written by {_who(partial / OWNER_NAME)}",
+            hint=f"cat {partial / OWNER_NAME}; if it is gone: rm -r {partial}",
+        )
 
 
 def _is_abandoned(partial: Path) -> bool:

@@ -23,8 +23,8 @@ import msgspec
 import torch
 
 from agent.rundir.atomic import fsync_directory, write_all, write_atomic
-from agent.rundir.checkpoints import PARTIAL_PREFIX, QUARANTINE_PREFIX
-from agent.rundir.errors import LockedError, RunDirError
+from agent.rundir.checkpoints import QUARANTINE_PREFIX
+from agent.rundir.errors import RunDirError
 from agent.rundir.events import (
     CheckpointPublished,
     CheckpointRefused,
@@ -40,9 +40,16 @@ from agent.rundir.manifest import (
     read_manifest,
 )
 from agent.rundir.process import this_process
+from agent.rundir.verify.path import verify_path
+from agent.rundir.verify.verdict import Level, State
 from trainer.checkpoint.describe import num_tensor_bytes
 from trainer.checkpoint.hashing import HashingFile
-from trainer.checkpoint.lock import OWNER_NAME, clean_partials, publishing
+from trainer.checkpoint.lock import (
+    OWNER_NAME,
+    clean_partials,
+    make_partial,
+    publishing,
+)
 from trainer.checkpoint.telling import Emit
 from trainer.checkpoint.verify import Verified, verify_published
 
@@ -63,6 +70,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """Why there is no sound checkpoint of that name; None: there is."""
     seconds: float = 0.0
     """From the first byte to `latest`."""
+    remark: str | None = None
+    """What else an operator has to know; None: nothing."""
 
 
 @dataclass
@@ -96,11 +105,11 @@ class Publisher:
                 self._require_room(state)
                 digest = self._write_and_rename(name, state, facts)
                 verified = verify_published(self.run, name, self.emit, by="save")
+                return self._concluded(name, digest, verified)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
             return self._refuse(name, str(error.strerror).lower())
-        return self._concluded(name, digest, verified)
 
     def _concluded(self, name: str, digest: str, verified: Verified) -> Outcome:
         if not verified.is_sound:
@@ -113,8 +122,7 @@ class Publisher:
     def _write_and_rename(
         self, name: str, state: dict[str, Any], facts: Manifest
     ) -> str:
-        partial = self.run.checkpoints / (PARTIAL_PREFIX + name)
-        make_partial(partial)
+        partial = make_partial(self.run, name)
         try:
             owner = msgspec.json.encode(this_process())
             write_file(partial / OWNER_NAME, owner)
@@ -149,7 +157,7 @@ class Publisher:
         fsync_directory(partial)
         final = self.run.checkpoints / name
         if final.exists():
-            if _has_files_of(final, manifest):
+            if _has_files_of(final, manifest) and _is_sound(final):
                 shutil.rmtree(partial)
                 return False
             set_aside(final, QUARANTINE_PREFIX + name)
@@ -207,21 +215,6 @@ def write_state(path: Path, state: dict[str, Any]) -> tuple[FileEntry, int]:
     return entry, fsync_ns
 
 
-def make_partial(partial: Path) -> None:
-    """Make the directory that nobody else writes into.
-
-    Raises:
-        LockedError: it exists, so its owner lives, or may live on another host.
-    """
-    try:
-        partial.mkdir()
-    except FileExistsError as error:
-        raise LockedError(
-            f"`{partial}` is being written by another process",
-            hint=f"cat {partial / OWNER_NAME}; if it is gone: rm -r {partial}",
-        ) from error
-
-
 def write_file(path: Path, data: bytes) -> None:
     """Write a new file, synced; the caller syncs its directory."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -238,10 +231,15 @@ def set_aside(path: Path, new_name: str) -> Path:
     number = 1
     while target.exists():
         number += 1
-        target = path.with_name(f"{new_name}-{number}")
+        target = path.with_name(f"{new_name}.{number}")
     path.rename(target)
     fsync_directory(path.parent)
     return target
+
+
+def _is_sound(directory: Path) -> bool:
+    """Whether a checkpoint is worth keeping: a damaged one has the same manifest."""
+    return verify_path(directory, Level.CONTENT).state is State.SOUND
 
 
 def _has_files_of(directory: Path, manifest: Manifest) -> bool:

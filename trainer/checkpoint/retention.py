@@ -4,7 +4,7 @@ The newest verified ones, the best one and pinned ones stay; the last verified
 one always does. Nothing goes before its successor is verified. What goes is
 renamed first and unlinked then, so that a crash in between leaves no half
 checkpoint under a checkpoint's name. Foreign, quarantined, superseded and
-unverified directories are not ours to remove.
+unverified directories are not ours to remove: an operator discards them.
 """
 
 import shutil

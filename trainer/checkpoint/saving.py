@@ -14,6 +14,8 @@ import msgspec
 import torch
 from torch.serialization import get_crc32_options
 
+from agent.rundir.errors import LockedError
+from agent.rundir.events import CheckpointRefused
 from agent.rundir.layout import STATE_NAME, RunDir, checkpoint_name
 from agent.rundir.manifest import MANIFEST_SCHEMA, Manifest
 from agent.session import Agent
@@ -74,7 +76,8 @@ class Saver:
             completed: Steps that are complete, where the state says the label.
 
         Returns:
-            How it ended, equal on all ranks: saved, or refused for want of room.
+            How it ended, equal on all ranks: saved, or refused for want of room
+            or because another process holds the lock.
 
         Raises:
             RunDirError: rank 0 failed, or a rank is missing; on every rank.
@@ -120,6 +123,14 @@ class Saver:
                 return
             self._background = Background(lambda: self._publish(saved, facts))
 
+    def close(self) -> None:
+        """Wait for a save in the background that nobody asks for any more.
+
+        Else it could publish after another start has taken the run.
+        """
+        if self._background is not None:
+            self._background.wait()
+
     @property
     def has_outcome(self) -> bool:
         """Whether the save in the background has ended. Only rank 0 knows."""
@@ -152,10 +163,28 @@ class Saver:
         """Write on rank 0 and let retention follow; return what all are told."""
         label = facts.label_step if facts.label_step is not None else facts.step
         assert label is not None
-        outcome = self._publisher.publish(checkpoint_name(label), saved, facts)
-        if outcome.refusal is None:
-            prune(self.run, self.keep, self.agent.emit)
+        outcome = self._attempt(checkpoint_name(label), saved, facts)
+        gone, remark = self._prune()
+        if outcome.refusal is not None and gone:
+            # There were more than are kept, e.g. as fewer are since this start.
+            outcome = self._attempt(checkpoint_name(label), saved, facts)
+        outcome = msgspec.structs.replace(outcome, remark=remark)
         return msgspec.json.encode(outcome).decode()
+
+    def _attempt(self, name: str, saved: dict[str, Any], facts: Manifest) -> Outcome:
+        """Publish; whoever holds the lock too long costs a checkpoint, not the run."""
+        try:
+            return self._publisher.publish(name, saved, facts)
+        except LockedError as error:
+            self.agent.emit(CheckpointRefused, checkpoint=name, reason=str(error))
+            return Outcome(name, None, str(error))
+
+    def _prune(self) -> tuple[list[str], str | None]:
+        """Let retention follow; what it cannot remove is said, and stays."""
+        try:
+            return prune(self.run, self.keep, self.agent.emit), None
+        except (LockedError, OSError) as error:
+            return [], f"older checkpoints stay for now: {error}"
 
     def _told(self, text: str) -> Outcome:
         outcome = msgspec.json.decode(text, type=Outcome)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from agent.rundir.errors import RunDirError
 from trainer.checkpoint.rng import restore_rng, seed_everything
 from trainer.distributed.world import World
 from trainer.optim.early_stopping import BestLoss
@@ -33,6 +34,10 @@ class Rates(Protocol):
         """Set the rates of now again, where they are a function of the step."""
         ...
 
+    def skip_to(self, step: int) -> None:
+        """Set the rates as if it had been advanced `step` times from its start."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return its state in plain types."""
         ...
@@ -40,6 +45,10 @@ class Rates(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Take over a saved state."""
         ...
+
+
+class ModelMismatchError(RunDirError):
+    """A saved model has other names or shapes than the one that is to take it."""
 
 
 @dataclass
@@ -132,12 +141,14 @@ def restore(
         What could not be restored, in words; empty: everything was.
     """
     remarks = []
-    state.model.load_state_dict(without_prefix(saved["model"]))
+    _load_model(saved["model"], state.model)
     if with_optimizer:
         state.optimizer.load_state_dict(saved["optimizer"])
+        state.rates.load_state_dict(saved["scheduler"])
     else:
+        # Its own highest rates, at the step that the run goes on from.
+        state.rates.skip_to(int(saved["progress"]["step"]))
         remarks.append("the optimizer starts afresh")
-    state.rates.load_state_dict(saved["scheduler"])
     if saved["scaler"] and state.scaler.is_enabled():
         state.scaler.load_state_dict(saved["scaler"])
     remarks += _restore_average(saved.get("average"), state)
@@ -152,7 +163,7 @@ def restore_weights(saved: dict[str, Any], state: TrainState) -> None:
 
     Step, data position, learning rates and random numbers stay.
     """
-    state.model.load_state_dict(without_prefix(saved["model"]))
+    _load_model(saved["model"], state.model)
     rates = [group["lr"] for group in state.optimizer.param_groups]
     state.optimizer.load_state_dict(saved["optimizer"])
     for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
@@ -192,6 +203,17 @@ def _copy(tensor: Tensor, copies: dict[int, torch.UntypedStorage]) -> Tensor:
     return empty.set_(
         copies[key], tensor.storage_offset(), tensor.size(), tensor.stride()
     )
+
+
+def _load_model(saved: dict[str, Tensor], model: nn.Module) -> None:
+    try:
+        model.load_state_dict(without_prefix(saved, model))
+    except RuntimeError as error:
+        # torch tells what differs below a first line that does not.
+        told = [line.strip() for line in str(error).splitlines()]
+        raise ModelMismatchError(
+            f"the saved model does not fit this one: {(told[1:] or told)[0]}"
+        ) from error
 
 
 def _restore_average(saved: dict[str, Any] | None, state: TrainState) -> list[str]:

@@ -40,6 +40,11 @@ class ProfileWindow:
         if self._open is not None and step + 1 >= self._end:
             self._stop()
 
+    def close(self) -> None:
+        """Write what was profiled so far: the run ends before the window does."""
+        if self._open is not None:
+            self._stop()
+
     def _start(self) -> None:
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():

@@ -106,6 +106,7 @@ class Loop:
             self._train_epoch()
         if self.ending != "stopped":
             self._finish()
+        self.profile.close()
         return TrainResult(
             reason=self.ending or "completed",
             step=self.state.progress.step,
@@ -303,6 +304,7 @@ class Loop:
 
     def _tell(self, outcome: Outcome) -> None:
         """Say how a save ended; one that was refused may be tried again."""
+        self.say_on_main(outcome.remark)
         if outcome.refusal is None:
             self.say_on_main(f"saved `{outcome.name}`, verified")
             return

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_PREFIX = "module."
+
 
 class WeightAverage:
     """The averaged model. Moves only when an optimizer step was applied."""
@@ -51,7 +53,7 @@ class WeightAverage:
         Raises:
             RuntimeError: names or shapes differ from the model's.
         """
-        self.model.load_state_dict(without_prefix(state["model"]))
+        self.model.load_state_dict(without_prefix(state["model"], self.model))
         self.decay = float(state["decay"])
         self.num_updates = int(state["num_updates"])
 
@@ -73,6 +75,11 @@ class WeightAverage:
         return min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
 
 
-def without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a model's state as if it had never been wrapped in DDP."""
-    return {name.removeprefix("module."): value for name, value in state.items()}
+def without_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return a state as if it had never been saved from a wrapper such as DDP.
+
+    A model that has a part of its own named `module` keeps those names.
+    """
+    if any(name.startswith(_PREFIX) for name in model.state_dict()):
+        return state
+    return {name.removeprefix(_PREFIX): value for name, value in state.items()}

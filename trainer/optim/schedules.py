@@ -5,6 +5,7 @@ a step that was skipped moves neither.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,10 @@ class ScheduledRates:
         """Set the rates anew, after loading changed the optimizer's groups."""
         self.advance(step)
 
+    def skip_to(self, step: int) -> None:
+        """Set the rates of a step; there is no state but the step."""
+        self.advance(step)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the step and the highest rates, in plain types."""
         return {"step": self.step, "base_rates": list(self.base_rates)}
@@ -118,6 +123,14 @@ class TorchRates:
     def settle(self, step: int) -> None:
         """Leave the rates as they are: only the scheduler knows them."""
         del step
+
+    def skip_to(self, step: int) -> None:
+        """Step the scheduler that often: it has no other way to get there."""
+        with warnings.catch_warnings():
+            # It would say that no optimizer step came before these.
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(step):
+                self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state."""

@@ -151,12 +151,20 @@ def test_a_set_aside_checkpoint_is_found_by_either_name(run):
         find_checkpoint(run, "step-00000005")
 
 
-def test_a_step_that_was_given_up_twice_is_still_that_step(run):
-    publish(run, ".superseded-0002-step-00000004.2")
+@pytest.mark.parametrize(
+    ("prefix", "stage"),
+    [
+        (".superseded-0002-", Stage.SUPERSEDED),
+        (".quarantine-", Stage.QUARANTINED),
+        (".partial-", Stage.WRITING),
+    ],
+)
+def test_a_step_that_was_set_aside_twice_is_still_that_step(run, prefix, stage):
+    publish(run, f"{prefix}step-00000004.2")
 
     [entry] = list_checkpoints(run)
 
-    assert (entry.stage, entry.name) == (Stage.SUPERSEDED, "step-00000004")
+    assert (entry.stage, entry.name) == (stage, "step-00000004")
     assert entry.number == 4
 
 

@@ -60,6 +60,18 @@ def test_reordered_parameters_are_refused_with_the_first_that_differs(state):
         check(state, optimizer=other)
 
 
+def test_other_groups_of_the_same_parameters_are_refused(state):
+    parameters = list(state.model.parameters())
+    groups = [{"params": parameters[:3]}, {"params": parameters[3:]}]
+    other = torch.optim.AdamW(groups)
+
+    with pytest.raises(
+        OptimizerMismatchError,
+        match=r"groups had \[4\] parameters, now they have \[3, 1",
+    ):
+        check(state, optimizer=other)
+
+
 def test_a_missing_parameter_is_refused(state):
     other = torch.optim.AdamW(list(state.model.parameters())[:3])
 

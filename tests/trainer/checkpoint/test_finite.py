@@ -71,3 +71,9 @@ def test_values_are_counted_across_blocks(monkeypatch):
     values[[0, 6, 7, 49]] = math.nan
 
     assert find_not_finite(values).num_nan == 4
+
+
+def test_four_bits_have_no_way_to_be_infinite():
+    packed = torch.full((8,), 0x77, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+
+    assert find_not_finite(packed) is None

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from agent.rundir.errors import DamagedCheckpointError, UnreadableFileError
@@ -122,6 +123,38 @@ def test_weights_are_found_where_they_usually_are(tmp_path, wrap):
     load_weights(tmp_path / "w.pt", model)
 
     assert torch.equal(model.weight, saved.weight)
+
+
+def test_weights_may_come_as_safetensors(tmp_path):
+    saved, model = nn.Linear(2, 2), nn.Linear(2, 2)
+    save_file(saved.state_dict(), tmp_path / "w.safetensors")
+
+    load_weights(fetch(str(tmp_path / "w.safetensors"), tmp_path, ""), model)
+
+    assert torch.equal(model.weight, saved.weight)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"something else entirely", b"PK\x03\x04"])
+def test_what_is_no_weights_is_refused_in_the_same_words(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(UnreadableFileError, match="no weights for this model"):
+        load_weights(tmp_path / name, nn.Linear(2, 2))
+
+
+class Malice:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+def test_code_in_a_file_is_not_run(tmp_path, capsys):
+    torch.save({"model": Malice()}, tmp_path / "w.pt")
+
+    with pytest.raises(UnreadableFileError, match="Weights only load failed"):
+        load_weights(tmp_path / "w.pt", nn.Linear(2, 2))
+
+    assert capsys.readouterr().out == ""
 
 
 def test_another_model_s_weights_are_refused(tmp_path):

@@ -28,6 +28,7 @@ from tests.trainer.checkpoint.states import (
     payload,
     publish,
 )
+from trainer.checkpoint import lock as lock_module
 from trainer.checkpoint import publish as publish_module
 from trainer.checkpoint.checking import differences
 from trainer.checkpoint.lock import OWNER_NAME, publishing
@@ -192,13 +193,68 @@ def test_a_partial_of_a_process_that_lives_is_left_alone(run):
 
         publish(run, 3)
         kept = names(run)
-        with pytest.raises(LockedError, match="is being written by another process"):
+        with pytest.raises(
+            LockedError, match=f"is being written by process {living.pid}"
+        ):
             publish(run, 9)
         living.kill()
 
     assert kept == [".partial-step-00000009", "step-00000003"]
     publish(run, 9)
     assert names(run) == ["step-00000003", "step-00000009"]
+
+
+def test_a_partial_of_another_host_is_left_alone_and_stops_nobody(run):
+    run.checkpoints.mkdir()
+    partial = run.checkpoints / ".partial-step-00000003"
+    partial.mkdir()
+    elsewhere = msgspec.structs.replace(this_process(), host="elsewhere")
+    (partial / OWNER_NAME).write_bytes(msgspec.json.encode(elsewhere))
+
+    outcome = publish(run, 3)
+
+    assert outcome.refusal is None
+    assert names(run) == [".partial-step-00000003", "step-00000003"]
+
+
+def test_a_damaged_one_of_the_same_name_makes_way(run):
+    publish(run, 3)
+    path = run.checkpoints / "step-00000003" / "state.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+    outcome = publish(run, 3)
+
+    assert outcome.refusal is None
+    assert names(run) == [".quarantine-step-00000003", "step-00000003"]
+    assert newest_resumable(run).name == "step-00000003"
+
+
+def test_a_disk_that_is_full_once_all_is_verified_is_told_and_is_no_error(
+    run, monkeypatch
+):
+    monkeypatch.setattr(publish_module, "write_atomic", Full(errno.ENOSPC))
+
+    outcome = publish(run, 3)
+
+    monkeypatch.undo()
+    assert outcome.refusal.startswith("no room: ")
+    assert newest_resumable(run).name == "step-00000003"
+    assert publish(run, 3).refusal is None
+    assert read_latest(run) == "step-00000003"
+
+
+def test_who_holds_the_lock_need_not_be_written_down(run, monkeypatch):
+    run.checkpoints.mkdir()
+    monkeypatch.setattr(lock_module.Path, "write_bytes", Full(errno.ENOSPC))
+
+    with (
+        publishing(run),
+        pytest.raises(LockedError, match="written by another process"),
+        publishing(run, wait_s=0.05),
+    ):
+        pass
 
 
 def test_two_writers_do_not_publish_at_once_and_the_holder_is_named(run):
@@ -236,7 +292,7 @@ def test_other_bytes_under_the_same_name_go_to_quarantine(run):
 
     assert names(run) == [
         ".quarantine-step-00000003",
-        ".quarantine-step-00000003-2",
+        ".quarantine-step-00000003.2",
         "step-00000003",
     ]
     assert newest_resumable(run).name == "step-00000003"

@@ -1,10 +1,13 @@
 """Saving in the background, and what all ranks hear of it."""
 
 import errno
+import functools
 import os
+import threading
 
 import pytest
 import torch
+from filelock import FileLock
 
 from agent.rundir.checkpoints import Stage, list_checkpoints
 from agent.rundir.events import CheckpointRefused
@@ -12,7 +15,11 @@ from agent.rundir.layout import RunDir
 from tests.ranks import on_ranks
 from tests.trainer.small import events, make, train
 from trainer.checkpoint import publish as publish_module
+from trainer.checkpoint import saving as saving_module
 from trainer.checkpoint.checking import differences
+from trainer.checkpoint.lock import publishing
+from trainer.checkpoint.publish import Publisher
+from trainer.loop.steps import DivergedError, Loop
 
 pytestmark = pytest.mark.dist
 SETTINGS = {"max_epochs": 4, "save_every": 2, "keep": 20, "async_save": True}
@@ -62,6 +69,94 @@ def test_a_full_disk_in_the_background_is_told_and_training_goes_on(tmp_path):
     refused = events(tmp_path / "run", CheckpointRefused)
     assert [e.checkpoint for e in refused] == ["step-00000002"]
     assert "step-00000002" not in states(tmp_path / "run")
+
+
+def test_a_lock_that_another_process_holds_costs_a_checkpoint_and_not_the_run(
+    tmp_path, monkeypatch
+):
+    real, seen = Publisher.publish, []
+
+    def publish(self, name, state, facts):
+        if seen:
+            return real(self, name, state, facts)
+        self.run.checkpoints.mkdir()
+        seen.append(name)
+        with FileLock(self.run.checkpoints / ".publish.lock"):
+            return real(self, name, state, facts)
+
+    monkeypatch.setattr(Publisher, "publish", publish)
+    short = functools.partial(publishing, wait_s=0.05)
+    monkeypatch.setattr(publish_module, "publishing", short)
+
+    result = make(tmp_path / "run", max_epochs=1, save_every=2).train()
+
+    assert result.step == 6
+    [refused] = events(tmp_path / "run", CheckpointRefused)
+    assert refused.checkpoint == "step-00000002"
+    assert "is being written by another process" in refused.reason
+    assert set(states(tmp_path / "run")) == {"step-00000004", "step-00000006"}
+
+
+def test_what_retention_cannot_remove_stays_and_ends_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    def fail(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(saving_module, "prune", fail)
+
+    make(tmp_path / "run", max_epochs=1, save_every=2, keep=1).train()
+
+    assert len(states(tmp_path / "run")) == 3
+    assert "older checkpoints stay for now: [Errno 30]" in capsys.readouterr().out
+
+
+def test_keeping_fewer_makes_room_on_a_disk_that_is_full(tmp_path, monkeypatch):
+    settings = {"max_epochs": 2, "save_every": 1}
+    make(tmp_path / "run", **settings, keep=9, steps=4).train()
+    real = os.statvfs
+
+    def statvfs(path):
+        found = real(path)
+        num_there = len(list(RunDir(tmp_path / "run").checkpoints.glob("step-*")))
+        free = found.f_bavail if num_there < 4 else 0
+        return os.statvfs_result((*found[:4], free, *found[5:]))
+
+    monkeypatch.setattr(publish_module.os, "statvfs", statvfs)
+
+    make(tmp_path / "run", **settings, keep=2, new_attempt=True).train()
+
+    refused = events(tmp_path / "run", CheckpointRefused, attempt=2)
+    assert [e.checkpoint for e in refused] == ["step-00000005"]
+    assert set(states(tmp_path / "run")) == {"step-00000011", "step-00000012"}
+
+
+def test_a_save_in_the_background_ends_before_the_run_is_given_up(
+    tmp_path, monkeypatch
+):
+    """The save is slow, and training fails meanwhile."""
+    real, failed = publish_module.write_state, threading.Event()
+    look = Loop._look_around
+
+    def write_state(path, state):
+        assert failed.wait(60)
+        assert RunDir(tmp_path / "run").lock.exists()
+        return real(path, state)
+
+    def look_around(self, result):
+        if self.saver.is_saving:
+            threading.Timer(0.2, failed.set).start()
+            raise DivergedError("of no use any more")
+        look(self, result)
+
+    monkeypatch.setattr(publish_module, "write_state", write_state)
+    monkeypatch.setattr(Loop, "_look_around", look_around)
+
+    with pytest.raises(DivergedError):
+        make(tmp_path / "run", **SETTINGS).train()
+
+    assert set(states(tmp_path / "run")) == {"step-00000002"}
+    assert not RunDir(tmp_path / "run").lock.exists()
 
 
 def test_a_broken_disk_in_the_background_ends_all_ranks_alike(tmp_path):

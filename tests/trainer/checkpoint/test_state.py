@@ -19,12 +19,22 @@ from trainer.checkpoint.checking import (
     require_equal,
 )
 from trainer.checkpoint.rng import capture_rng, restore_rng, seed_everything
-from trainer.checkpoint.state import capture, restore, restore_weights, snapshot
+from trainer.checkpoint.state import (
+    ModelMismatchError,
+    capture,
+    restore,
+    restore_weights,
+    snapshot,
+)
 from trainer.distributed.world import World
+from trainer.optim.ema import WeightAverage
+from trainer.optim.schedules import Schedule, ScheduledRates, TorchRates
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.complex128),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu),
+    *(torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+    *(torch.complex32, torch.complex64, torch.complex128),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
     *(torch.uint16, torch.uint32, torch.uint64),
 ]
@@ -52,6 +62,7 @@ def tensors(draw):
     return tensor.t() if is_turned and tensor.dim() == 2 else tensor
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @settings(max_examples=200)
 @given(st.lists(tensors(), min_size=1, max_size=4))
 def test_every_tensor_comes_back_bit_for_bit(found):
@@ -141,6 +152,45 @@ def test_keys_that_a_wrapper_left_behind_are_taken():
     restore(saved, state, World(), seed=0)
 
     assert torch.equal(state.model[0].weight, saved["model"]["module.0.weight"])
+
+
+class Holding(nn.Module):
+    def __init__(self, part):
+        super().__init__()
+        self.module = part
+
+
+def test_a_part_of_its_own_that_is_called_module_keeps_its_name():
+    state, other = make_state(), make_state(seed=1)
+    for one in (state, other):
+        one.model = Holding(one.model)
+        one.average = WeightAverage(one.model, 0.9)
+    saved = payload(state)
+
+    restore(saved, other, World(), seed=1, with_optimizer=False)
+
+    assert differences(saved["model"], payload(other)["model"]) == []
+    assert differences(saved["average"], payload(other)["average"]) == []
+
+
+@pytest.mark.parametrize("kind", ["ours", "torch's"])
+def test_a_new_optimizer_keeps_its_own_rates_at_the_step_of_the_checkpoint(kind):
+    saved, other = payload(make_state()), make_state(seed=1)
+    groups = [{"params": [p]} for p in other.model.parameters()]
+    optimizer = torch.optim.SGD(groups, lr=0.5)
+    other.optimizer = optimizer
+    if kind == "ours":
+        other.rates = ScheduledRates(Schedule("linear", 6), optimizer)
+    else:
+        linear = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=6)
+        other.rates = TorchRates(linear)
+
+    remarks = restore(saved, other, World(), seed=1, with_optimizer=False)
+
+    assert remarks == ["the optimizer starts afresh"]
+    assert other.progress.step == 3
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.25] * 4)
 
 
 def test_another_number_of_ranks_is_told_and_gets_random_numbers_of_its_own():
@@ -247,6 +297,6 @@ def test_a_model_of_another_shape_is_refused():
     saved = payload(make_state())
     state = make_state(width=5)
 
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ModelMismatchError, match=r"size mismatch for 0.weight"):
         restore(saved, state, World(), seed=0)
     assert isinstance(state.model, nn.Module)
