@@ -24,10 +24,10 @@ _POLL_S = 0.1
 _STOP_S = 60.0
 _SIZES = {
     "ddp": (
-        *("--nproc", "2", "--steps", "300", "--save-every", "50"),
+        *("--nproc", "2", "--steps", "300", "--save-every", "25"),
         *("--eval-every", "50", "--norms-every", "10"),
     ),
-    "fl": ("--clients", "3", "--rounds", "40"),
+    "fl": ("--clients", "3", "--rounds", "120"),
 }
 """So that a demo shows everything and ends within a minute."""
 
@@ -65,6 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
             start_new_session=True,
         )
     if has_terminal():
+        say("the trainer loads; the screen opens when it begins")
         _wait_for_run(path, process)
         with sickness:
             exit_code = open_screen(arguments, path)

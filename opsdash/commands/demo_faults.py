@@ -31,7 +31,7 @@ _AWAY_S = 4.0
 """Longer than a lost client holds its round up."""
 
 WORDS = {
-    "straggler": "is stopped and let go a dozen times a second",
+    "straggler": "is stopped and let go six times a second",
     "hang": "is stopped for two minutes",
     "kill": "is killed",
     "corrupt": "has a bit flipped on the disk: v reads it again",

@@ -79,8 +79,9 @@ def describe(event: ev.Event) -> str:
 def _started(event: ev.RunStarted) -> str:
     if event.segment > 1:
         return f"goes on in segment {event.segment}"
-    ranks = "" if event.world_size is None else f" of {event.world_size}"
-    return f"attempt {event.attempt} began: process {event.pid} on {event.host}{ranks}"
+    num = event.world_size
+    where = f"process {event.pid} on {event.host}" + (f", 1 of {num}" if num else "")
+    return f"attempt {event.attempt} began: {where}"
 
 
 def _ended(event: ev.RunEnded) -> str:
@@ -277,7 +278,7 @@ def _chunk_repaired(event: ev.ChunkRepaired) -> str:
 
 
 def _collectives(event: ev.CollectivesSampled) -> str:
-    return f"{len(event.started_ns)} collectives of {event.group} sampled"
+    return f"{len(event.started_ns)} collectives sampled, group {event.group}"
 
 
 _WORDS: dict[type[ev.Event], Callable[[Any], str]] = {

@@ -173,7 +173,8 @@ def _checkpoint(evidence: Evidence) -> Iterator[Reason]:
         return
     fix = _command("verify", evidence)
     if newest.stage == "damaged":
-        text = f"the newest checkpoint {newest.name} is damaged: {newest.why_not}"
+        what = _damage(newest.why_not or "untold")
+        text = f"the newest checkpoint {newest.name} is damaged: {what}"
         yield Reason(Severity.ERROR, text, fix)
         return
     is_saving = any(row.phase == "saving" for row in evidence.ranks)
@@ -181,6 +182,15 @@ def _checkpoint(evidence: Evidence) -> Iterator[Reason]:
     if not is_saving and abs(age_ns) > _UNVERIFIED_GRACE_NS:
         text = f"the newest checkpoint {newest.name} is not verified: {newest.why_not}"
         yield Reason(Severity.WARNING, text, fix)
+
+
+def _damage(why: str) -> str:
+    """Return what was found first; the pane of checkpoints has it with all figures."""
+    by, found, what = why.partition(" found it damaged: ")
+    text = f"{what} (found by {by})" if found else why
+    figures = text.find(" (expected ")
+    end = text.find(")", figures) + 1
+    return text if figures < 0 or not end else text[:figures] + text[end:]
 
 
 def _nonfinite(evidence: Evidence) -> Iterator[Reason]:

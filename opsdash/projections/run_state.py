@@ -16,6 +16,7 @@ from opsdash.projections.batch import Batch
 from opsdash.projections.checkpoints import CheckpointRow
 from opsdash.projections.event_words import Severity
 from opsdash.projections.lateness import Straggler
+from opsdash.projections.plausible import clip
 from opsdash.projections.ranks import RankRow
 from opsdash.projections.rounds import ClientRow
 from opsdash.projections.steps import Nonfinite
@@ -28,6 +29,8 @@ REMOTE_SILENT_NS = 3_000_000_000
 """Three heartbeats: a remote run that stands still so long cannot be judged."""
 START_NS = 60_000_000_000
 """A start may take so long before its first event."""
+_ERROR_ROOM = 60
+"""Characters of an error that a headline tells; the events have it whole."""
 
 
 class State(StrEnum):
@@ -214,7 +217,27 @@ def _ended(evidence: Evidence) -> tuple[State, str] | None:
         return State.FINISHED, f"{how}{_at_step(evidence)}"
     if any(_is_still_there(row) for row in rows):
         return None
-    return State.DEAD, f"{failed.node} ended with an error: {failed.error or 'untold'}"
+    return State.DEAD, _failure(rows, failed)
+
+
+def _failure(rows: tuple[RankRow, ...], failed: RankRow) -> str:
+    """Return what failed, whoever fell silent first before who only noticed it."""
+    error = clip(failed.error or "untold", _ERROR_ROOM)
+    told = f"{failed.node} ended with an error: {error}"
+    gone = [r for r in rows if not r.ended and r.liveness is Liveness.DEAD]
+    if not gone:
+        return told
+    first = max(gone, key=lambda row: row.seen_age_ns)
+    text = f"{first.node} is gone without a goodbye{_last_step(first)}"
+    if len(gone) > 1:
+        text += f", {len(gone) - 1} more after it"
+    is_culprit = first.seen_age_ns >= failed.seen_age_ns
+    return f"{text}; {told}" if is_culprit else f"{told}; {text}"
+
+
+def _last_step(row: RankRow) -> str:
+    pid = "" if row.pid is None else f" (process {row.pid})"
+    return f"{pid}" if row.step is None else f"{pid} after step {units.count(row.step)}"
 
 
 def _dead(evidence: Evidence) -> tuple[State, str] | None:

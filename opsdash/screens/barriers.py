@@ -14,7 +14,7 @@ from opsdash.screens.hang_facts import HangFacts
 from opsdash.screens.late_heat import BOUNDS_NS, LatenessHeat
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.barrier_board import BarrierBoard, OpenBarrier
-from opsdash.widgets.facts import Facts
+from opsdash.widgets.facts import Fact, Facts
 from opsdash.widgets.heat_map import HeatMap
 from opsdash.widgets.record_table import Field, RecordTable
 from opsdash.widgets.rows import Cell, Column
@@ -23,6 +23,9 @@ from opsdash.widgets.table_messages import Selected
 _SHOWN_AFTER_NS = 500_000_000
 """A wait shorter than this is how training goes, and would only flicker."""
 _COSTLY_FRAC = 0.1
+_NO_BARRIERS = Fact(
+    "empty", "clients of a federation wait at no barrier: 6 shows who was late"
+)
 
 _BLAME: tuple[Field[Blame], ...] = (
     Field(Column("rank", 8), lambda row: Cell(f"rank {row.rank}"), lambda r: r.rank),
@@ -67,6 +70,7 @@ class BarriersPane(Pane):
     DEFAULT_CSS = """
     BarriersPane {
         & > BarrierBoard { height: auto; max-height: 10; }
+        & > #empty { margin: 1 2; }
         & > #hang { height: auto; max-height: 12; }
         & > HeatMap { height: 2fr; min-height: 4; margin: 1 0 0 0; }
         & > RecordTable { height: 1fr; min-height: 4; }
@@ -86,6 +90,7 @@ class BarriersPane(Pane):
             title="lateness",
             say=lambda ns: units.duration(int(ns)),
         )
+        yield Facts(id="empty")
         yield RecordTable(
             _BLAME,
             key=lambda row: row.rank,
@@ -95,6 +100,14 @@ class BarriersPane(Pane):
 
     def show(self, view: View) -> None:
         """Show the run as it is now."""
+        is_federated = view.run.kind == "federated"
+        for part in self.children:
+            part.display = (part.id == "empty") is is_federated
+        self.query_one("#empty", Facts).show([_NO_BARRIERS])
+        if not is_federated:
+            self._show_waits(view)
+
+    def _show_waits(self, view: View) -> None:
         rows = view.run.board(view.now_mono_ns)
         waits = [_open(row) for row in rows if row.waited_ns >= _SHOWN_AFTER_NS]
         self.query_one(BarrierBoard).show(waits, _newest_lateness(view))
@@ -107,12 +120,15 @@ class BarriersPane(Pane):
 
     def focus_first(self) -> None:
         """The heat map is what is looked into."""
-        self.focus_now(self.query_one(HeatMap))
+        if self.query_one(HeatMap).display:
+            self.focus_now(self.query_one(HeatMap))
 
     def filter_rows(self) -> bool:
         """Begin to type a filter of the ranks."""
-        self.query_one(RecordTable).filter_rows()
-        return True
+        table = self.query_one(RecordTable)
+        if table.display:
+            table.filter_rows()
+        return table.display
 
     def on_heat_map_cell_selected(self, event: HeatMap.CellSelected) -> None:
         """Go from a hot cell to what happened then."""

@@ -7,7 +7,7 @@ from opsdash.widgets.client_grid import ClientGrid, GridCell, GridLegend
 
 LEGEND = (
     GridLegend("o", "ok", "joined"),
-    GridLegend("r", "warn", "joined, optimizer reset"),
+    GridLegend("r", "warn", "joined, reset"),
     GridLegend("!", "bad", "refused"),
     GridLegend("-", "bad", "missing"),
     GridLegend("?", "accent", "open"),

@@ -38,7 +38,7 @@ class EventRows:
 
     def __init__(self, log: EventsLog, run: RunDir) -> None:
         self.log = log
-        self._run = run
+        self.run = run
         self._pattern: Matcher = matcher("")
         self._wanted = EventFilter()
         self._found = array("q")
@@ -129,7 +129,7 @@ class EventRows:
         """Return an event's line as it stands on disk; empty: it is gone."""
         row = self.log.row(number)
         try:
-            found = read_line(self._run, row.file, row.offset)
+            found = read_line(self.run, row.file, row.offset)
         except OSError:
             return ""
         return found.decode("utf-8", "replace")
@@ -154,7 +154,7 @@ class EventRows:
 
     def _say_again(self, row: EventRow) -> str:
         try:
-            event = decode(read_line(self._run, row.file, row.offset))
+            event = decode(read_line(self.run, row.file, row.offset))
         except OSError as error:
             return f"its line cannot be read: {error.strerror}"
         return "" if isinstance(event, Undecodable) else describe(event)

@@ -57,9 +57,10 @@ class EventsPane(Pane):
 
     def show(self, view: View) -> None:
         """Show the run as it is now."""
-        if self._rows is None or self._rows.log is not view.run.events:
-            run = RunDir(Path(view.run.directory.path))
-            self._rows = EventRows(view.run.events, run)
+        run, log = RunDir(Path(view.run.directory.path)), view.run.events
+        # Before the first batch nobody knows where the run lies.
+        if self._rows is None or (self._rows.log, self._rows.run) != (log, run):
+            self._rows = EventRows(log, run)
             self._rows.restrict(self._pattern, self._wanted)
         self._advance()
 

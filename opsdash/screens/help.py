@@ -12,7 +12,13 @@ from textual.screen import ModalScreen
 from opsdash.widgets.facts import Fact, Facts
 from opsdash.widgets.key_line import key_name
 
-_TITLES = {"OpsdashApp": "everywhere", "WatchScreen": "between widgets"}
+_TITLES = {
+    "OpsdashApp": "everywhere",
+    "WatchScreen": "in this run",
+    "VirtualTable": "in a list",
+    "RecordTable": "in a list",
+    "Input": "in this field",
+}
 
 
 class HelpScreen(ModalScreen[None]):

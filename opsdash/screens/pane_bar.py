@@ -57,7 +57,7 @@ class PaneBar(LineWidget):
             spans.append(Span(" "))
             self._ends.append(sum(len(span.text) for span in spans))
         room = width - self._ends[-1]
-        note = self.note[: max(0, room - 1)]
+        note = _tail(self.note, room - 1)
         return [(*spans, Span(note.rjust(max(0, room)), "dim"))]
 
     def on_click(self, event: events.Click) -> None:
@@ -66,3 +66,9 @@ class PaneBar(LineWidget):
             if event.x < end:
                 self.post_message(self.Chosen(index))
                 return
+
+
+def _tail(path: str, room: int) -> str:
+    """Return a path, or its last part, where there is room for it whole."""
+    names = (path, path.rpartition("/")[2])
+    return next((name for name in names if len(name) <= room), "")

@@ -4,11 +4,22 @@ from opsdash import units
 from opsdash.projections.run_state import State, Verdict
 from opsdash.screens.pane import View
 
+_KEYS = {
+    "barriers": "2 shows where",
+    "checkpoints": "3 shows it",
+    "verify": "3 shows it, v reads it again",
+    "optimizer": "4 shows it",
+    "chunks": "5 shows it",
+    "rounds": "6 shows since when",
+    "events": "7 tells more",
+}
+"""The key beside the command that helps."""
+
 
 def verdict_text(view: View) -> str:
     """Return everything but the state's own word, most important first."""
     verdict = view.verdict
-    parts = [verdict.headline]
+    parts = [f"{verdict.headline}{_key(verdict)}"]
     is_running = verdict.state in (State.HEALTHY, State.DEGRADED)
     is_federated = view.run.kind == "federated"
     if verdict.state is State.DEGRADED and verdict.step is not None:
@@ -18,7 +29,10 @@ def verdict_text(view: View) -> str:
     if is_running and straggler is not None and not _is_told(verdict):
         share = units.percent(straggler.lost_frac)
         parts.append(f"slowest: rank {straggler.rank}, costs {share}")
-    parts.append(_round(verdict) if is_federated else _checkpoint(verdict))
+    if not is_federated:
+        parts.append(_checkpoint(verdict))
+    elif not verdict.headline.endswith(_at_round(verdict)):
+        parts.append(_round(verdict))
     if verdict.steps_at_risk and verdict.state is not State.FINISHED:
         parts.append(_risk(verdict, "round" if is_federated else "step"))
     if verdict.state is State.DEAD and (is_federated or verdict.last_verified):
@@ -26,6 +40,15 @@ def verdict_text(view: View) -> str:
     if verdict.is_provisional:
         parts.append("still reading")
     return ". ".join(parts)
+
+
+def _key(verdict: Verdict) -> str:
+    """Return which key shows the evidence of what degrades the run."""
+    if verdict.state is not State.DEGRADED or not verdict.reasons:
+        return ""
+    command = (verdict.reasons[0].fix or "").partition("opsdash ")[2].partition(" ")[0]
+    key = _KEYS.get(command)
+    return f" ({key})" if key else ""
 
 
 def _is_told(verdict: Verdict) -> bool:
@@ -37,6 +60,10 @@ def _checkpoint(verdict: Verdict) -> str:
     if row is None:
         return "no verified checkpoint"
     return f"{row.name} verified {units.ago(verdict.verified_age_ns)}"
+
+
+def _at_round(verdict: Verdict) -> str:
+    return f"at round {units.count(verdict.step)}"
 
 
 def _round(verdict: Verdict) -> str:

@@ -58,7 +58,7 @@ class WatchScreen(ThinScreen[None]):
         overflow: hidden;
         background: $background;
         & > #panes { height: 1fr; background: $background; }
-        & > #jobs { height: auto; max-height: 3; background: $background; }
+        & > #jobs { height: auto; max-height: 6; background: $background; }
         &.-narrow {
             & OverviewPane #reasons { width: 2fr; }
             & OverviewPane #ranks { width: 2fr; }

@@ -130,7 +130,7 @@ class HeatMap(LineWidget, can_focus=True):
             self.heading, self.bounds, self._say, glyphs_of(self.app), width
         )
         if not ranks or span is None:
-            return [legend, (Span("no steps yet", "dim"),)]
+            return [legend, (Span("none was measured yet", "dim"),)]
         labels = [self.model.label(rank) for rank in ranks]
         self._label_width = min(max(map(len, labels)) + 1, max(8, width // 4))
         self._view.resize(width - self._label_width, span)

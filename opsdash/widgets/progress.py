@@ -13,8 +13,9 @@ from textual.message import Message
 from opsdash.glyphs import Glyphs, glyphs_of
 from opsdash.units import percent
 from opsdash.widgets.lines import LineWidget
-from opsdash.widgets.spans import Line, Span, fit, within
+from opsdash.widgets.spans import Line, Span, fit, within, wrap
 
+_MAX_REASON_LINES = 2
 _OUTCOME_TONES = {"ok": "ok", "failed": "bad", "cancelled": "warn"}
 
 
@@ -40,7 +41,7 @@ class JobState:
 class JobLine(LineWidget, can_focus=True):
     """Title, bar, detail, and how it ended."""
 
-    DEFAULT_CSS = "JobLine { height: 1; }"
+    DEFAULT_CSS = "JobLine { height: auto; }"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("x", "cancel", "Cancel job")]
 
     class CancelRequested(Message):
@@ -70,12 +71,12 @@ class JobLine(LineWidget, can_focus=True):
         self.state = state
         self.changed()
 
-    def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002 - it is one line
-        """Return the job as one line."""
+    def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002 - as high as it needs
+        """Return the job as one line; why it failed is told on more."""
         glyphs = glyphs_of(self.app)
         if self.state.is_running:
             return [self._while_running(width, glyphs)]
-        return [self._when_ended(width, glyphs)]
+        return self._when_ended(width, glyphs)
 
     def action_cancel(self) -> None:
         """Ask for the job to stop, if it runs."""
@@ -99,14 +100,21 @@ class JobLine(LineWidget, can_focus=True):
         )
         return within(spans, width, glyphs.ellipsis)
 
-    def _when_ended(self, width: int, glyphs: Glyphs) -> Line:
+    def _when_ended(self, width: int, glyphs: Glyphs) -> list[Line]:
         state = self.state
         marks = {"ok": glyphs.finished, "failed": glyphs.dead}
         tone = _OUTCOME_TONES.get(state.outcome, "warn")
         mark = marks.get(state.outcome, glyphs.degraded)
-        spans = (
+        head = (
             Span(f"{mark} {state.outcome} ", tone),
             Span(f"{state.title} ", "title"),
-            Span(state.detail),
         )
-        return within(spans, width, glyphs.ellipsis)
+        room = width - sum(len(span.text) for span in head)
+        if state.outcome != "failed" or len(state.detail) <= room:
+            return [within((*head, Span(state.detail)), width, glyphs.ellipsis)]
+        parts = wrap(state.detail, max(8, width - 2))
+        if len(parts) > _MAX_REASON_LINES:
+            rest = " ".join(parts[_MAX_REASON_LINES - 1 :])
+            parts[_MAX_REASON_LINES - 1 :] = [rest]
+        reason = (within((Span("  "), Span(p)), width, glyphs.ellipsis) for p in parts)
+        return [within(head, width, glyphs.ellipsis), *reason]

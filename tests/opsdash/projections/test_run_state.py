@@ -1,5 +1,7 @@
 """The verdict: five states, each at its threshold."""
 
+import os
+
 import msgspec
 import pytest
 
@@ -353,6 +355,22 @@ def test_a_run_that_ended_with_an_error_is_dead_and_says_which(tmp_path):
 
     assert verdict.state is State.DEAD
     assert verdict.headline == "rank-0 ended with an error: CUDA out of memory"
+
+
+def test_a_process_that_fell_silent_first_is_named_before_who_noticed_it(tmp_path):
+    writer = run_of(tmp_path, dead_process())
+    os.utime(writer.file("rank-00001"), (1, 1))
+    fault = "RankMissingError: " + "a rank left in the middle of a step " * 9
+    writer.emit(0, ev.RunEnded, reason="error", error=fault)
+
+    verdict = Watcher(writer.run).verdict()
+
+    gone = "rank-1 is gone without a goodbye (process "
+    noticed = "; rank-0 ended with an error: RankMissingError: a rank left"
+    assert verdict.state is State.DEAD
+    assert verdict.headline.startswith(gone)
+    assert f"after step 5{noticed}" in verdict.headline
+    assert len(verdict.headline) < 240
 
 
 def test_one_rank_that_failed_while_others_go_on_degrades(writer):

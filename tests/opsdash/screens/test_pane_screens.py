@@ -2,10 +2,11 @@
 
 import pytest
 
-from opsdash.screens.watch import PANES
+from agent.rundir.layout import RunDir
+from opsdash.screens.watch import EVENTS, PANES
 from tests.run_states import STATES
-from tests.screen_text import assert_screen
-from tests.watched import refreshed, still_clocks, watching
+from tests.screen_text import assert_screen, screen_text
+from tests.watched import WatchedApp, refreshed, still_clocks, until, watching
 
 SIZES = [(120, 36), (80, 24)]
 
@@ -39,3 +40,17 @@ async def test_a_run_is_shown_by_every_pane(tmp_path, monkeypatch, state, size):
 
             name = f"panes/{state}-{size[0]}x{size[1]}-{index + 1}-{pane.TITLE}"
             assert_screen(app, name)
+
+
+async def test_events_have_words_also_when_they_were_looked_at_before_any_was_read(
+    tmp_path,
+):
+    writer = STATES["live"](tmp_path / "run")
+    app = WatchedApp(RunDir(writer.path))
+
+    async with app.run_test(size=(120, 36)) as pilot:
+        await app.watch.show_pane(EVENTS)
+        await until(pilot, lambda: app.attached.folded.is_caught_up)
+        await refreshed(app, pilot)
+
+        assert "resident" in screen_text(app)

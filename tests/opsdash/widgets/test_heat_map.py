@@ -69,7 +69,7 @@ async def test_without_steps_it_says_so():
     async with app.run_test(size=(60, 6)) as pilot:
         await pilot.press("j", "plus", "enter", "0", "g")
 
-        assert "no steps yet" in screen_text(app)
+        assert "none was measured yet" in screen_text(app)
 
 
 @pytest.mark.parametrize(
