@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
+from torch.optim import Adagrad, Optimizer
 
 from agent.emitter import Emitter
 from agent.probes.optimizer import measure
@@ -37,6 +37,8 @@ def clear_state(
         return
     with changed_state(emitter, optimizer, cause):
         optimizer.state.clear()
+        if isinstance(optimizer, Adagrad):
+            _begin_anew(optimizer)
 
 
 @contextmanager
@@ -57,6 +59,19 @@ def changed_state(
         data_position=cause.data_position,
         seed=cause.seed,
     )
+
+
+def _begin_anew(optimizer: Adagrad) -> None:
+    """Give it the state that it has before its first step.
+
+    Alone in torch it fills its state when it is constructed, and cannot step
+    without.
+    """
+    new = Adagrad(
+        [dict(group) for group in optimizer.param_groups],
+        initial_accumulator_value=optimizer.defaults["initial_accumulator_value"],
+    )
+    optimizer.state.update(new.state)
 
 
 def _norms(emitter: Emitter, optimizer: Optimizer) -> dict[str, float | None]:
