@@ -197,17 +197,15 @@ class Agent:
 
         Where `step_ns` is not given, it is the time since the step before.
         """
-        self.emitter.step = step
-        fields.setdefault("step_ns", self._activity.stepped())
-        busy_ns = self.emitter.busy_ns
-        self.emit(
-            StepDone,
-            step=step,
-            waits=self.barriers.take_pending(),
-            agent_ns=busy_ns - self._told_busy_ns,
-            **fields,
-        )
+        emitter, activity = self.emitter, self._activity
+        emitter.step = step
+        fields.setdefault("step_ns", activity.stepped())
+        activity.progress += 1
+        busy_ns = emitter.busy_ns
+        fields["agent_ns"] = busy_ns - self._told_busy_ns
+        fields["waits"] = self.barriers.take_pending()
         self._told_busy_ns = busy_ns
+        emitter.emit(StepDone, step=step, **fields)
         if fields.get("nonfinite"):
             self.emit(NonfiniteFound, tensor=fields["nonfinite"], where="gradient")
 

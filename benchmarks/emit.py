@@ -42,8 +42,8 @@ TARGETS = {ADD_SCALAR: 20, SLOW: 50, SPAN: 10, JSON: 5, GAUGE: None}
 
 @contextmanager
 def stamped_event(folder: Path) -> Iterator[Log]:
-    emitter = Emitter(folder / "stamped.jsonl", node="rank-0", rank=0)
-    put, done = emitter.put, emitter.stamped(StepDone)
+    emitter = Emitter(folder / "rank-00000.jsonl", node="rank-0", rank=0)
+    put, done = emitter.put, emitter.stamped(StepDone, "step", "loss")
 
     def log(steps: range) -> None:
         for step in steps:
@@ -55,7 +55,7 @@ def stamped_event(folder: Path) -> Iterator[Log]:
 
 @contextmanager
 def emitted_event(folder: Path) -> Iterator[Log]:
-    emitter = Emitter(folder / "emitted.jsonl", node="rank-0", rank=0)
+    emitter = Emitter(folder / "rank-00000.jsonl", node="rank-0", rank=0)
     emit = emitter.emit
 
     def log(steps: range) -> None:

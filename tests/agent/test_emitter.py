@@ -15,6 +15,7 @@ import pytest
 from agent.emitter import Emitter
 from agent.rundir.events import (
     AnyEvent,
+    EventsDropped,
     Heartbeat,
     StepDone,
     decode,
@@ -164,6 +165,35 @@ def test_a_stamped_event_is_written_like_an_emitted_one(tmp_path):
     one, two = decode_lines((tmp_path / "x.jsonl").read_bytes())
     clocks = {"seq": 1, "time_ns": two.time_ns, "mono_ns": two.mono_ns}
     assert msgspec.structs.replace(one, **clocks) == two
+
+
+def test_a_hot_loop_may_say_which_fields_it_gives(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+    emitter.emit(StepDone, step=1, loss=0.5, waits=())
+
+    assert emitter.put(emitter.stamped(StepDone, "step", "loss")(step=1, loss=0.5))
+
+    one, two = decode_lines((tmp_path / "x.jsonl").read_bytes())
+    clocks = {"seq": 1, "time_ns": two.time_ns, "mono_ns": two.mono_ns}
+    assert msgspec.structs.replace(one, **clocks) == two
+
+
+@pytest.mark.parametrize("name", ["losss", "time_ns", "seq"])
+def test_a_hot_loop_cannot_give_what_the_event_has_not_or_fills_in(tmp_path, name):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+
+    with pytest.raises(ValueError, match=f"`{name}` is no field"):
+        emitter.stamped(StepDone, name)
+
+
+def test_a_long_line_leaves_no_trace_in_a_short_one(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+    reasons = ["x" * 100_000, "", "y" * 300, "z"]
+
+    for reason in reasons:
+        emitter.emit(EventsDropped, num_dropped=1, reason=reason)
+
+    assert [line["reason"] for line in lines(tmp_path / "x.jsonl")] == reasons
 
 
 @pytest.mark.parametrize("event_type", get_args(AnyEvent))

@@ -225,6 +225,15 @@ def test_the_time_between_two_steps_is_told_where_the_trainer_gives_none(tmp_pat
     assert steps[2] == 7
 
 
+def test_what_the_agent_fills_in_itself_cannot_be_given_and_raises_nothing(tmp_path):
+    with Agent.attach(tmp_path) as agent:
+        agent.step_done(1, loss=0.5, waits=(), agent_ns=7)
+
+    [step] = [e for e in events(tmp_path) if kind(e) == "step_done"]
+    assert step.loss == 0.5
+    assert step.agent_ns != 7
+
+
 def test_a_kind_of_request_that_does_not_exist_is_a_programmers_mistake(tmp_path):
     with Agent.attach(tmp_path) as agent, pytest.raises(ValueError, match="`dance`"):
         agent.accept("stop", "dance")
