@@ -15,7 +15,7 @@ from agent.rundir.verify.checkpoint import verify_checkpoint_dir
 from agent.rundir.verify.deep import look_deep
 from agent.rundir.verify.one_file import verify_file
 from agent.rundir.verify.outcome import Outcome
-from agent.rundir.verify.shards import METADATA_NAME, verify_shards
+from agent.rundir.verify.shards import METADATA_NAME, list_shards, verify_shards
 from agent.rundir.verify.source import reason
 from agent.rundir.verify.task import Task
 from agent.rundir.verify.text import MAX_PATH_CHARACTERS, visible
@@ -112,6 +112,14 @@ def _report_directory(path: Path, name: str, outcome: Outcome) -> None:
             State.DAMAGED,
             MANIFEST_NAME,
             f"`{visible(name)}` is named as a checkpoint and its manifest is missing",
+        )
+    elif list_shards(path):
+        # It is the last that is written.
+        outcome.add(
+            State.TRUNCATED,
+            METADATA_NAME,
+            f"`{visible(name)}` has shards and no `{METADATA_NAME}`: its save did "
+            "not end",
         )
     else:
         outcome.add(

@@ -41,11 +41,15 @@ class NotAPickleError(Exception):
 
     Attributes:
         ends_early: every byte was used and more were needed.
+        is_too_long: it may be a pickle; it was not followed to its end.
     """
 
-    def __init__(self, message: str, *, ends_early: bool = False) -> None:
+    def __init__(
+        self, message: str, *, ends_early: bool = False, is_too_long: bool = False
+    ) -> None:
         super().__init__(message)
         self.ends_early = ends_early
+        self.is_too_long = is_too_long
 
 
 @dataclass(eq=False)
@@ -97,6 +101,10 @@ class Sketch:
             names.setdefault(storage.key, path)
         return names
 
+    def texts(self) -> set[str]:
+        """Return every string that is a value, a key or an argument."""
+        return {found for found in _iter_values(self.root) if isinstance(found, str)}
+
 
 def sketch_pickle(data: bytes) -> Sketch:
     """Sketch the pickle at the start of `data`; what follows it is ignored.
@@ -109,7 +117,9 @@ def sketch_pickle(data: bytes) -> Sketch:
     try:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if step > _MAX_STEPS:
-                raise NotAPickleError(f"it has more than {_MAX_STEPS} opcodes")
+                raise NotAPickleError(
+                    f"it has more than {_MAX_STEPS} opcodes", is_too_long=True
+                )
             machine.step(opcode, argument)
         root = machine.stack.pop()
     except (ValueError, LookupError, TypeError, OverflowError, Warning) as error:
@@ -305,6 +315,21 @@ def _iter_storages(root: object) -> Iterator[tuple[str, Storage]]:
         ]
         children += [(_join(path, key), item, False) for key, item in value.items]
         waiting += reversed(children)
+
+
+def _iter_values(root: object) -> Iterator[object]:
+    """Walk everything that is in the sketch, each node once."""
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting and len(seen) < _MAX_NODES:
+        value = waiting.pop()
+        if not isinstance(value, Node):
+            yield value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.parts
+            for pair in value.items:
+                waiting += pair
 
 
 def _join(path: str, key: object) -> str:

@@ -288,6 +288,41 @@ class TestShards:
 
         assert verify_path(shards).state is State.TRUNCATED
 
+    def test_metadata_that_end_early_are_truncated(self, shards):
+        path = shards / ".metadata"
+        data = path.read_bytes()
+
+        states = set()
+        for size in range(1, len(data), 7):
+            path.write_bytes(data[:size])
+            states.add(verify_path(shards).state)
+
+        assert states == {State.TRUNCATED}
+
+    @pytest.mark.parametrize("spoil", [lambda d: d + b"x", lambda d: b"x" + d])
+    def test_metadata_with_more_than_a_pickle_are_damaged(self, shards, spoil):
+        path = shards / ".metadata"
+        path.write_bytes(spoil(path.read_bytes()))
+
+        assert verify_path(shards).state is State.DAMAGED
+
+    def test_a_shard_that_is_named_and_missing_is_damage(self, shards):
+        path = next(shards.glob("*.distcp"))
+        path.rename(shards / "other.distcp")
+
+        verdict = verify_path(shards)
+
+        assert verdict.state is State.DAMAGED
+        assert f"names `{path.name}`, which is not there" in verdict.findings[0].message
+
+    def test_a_save_that_did_not_get_to_its_metadata_did_not_end(self, shards):
+        (shards / ".metadata").unlink()
+
+        verdict = verify_path(shards)
+
+        assert verdict.state is State.TRUNCATED
+        assert "its save did not end" in verdict.findings[0].message
+
     def test_a_single_shard_is_sound_in_itself(self, shards):
         assert verify_path(next(shards.glob("*.distcp"))).state is State.SOUND
 
