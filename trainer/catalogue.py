@@ -30,9 +30,9 @@ class Setting(NamedTuple):
         return "OPSDASH_" + self.name.upper()
 
 
-def settings() -> tuple[Setting, ...]:
-    """Return every field, in the order in which they are documented."""
-    types = get_type_hints(TrainConfig)
+def settings(kind: type = TrainConfig) -> tuple[Setting, ...]:
+    """Return every field of a class of settings, in the order of the documentation."""
+    types = get_type_hints(kind)
     return tuple(
         Setting(
             name=field.name,
@@ -42,16 +42,21 @@ def settings() -> tuple[Setting, ...]:
             type=Annotated[types[field.name], field.metadata["meta"]],
             default=field.default,
         )
-        for field in dataclasses.fields(TrainConfig)
+        for field in dataclasses.fields(kind)
     )
 
 
-def defining(config: TrainConfig, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
+def defining(
+    config: object,
+    sections: Collection[str] = DEFINING,
+    *,
+    leave_out: Collection[str] = (),
+) -> dict[str, Any]:
     """Return what an existing run is only continued with, less some sections."""
     return {
         setting.name: getattr(config, setting.name)
-        for setting in settings()
-        if setting.section in DEFINING and setting.section not in leave_out
+        for setting in settings(type(config))
+        if setting.section in sections and setting.section not in leave_out
     }
 
 
@@ -61,14 +66,14 @@ def lasting(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **{s.name: s.default for s in once})
 
 
-def as_flags(config: TrainConfig) -> list[str]:
+def as_flags(config: object) -> list[str]:
     """Return the flags that make this configuration out of the defaults.
 
     What came from the environment or from a file becomes a flag too, so that
     the run can be started again anywhere.
     """
     flags = []
-    for setting in settings():
+    for setting in settings(type(config)):
         value = getattr(config, setting.name)
         # A default that overrules a variable has to overrule it again.
         if value == setting.default and setting.variable not in os.environ:

@@ -20,7 +20,7 @@ ONCE = ("starting", "drills")
 """Sections that are meant for one start, and not for the ones after it."""
 
 
-def _setting(
+def setting(
     section: str,
     description: str,
     *,
@@ -28,24 +28,25 @@ def _setting(
     unit: str = "",
     **limits: Any,  # noqa: ANN401 - what msgspec.Meta takes: ge, gt, le, lt
 ) -> Any:  # noqa: ANN401 - stands where a default of any type may stand
+    """Return a field of a class of settings: what a flag, a file and `--help` need."""
     meta = Meta(description=description, **limits)
     return dataclasses.field(
         default=default, metadata={"section": section, "unit": unit, "meta": meta}
     )
 
 
-_training = partial(_setting, "training")
-_data = partial(_setting, "data")
-_model = partial(_setting, "model")
-_optimizer = partial(_setting, "optimizer")
-_schedule = partial(_setting, "schedule")
-_averages = partial(_setting, "averages")
-_evaluation = partial(_setting, "evaluation")
-_checkpoints = partial(_setting, "checkpoints")
-_starting = partial(_setting, "starting")
-_drills = partial(_setting, "drills")
-_processes = partial(_setting, "processes")
-_telemetry = partial(_setting, "telemetry")
+_training = partial(setting, "training")
+_data = partial(setting, "data")
+_model = partial(setting, "model")
+_optimizer = partial(setting, "optimizer")
+_schedule = partial(setting, "schedule")
+_averages = partial(setting, "averages")
+_evaluation = partial(setting, "evaluation")
+_checkpoints = partial(setting, "checkpoints")
+_starting = partial(setting, "starting")
+_drills = partial(setting, "drills")
+_processes = partial(setting, "processes")
+_telemetry = partial(setting, "telemetry")
 
 
 @dataclass(frozen=True, kw_only=True)

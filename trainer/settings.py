@@ -66,10 +66,10 @@ class UsageParser(argparse.ArgumentParser):
         )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser, kind: type = TrainConfig) -> None:
     """Give a parser one flag per setting, grouped as they are documented."""
     groups: dict[str, Any] = {}
-    for setting in settings():
+    for setting in settings(kind):
         if setting.section not in groups:
             groups[setting.section] = parser.add_argument_group(setting.section)
         is_switch = isinstance(setting.default, bool)
@@ -92,20 +92,41 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def read_config(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
 ) -> TrainConfig:
-    """Put the configuration together.
-
-    Args:
-        flags: By field name; None where the flag was not given.
-        environment: `os.environ`.
-        file: The TOML file; None: there is none.
+    """Put the data-parallel trainer's configuration together; see `read_values`.
 
     Raises:
         UsageError: a key is unknown, or a value is not what its setting takes.
     """
-    from_file = _read_file(file) if file is not None else {}
-    _refuse_near_misses(environment)
+    config = TrainConfig(**read_values(TrainConfig, flags, environment, file))
+    _check_together(config)
+    return config
+
+
+def read_values(
+    kind: type,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None,
+    *,
+    command: str = "ddp",
+) -> dict[str, Any]:
+    """Return what was given of the settings of a class, by name, and checked.
+
+    Args:
+        kind: The class.
+        flags: By field name; None where the flag was not given.
+        environment: `os.environ`.
+        file: The TOML file; None: there is none.
+        command: Whose `--help` lists the settings.
+
+    Raises:
+        UsageError: a key is unknown, or a value is not what its setting takes.
+    """
+    known = settings(kind)
+    from_file = {} if file is None else _read_file(file, known, command)
+    _refuse_near_misses(environment, known)
     values = {}
-    for setting in settings():
+    for setting in known:
         if flags.get(setting.name) is not None:
             source, value = setting.flag, flags[setting.name]
         elif setting.variable in environment:
@@ -118,9 +139,7 @@ def read_config(
         else:
             continue
         values[setting.name] = _converted(setting, value, source)
-    config = TrainConfig(**values)
-    _check_together(config)
-    return config
+    return values
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -142,26 +161,28 @@ def _converted(setting: Setting, value: Any, source: str) -> Any:  # noqa: ANN40
     return converted
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def _read_file(file: Path, known: tuple[Setting, ...], command: str) -> dict[str, Any]:
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"`{file}` cannot be read as TOML: {error}") from error
-    names = {setting.name for setting in settings()}
+    names = {setting.name for setting in known}
     for key in found:
         if key not in names:
             near = nearest(key, names)
             raise UsageError(
                 f"`{file}` has an unknown key `{key}`"
                 + (f": did you mean `{near}`" if near else ""),
-                hint="python -m trainer ddp --help",
+                hint=f"python -m trainer {command} --help",
             )
     return found
 
 
-def _refuse_near_misses(environment: Mapping[str, str]) -> None:
+def _refuse_near_misses(
+    environment: Mapping[str, str], known: tuple[Setting, ...]
+) -> None:
     """Refuse a misspelt setting; other parts of the product have variables too."""
-    names = {setting.variable for setting in settings()}
+    names = {setting.variable for setting in known}
     for name in environment:
         if not name.startswith(_PREFIX) or name in names:
             continue

@@ -5,14 +5,12 @@ federation trains one thing. Fields of the sections in `DEFINING` make up what
 is being trained: an existing run is only continued with the same ones.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, Literal
 
-from msgspec import Meta
-
-from trainer.catalogue import Setting
+from trainer import catalogue
+from trainer.config import setting
 from trainer.federated.terms import SECOND_NS, RoundRules
 
 DEFINING = ("data", "local", "server")
@@ -24,26 +22,12 @@ BUILT_IN = (DIGITS, LINEAR)
 """Data that needs no file."""
 
 
-def _setting(
-    section: str,
-    description: str,
-    *,
-    default: object,
-    unit: str = "",
-    **limits: Any,  # noqa: ANN401 - of `Meta`, whose overloads name them
-) -> Any:  # noqa: ANN401 - stands where a default of any type may stand
-    meta = Meta(description=description, **limits)
-    return dataclasses.field(
-        default=default, metadata={"section": section, "unit": unit, "meta": meta}
-    )
-
-
-_rounds = partial(_setting, "rounds")
-_data = partial(_setting, "data")
-_local = partial(_setting, "local")
-_server = partial(_setting, "server")
-_returning = partial(_setting, "returning")
-_store = partial(_setting, "store")
+_rounds = partial(setting, "rounds")
+_data = partial(setting, "data")
+_local = partial(setting, "local")
+_server = partial(setting, "server")
+_returning = partial(setting, "returning")
+_store = partial(setting, "store")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,43 +159,9 @@ class FederatedConfig:
         return self.min_clients or max(self.min_updates, (self.clients + 1) // 2)
 
 
-def settings() -> tuple[Setting, ...]:
-    """Return every field, in the order in which they are documented."""
-    types = get_type_hints(FederatedConfig)
-    return tuple(
-        Setting(
-            name=field.name,
-            section=field.metadata["section"],
-            unit=field.metadata["unit"],
-            description=field.metadata["meta"].description,
-            type=Annotated[types[field.name], field.metadata["meta"]],
-            default=field.default,
-        )
-        for field in dataclasses.fields(FederatedConfig)
-    )
-
-
 def defining(config: FederatedConfig) -> dict[str, Any]:
     """Return what an existing run is only continued with."""
-    return {
-        setting.name: getattr(config, setting.name)
-        for setting in settings()
-        if setting.section in DEFINING
-    }
-
-
-def as_flags(config: FederatedConfig) -> list[str]:
-    """Return the flags that make this configuration out of the defaults."""
-    flags = []
-    for setting in settings():
-        value = getattr(config, setting.name)
-        if value == setting.default:
-            continue
-        if isinstance(value, bool):
-            flags.append(setting.flag if value else f"--no-{setting.flag[2:]}")
-        else:
-            flags += [setting.flag, str(value)]
-    return flags
+    return catalogue.defining(config, DEFINING)
 
 
 def round_rules(config: FederatedConfig) -> RoundRules:

@@ -18,8 +18,9 @@ from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.layout import RunDir
 from agent.session import Agent
 from agent.start import RunStart, begin_run
+from trainer.catalogue import settings
 from trainer.federated.client import Surroundings
-from trainer.federated.config import FederatedConfig, defining, settings
+from trainer.federated.config import FederatedConfig, defining
 from trainer.federated.flower_messages import (
     Answer,
     Ask,
@@ -127,7 +128,7 @@ def _config(given: dict[str, Any]) -> FederatedConfig:
     """
     file = given.pop(_CONFIG, "")
     flags = {name.replace("-", "_"): value for name, value in given.items()}
-    known = {setting.name for setting in settings()}
+    known = {setting.name for setting in settings(FederatedConfig)}
     for name in flags:
         if name not in known:
             near = nearest(name, known)

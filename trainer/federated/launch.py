@@ -21,12 +21,13 @@ from typing import Any
 import msgspec
 
 from agent.rundir.errors import EXIT_INTERNAL, RunDirError
+from trainer.catalogue import as_flags
 from trainer.console import say
-from trainer.federated.config import FederatedConfig, as_flags, client_keys
+from trainer.federated.config import FederatedConfig, client_keys
 from trainer.federated.lifeline import STOP_SIGNALS
 from trainer.federated.security import TOKEN_VARIABLE
-from trainer.federated.settings import add_settings, read_config
-from trainer.settings import UsageParser
+from trainer.federated.settings import read_config
+from trainer.settings import UsageParser, add_settings
 
 _LEAVE_S = 10.0
 """How long clients may take to end once the server has."""
@@ -60,7 +61,7 @@ def _parser() -> UsageParser:
         default=0,
         help="of each process that was killed (default: %(default)s)",
     )
-    add_settings(parser)
+    add_settings(parser, FederatedConfig)
     return parser
 
 

@@ -17,8 +17,9 @@ from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir, round_checkpoint_name
 from agent.session import Agent
 from agent.start import RunStart, begin_run
+from trainer.catalogue import as_flags
 from trainer.console import say
-from trainer.federated.config import FederatedConfig, as_flags, defining
+from trainer.federated.config import FederatedConfig, defining
 from trainer.federated.coordinator import Coordinator
 from trainer.federated.global_model import GlobalModel
 from trainer.federated.lifeline import Stops
@@ -31,10 +32,10 @@ from trainer.federated.security import (
     server_security,
 )
 from trainer.federated.server_events import ServerEvents
-from trainer.federated.settings import add_settings, read_config
+from trainer.federated.settings import read_config
 from trainer.federated.terms import Finish
 from trainer.federated.transport import TransportServer
-from trainer.settings import UsageParser
+from trainer.settings import UsageParser, add_settings
 
 NODE = "server"
 _STOP_GRACE_S = 1.0
@@ -102,7 +103,7 @@ def _parser() -> UsageParser:
     parser.add_argument("--announce-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--lifeline-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--resume-command", help=argparse.SUPPRESS)
-    add_settings(parser)
+    add_settings(parser, FederatedConfig)
     return parser
 
 

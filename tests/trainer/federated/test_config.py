@@ -3,21 +3,20 @@
 import pytest
 
 from agent.rundir.errors import EXIT_USAGE
+from trainer.catalogue import as_flags, settings
 from trainer.federated.config import (
     FederatedConfig,
-    as_flags,
     client_keys,
     defining,
     round_rules,
-    settings,
 )
-from trainer.federated.settings import add_settings, read_config
-from trainer.settings import UsageError, UsageParser
+from trainer.federated.settings import read_config
+from trainer.settings import UsageError, UsageParser, add_settings
 
 
 def parse(*arguments):
     parser = UsageParser(prog="test")
-    add_settings(parser)
+    add_settings(parser, FederatedConfig)
     known = parser.parse(list(arguments))
     return read_config(vars(known), {}, known.config)
 
@@ -93,5 +92,16 @@ def test_half_of_the_clients_are_enough_unless_said_otherwise():
 
 
 def test_every_setting_is_described():
-    assert all(setting.description for setting in settings())
+    assert all(setting.description for setting in settings(FederatedConfig))
     assert client_keys(FederatedConfig(clients=2)) == ["client-1", "client-2"]
+
+
+def test_a_misspelt_variable_is_refused_with_the_right_one():
+    with pytest.raises(UsageError, match="did you mean `OPSDASH_ROUND_LIMIT_S`"):
+        read_config({}, {"OPSDASH_ROUND_LIMIT": "3"}, None)
+
+
+def test_a_default_that_overrules_a_variable_is_kept_for_the_next_start(monkeypatch):
+    monkeypatch.setenv("OPSDASH_ROUNDS", "9")
+
+    assert as_flags(FederatedConfig(rounds=5)) == ["--rounds", "5"]
