@@ -124,6 +124,10 @@ class EvalDone(Event, frozen=True, tag_field="kind", tag="eval_done"):
     eval_ns: int | None = None
     is_best: bool = False
     accuracy_frac: float | None = None
+    buffers: str | None = None
+    """Whose normalisation statistics a federation's model was measured with:
+    `calibration` (the server's own examples), `average`, `initial`, or `none` where
+    it has no such; None: those of the model that was trained."""
 
 
 class BarrierArrived(Event, frozen=True, tag_field="kind", tag="barrier_arrived"):
@@ -368,7 +372,28 @@ class RoundCommitted(Event, frozen=True, tag_field="kind", tag="round_committed"
     loss: float | None = None
     accuracy_frac: float | None = None
     reason: str = "complete"
-    """`complete`, or `deadline`."""
+    """`complete`, `deadline`, or `restored` by an operator, without members."""
+    source: str | None = None
+    """What was restored, e.g. `client-1 round 3`; None: nothing."""
+
+
+class RoundAbandoned(Event, frozen=True, tag_field="kind", tag="round_abandoned"):
+    """A round ended without enough updates, or was stopped; none of them counts."""
+
+    reason: str
+    num_updates: int
+    """That had come in vain."""
+    num_selected: int
+
+
+class ClientRefused(Event, frozen=True, tag_field="kind", tag="client_refused"):
+    """The server turned a connection away: token, protocol or key are not right."""
+
+    client: str
+    """The key that it claimed."""
+    reason: str
+    num_untold: int = 0
+    """Refused since the last one that was told: at most one a second is."""
 
 
 class ClientJoined(Event, frozen=True, tag_field="kind", tag="client_joined"):
@@ -484,6 +509,8 @@ AnyEvent = (
     | RequestDone
     | RoundStarted
     | RoundCommitted
+    | RoundAbandoned
+    | ClientRefused
     | ClientJoined
     | ClientLost
     | ClientUpdate

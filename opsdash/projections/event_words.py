@@ -38,6 +38,8 @@ _ALWAYS: dict[type[ev.Event], Severity] = {
     ev.NonfiniteFound: Severity.WARNING,
     ev.EventsDropped: Severity.WARNING,
     ev.ClientLost: Severity.WARNING,
+    ev.ClientRefused: Severity.WARNING,
+    ev.RoundAbandoned: Severity.WARNING,
     ev.UpdateRefused: Severity.WARNING,
     ev.ChunkDamaged: Severity.ERROR,
     ev.HangNamed: Severity.ERROR,
@@ -111,7 +113,8 @@ def _step(event: ev.StepDone) -> str:
 
 def _eval(event: ev.EvalDone) -> str:
     best = ", the best so far" if event.is_best else ""
-    return f"held-out loss {units.number(event.loss)}{best}"
+    buffers = f", with {event.buffers} buffers" if event.buffers else ""
+    return f"held-out loss {units.number(event.loss)}{best}{buffers}"
 
 
 def _phase(event: ev.PhaseChanged) -> str:
@@ -238,7 +241,21 @@ def _round_committed(event: ev.RoundCommitted) -> str:
     )
     if event.accuracy_frac is not None:
         text += f", accuracy {units.percent(event.accuracy_frac)}"
+    if event.source:
+        return f"{text} ({event.reason} from {event.source})"
     return text if event.reason == "complete" else f"{text} ({event.reason})"
+
+
+def _round_abandoned(event: ev.RoundAbandoned) -> str:
+    return (
+        f"round {event.round_num} abandoned with {event.num_updates} of "
+        f"{event.num_selected} updates: {event.reason}"
+    )
+
+
+def _client_refused(event: ev.ClientRefused) -> str:
+    more = f", and {event.num_untold} before" if event.num_untold else ""
+    return f"{event.client} was turned away: {event.reason}{more}"
 
 
 def _joined(event: ev.ClientJoined) -> str:
@@ -311,6 +328,8 @@ _WORDS: dict[type[ev.Event], Callable[[Any], str]] = {
     ev.RequestDone: _request_done,
     ev.RoundStarted: _round_started,
     ev.RoundCommitted: _round_committed,
+    ev.RoundAbandoned: _round_abandoned,
+    ev.ClientRefused: _client_refused,
     ev.ClientJoined: _joined,
     ev.ClientLost: _lost,
     ev.ClientUpdate: _update,
