@@ -19,9 +19,10 @@ from agent.rundir.errors import ConfigMismatchError, RunDirError
 from agent.rundir.layout import RunDir
 from agent.session import Agent
 from trainer.checkpoint.loading import start_from
+from trainer.checkpoint.plain import require_loadable
 from trainer.checkpoint.rng import seed_everything
 from trainer.checkpoint.saving import Saver
-from trainer.checkpoint.state import TrainState
+from trainer.checkpoint.state import TrainState, capture
 from trainer.config import TrainConfig
 from trainer.console import say
 from trainer.data.loaders import PlannedBatches, planned
@@ -168,6 +169,8 @@ class Trainer:
         train = self._planned(self.train_loader, world, shuffle=None)
         num_steps = total_steps(config.steps, self.max_epochs, train)
         stepper = self._stepper(world, agent, num_steps)
+        with verdict(world, "state.check", limit_s=config.load_limit_s):
+            require_loadable(capture(stepper.state, []))
         self._start(world, run, agent, beginning, stepper.state)
         stepper.rehearse(train.first_batch())
         agent.watch_optimizer(

@@ -29,6 +29,7 @@ from agent.rundir.verify.verdict import State
 from trainer.checkpoint.deep_parts import check_parts
 from trainer.checkpoint.describe import describe_tensors
 from trainer.checkpoint.finite import find_not_finite
+from trainer.checkpoint.plain import why_not_loaded
 
 _TORCH_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin"}
 _ZIP_SIGNATURE = b"PK\x03\x04"
@@ -107,11 +108,11 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
 
 
 def _report_load(name: str, why: str, error: Exception, outcome: Outcome) -> None:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = visible(why_not_loaded(error))
     outcome.add(
         State.UNREADABLE,
         name,
-        f"the values in `{visible(name)}` were not looked at: {why}: {visible(first)}",
+        f"the values in `{visible(name)}` were not looked at: {why}: {reason}",
     )
 
 

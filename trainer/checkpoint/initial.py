@@ -23,6 +23,7 @@ from agent.rundir.errors import DamagedCheckpointError, UnreadableFileError
 from agent.rundir.verify.path import verify_path
 from agent.rundir.verify.verdict import EXIT_DAMAGED, Level
 from trainer.checkpoint.load import file_digest
+from trainer.checkpoint.plain import why_not_loaded
 from trainer.optim.ema import without_prefix
 
 _BLOCK_BYTES = 1 << 20
@@ -73,9 +74,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
         weights = next((found[k] for k in _MODEL_KEYS if k in found), found)
         model.load_state_dict(without_prefix(weights, model))
     except Exception as error:  # foreign bytes make an unpickler raise anything
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableFileError(
-            f"`{path}` has no weights for this model: {first}"
+            f"`{path}` has no weights for this model: {why_not_loaded(error)}"
         ) from error
 
 

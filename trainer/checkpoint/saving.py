@@ -21,6 +21,7 @@ from agent.rundir.manifest import MANIFEST_SCHEMA, Manifest
 from agent.session import Agent
 from trainer.checkpoint.background import Background
 from trainer.checkpoint.describe import describe_optimizer, describe_tensors
+from trainer.checkpoint.plain import require_loadable
 from trainer.checkpoint.publish import Outcome, Publisher
 from trainer.checkpoint.retention import prune
 from trainer.checkpoint.rng import capture_rng, gather_rng
@@ -163,6 +164,7 @@ class Saver:
         """Write on rank 0 and let retention follow; return what all are told."""
         label = facts.label_step if facts.label_step is not None else facts.step
         assert label is not None
+        require_loadable(saved)
         outcome = self._attempt(checkpoint_name(label), saved, facts)
         gone, remark = self._prune()
         if outcome.refusal is not None and gone:
