@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import App, SystemCommand
@@ -25,7 +25,6 @@ from opsdash import messages
 from opsdash.feed.cursor import Clocks
 from opsdash.feed.reader import system_clocks
 from opsdash.feed.stacks import read_dumps
-from opsdash.jobs.acting import Acting
 from opsdash.jobs.attached import Attached
 from opsdash.operations.plan import Plan
 from opsdash.operations.preferences import read_theme, write_theme
@@ -40,7 +39,13 @@ from opsdash.theme import THEMES, Appearance, PlainScrollBar, appearance, next_t
 from opsdash.widgets.plan import PlanDialog
 from opsdash.widgets.progress import JobLine
 
-_DRAINS_PER_S = 4
+if TYPE_CHECKING:
+    from opsdash.jobs.acting import Acting
+
+_DRAIN_S = 0.1
+"""Between two looks at what was read; a drain of nothing costs 50 us."""
+_CATCH_UP_S = 0.005
+"""The same while a long past is read: keys and frames go in between."""
 _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -88,7 +93,7 @@ class OpsdashApp(App[int]):
         self._config, self._clocks = config, clocks
         self._is_held = False
         self._attached: Attached | None = None
-        self._acting: Acting | None = None
+        self._acts: Acting | None = None
         for theme in THEMES.values():
             self.register_theme(theme)
         self.theme = look.theme
@@ -104,7 +109,7 @@ class OpsdashApp(App[int]):
             await self._watch_run(self._first_run)
         else:
             self.action_pick_run()
-        self.set_interval(1 / _DRAINS_PER_S, self._tick)
+        self.set_timer(_DRAIN_S, self._tick)
 
     def on_unmount(self) -> None:
         """Stop reading; what was started goes on."""
@@ -215,6 +220,16 @@ class OpsdashApp(App[int]):
             yield from palette_commands(self._watch, self._attached.folded)
 
     @property
+    def _acting(self) -> "Acting | None":
+        """What can be done to the run that is watched; None: none is."""
+        if self._acts is None and self._attached is not None:
+            # 30 ms that are not on the way to the first screen.
+            from opsdash.jobs.acting import Acting  # noqa: PLC0415 - see above
+
+            self._acts = Acting(self._attached, self)
+        return self._acts
+
+    @property
     def _watch(self) -> WatchScreen | None:
         screens = (s for s in self.screen_stack if isinstance(s, WatchScreen))
         return next(screens, None)
@@ -224,21 +239,23 @@ class OpsdashApp(App[int]):
         if self._attached is not None:
             self._attached.stop()
         attached = Attached(run, is_readonly=self.is_readonly, clocks=self._clocks)
-        self._attached, self._acting = attached, Acting(attached, self)
+        self._attached, self._acts = attached, None
         watch = WatchScreen(str(run.path), attached.view)
         await self.push_screen(watch)
         await watch.show_pane(0)
         self.call_after_refresh(attached.start)
 
     async def _tick(self) -> None:
-        """Fold what came; show it, unless the display is held."""
-        if self._attached is None:
-            return
-        self._attached.take()
-        if self._watch is not None:
-            await self._attached.jobs.show_on(self._watch)
-        if self._attached.is_due and not self._is_held:
-            self._show()
+        """Fold what came, show it, and come again: at once while there is more."""
+        attached = self._attached
+        if attached is not None:
+            attached.take()
+            if self._watch is not None:
+                await attached.jobs.show_on(self._watch)
+            if attached.is_due and not self._is_held:
+                self._show()
+        is_behind = attached is not None and attached.is_behind
+        self.set_timer(_CATCH_UP_S if is_behind else _DRAIN_S, self._tick)
 
     def _show(self) -> None:
         watch = self._watch

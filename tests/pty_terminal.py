@@ -173,24 +173,29 @@ class PtyTerminal:
         if not self._is_open:
             time.sleep(timeout_s)
             return False
-        if not select.select([self._fd], [], [], timeout_s)[0]:
-            return False
-        try:
-            data = os.read(self._fd, 1 << 16)
-        except OSError:  # Linux says EIO when the last program has gone
-            data = b""
+        data = self._receive(timeout_s)
         if not data:
-            self._is_open = False
             return False
         self.output += data
-        if b"\x1b[?2026$p" in data:
-            os.write(self._fd, b"\x1b[?2026;2$y")  # yes, we can paint at once
         text = self._held_back + self._decode(data)
         unfinished = _UNFINISHED.search(text)
         end = unfinished.start() if unfinished else len(text)
         self._held_back = text[end:]
         self._stream.feed(_UNKNOWN_TO_PYTE.sub("", text[:end]))
         return True
+
+    def _receive(self, timeout_s: float) -> bytes:
+        """Return what the program sent next; empty: nothing came, or it is over."""
+        if not select.select([self._fd], [], [], timeout_s)[0]:
+            return b""
+        try:
+            data = os.read(self._fd, 1 << 16)
+        except OSError:  # Linux says EIO when the last program has gone
+            data = b""
+        self._is_open = bool(data)
+        if b"\x1b[?2026$p" in data:
+            os.write(self._fd, b"\x1b[?2026;2$y")  # yes, we can paint at once
+        return data
 
     def _last_switch(self, mode: int) -> bytes | None:
         switches = re.findall(rb"\x1b\[\?%d([hl])" % mode, self.output)

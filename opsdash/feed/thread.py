@@ -26,8 +26,8 @@ _FAST_FOR_S = 2.0
 _SLOW_FOR_S = 10.0
 _MAX_WAITING = 64
 """Batches that nobody took yet; then reading waits."""
-FOLD_S = 0.2
-"""Of each call of `take`: keys wait no longer."""
+FOLD_S = 0.02
+"""Of each call of `take`: keys wait for no more than one batch longer."""
 _STOP_S = 5.0
 
 
@@ -68,9 +68,10 @@ class Feed:
     def take(self, for_s: float = FOLD_S) -> Iterator[Batch]:
         """Yield the next batches, oldest first, to fold one by one.
 
-        A screen calls it a few times a second. When the time is over, folding
-        included, the rest of a long history waits for the next call, so that
-        keys are answered; after a preview too, so that it is shown.
+        A screen calls it ten times a second, and again at once while it is
+        behind. When the time is over, folding included, the rest of a long
+        history waits for the next call, so that keys are answered; after a
+        preview too, so that it is shown.
 
         Args:
             for_s: At least one batch is yielded, and no more after so long.

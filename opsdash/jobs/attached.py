@@ -6,6 +6,7 @@ a widget but the lines of jobs.
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from agent.rundir.layout import RunDir
 from agent.rundir.verify.verdict import Verdict
@@ -14,10 +15,14 @@ from opsdash.feed.reader import RunReader, system_clocks
 from opsdash.feed.thread import Feed
 from opsdash.jobs.board import JobBoard
 from opsdash.operations.record import OperationLog
-from opsdash.operations.standing import Standing, standing_of
 from opsdash.projections.run import Run
 from opsdash.screens.pane import View
 
+if TYPE_CHECKING:
+    from opsdash.operations.standing import Standing
+
+_SHOW_S = 0.24
+"""From one picture to the next, however much is new."""
 _IDLE_SHOW_S = 1.0
 """Without news the screen is shown anew once a second: ages go on."""
 
@@ -44,6 +49,8 @@ class Attached:
         self._feed = Feed(RunReader(run, clocks=clocks))
         self._has_news = False
         self._shown_s = 0.0
+        self._shown = ""
+        """Which part of the history the last picture was of."""
 
     def start(self) -> None:
         """Begin to read."""
@@ -61,13 +68,25 @@ class Attached:
             self._has_news = self._has_news or bool(batch.lines)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether more lies on disk, as far as is known, than was folded."""
+        return not self.folded.is_caught_up
+
+    @property
     def is_due(self) -> bool:
-        """Whether there is something to show."""
-        return self._has_news or time.monotonic() - self._shown_s >= _IDLE_SHOW_S
+        """Whether there is something to show.
+
+        The first news, and that all of the past is known, wait for nothing.
+        """
+        if self._part() != self._shown:
+            return True
+        age_s = time.monotonic() - self._shown_s
+        return age_s >= (_SHOW_S if self._has_news else _IDLE_SHOW_S)
 
     def view(self) -> View:
         """Return this moment of the run."""
         self._has_news, self._shown_s = False, time.monotonic()
+        self._shown = self._part()
         now = self._clocks()
         verdict = self.folded.verdict(now.mono_ns, now.time_ns)
         stores = dict(self.store_verdicts)
@@ -84,8 +103,11 @@ class Attached:
             notes.append("read only")
         return notes
 
-    def standing(self) -> Standing:
+    def standing(self) -> "Standing":
         """Return what a plan is told of the run."""
+        # Loaded for the first plan: no screen needs it.
+        from opsdash.operations.standing import standing_of  # noqa: PLC0415 - see above
+
         now = self._clocks()
         return standing_of(self.folded, now.mono_ns, now.time_ns)
 
@@ -105,3 +127,8 @@ class Attached:
             and request.error is None
         )
         return next(told, None) == "pause"
+
+    def _part(self) -> str:
+        if self.folded.num_batches == 0:
+            return "nothing"
+        return "a part" if self.is_behind else "everything"

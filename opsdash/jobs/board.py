@@ -6,10 +6,12 @@ them four times a second and shows what they have reached.
 
 import itertools
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from opsdash.screens.watch import WatchScreen
 from opsdash.widgets.progress import JobState
+
+if TYPE_CHECKING:
+    from opsdash.screens.watch import WatchScreen
 
 
 class Job(Protocol):
@@ -58,7 +60,7 @@ class JobBoard:
         for job, _ in self._jobs.values():
             job.leave()
 
-    async def show_on(self, watch: WatchScreen) -> None:
+    async def show_on(self, watch: "WatchScreen") -> None:
         """Bring every line up to date; a job that ended keeps its last line."""
         for key, (job, when_done) in list(self._jobs.items()):
             state = job.state()

@@ -1,22 +1,20 @@
 """The chunks of one round as rows: a million of them at the cost of a page.
 
-Rows in sight are read when they are drawn. A scan beside that finds missing and
-damaged chunks, which come first, and what a filter lets through; until it has
-passed a row, the row is where its id puts it.
+Rows in sight are read beside the screen when they are first drawn. A scan of all
+finds missing and damaged chunks, which come first, and what a filter lets
+through; until it has passed a row, the row is where its id puts it.
 """
 
 from array import array
 from bisect import bisect_left, insort
-from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 
-from agent.rundir.chunks.reader import ChunkStoreReader
-from agent.rundir.chunks.records import ChunkRow
-from agent.rundir.errors import RunDirError
+from agent.rundir.chunks.records import ChunkRow, RoundRow
 from opsdash import units
 from opsdash.operations.chunk_scan import ChunkScan, ScannedChunk
 from opsdash.projections.match import Matcher, matcher
+from opsdash.screens.chunk_pages import ChunkPages
 from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column
 
@@ -28,8 +26,6 @@ COLUMNS = (
     Column("digest", 12, sortable=False),
     Column("holds", 16, flex=1, sortable=False),
 )
-_PAGE_ROWS = 64
-_MAX_PAGES = 64
 _PATIENCE_S = 0.25
 _BATCHES = 4
 """Of the scan that are taken in at once."""
@@ -39,17 +35,12 @@ _MAX_NAMED = 4
 class ChunkRows:
     """A row model over one round of an open store."""
 
-    def __init__(self, reader: ChunkStoreReader, path: Path, round_num: int) -> None:
-        """Stand before a round; the scan begins at once.
-
-        Raises:
-            RunDirError: the store does not hold the round.
-        """
-        self.round = reader.round(round_num)
+    def __init__(self, row: RoundRow, path: Path, pages: ChunkPages) -> None:
+        """Stand before a round of the store at `path`; the scan begins at once."""
+        self.round = row
         self.sort = ("chunk", False)
-        self._reader, self._path = reader, path
+        self._path, self._pages = path, pages
         self._length = self.round.num_chunks
-        self._pages: OrderedDict[int, list[ChunkRow]] = OrderedDict()
         self._pattern: Matcher = matcher("")
         self._damaged: frozenset[str] = frozenset()
         self._scan: ChunkScan | None = None
@@ -148,7 +139,9 @@ class ChunkRows:
         """Return the cells of a chunk."""
         chunk = self.chunk(self._chunk_id(index))
         if chunk is None:
-            return (Cell(units.count(self._chunk_id(index))), Cell("gone", "dim"))
+            chunk_id = self._chunk_id(index)
+            word = "gone" if self._pages.is_gone(chunk_id) else "reading"
+            return (Cell(units.count(chunk_id)), Cell(word, "dim"))
         names = dict.fromkeys(part.name for part in chunk.parts)
         return (
             Cell(units.count(chunk.chunk_id)),
@@ -160,19 +153,12 @@ class ChunkRows:
         )
 
     def chunk(self, chunk_id: int) -> ChunkRow | None:
-        """Return one chunk; None: it cannot be read any more."""
-        number = chunk_id // _PAGE_ROWS
-        page = self._pages.get(number)
-        if page is None:
-            start = number * _PAGE_ROWS
-            try:
-                page = self._reader.chunks(self.round.round_num, start, _PAGE_ROWS)
-            except RunDirError:
-                return None
-            self._pages[number] = page
-            if len(self._pages) > _MAX_PAGES:
-                self._pages.popitem(last=False)
-        return next((row for row in page if row.chunk_id == chunk_id), None)
+        """Return one chunk; None: it is being read, or cannot be any more."""
+        return self._pages.get(chunk_id)
+
+    def take(self, what: Hashable, answer: object) -> None:
+        """Keep what was read of the rows in sight."""
+        self._pages.take(what, answer)
 
     def state(self, chunk: ChunkRow) -> tuple[str, str]:
         """Return what is known of a chunk's bytes, and the tone of that."""

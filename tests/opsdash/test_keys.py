@@ -15,7 +15,8 @@ from opsdash.projections.event_words import Severity
 from opsdash.screens.ask_text import AskScreen
 from opsdash.screens.barriers import BarriersPane
 from opsdash.screens.checkpoints import CheckpointsPane
-from opsdash.screens.chunks import ChunksPane, Level
+from opsdash.screens.chunk_browser import Level
+from opsdash.screens.chunks import ChunksPane
 from opsdash.screens.comparison import ComparisonScreen
 from opsdash.screens.events import EventsPane
 from opsdash.screens.help import HelpScreen
@@ -304,6 +305,14 @@ async def test_groups_and_clients_of_the_optimizer(on):
         assert rates[0].series[0].latest == 1e-3
 
 
+async def open_store(app, pilot):
+    """Go to the chunks and down into the first store."""
+    pane = await app.watch.show_pane(4)
+    await pilot.press("enter")
+    await until(pilot, lambda: pane.browser.level is Level.ROUNDS)
+    return pane
+
+
 @presses(ChunksPane, "v", "F", "R", "equals_sign", "backspace", "escape")
 async def test_keys_of_the_chunks(on):
     async with on("federated") as (app, pilot):
@@ -314,21 +323,20 @@ async def test_keys_of_the_chunks(on):
         await opened(app, pilot, PlanDialog)
         repair = plan_title(app)
         await pilot.press("escape", "enter")
-        levels = [pane._level]
+        await until(pilot, lambda: pane.browser.level is Level.ROUNDS)
         await pilot.press("equals_sign")
-        levels.append(pane._level)
+        await until(pilot, lambda: pane.browser.level is Level.DIFF)
         diff = screen_text(app)
         await pilot.press("escape", "enter", "enter")
-        levels.append(pane._level)
+        await until(pilot, lambda: "conv.weight" in screen_text(app))
         parts = screen_text(app)
         await pilot.press("backspace", "backspace", "R")
         await opened(app, pilot, AskScreen)
         asked = screen_text(app)
         await pilot.press("escape", "backspace")
-        levels.append(pane._level)
 
         assert repair == "repair the chunk store of client-1"
-        assert levels == [Level.ROUNDS, Level.DIFF, Level.PARTS, Level.STORES]
+        assert pane.browser.level is Level.STORES
         assert "round 7 beside round 8" in diff
         assert "1 of 3 chunks" in diff
         assert "client-1 > round 8 > chunk 0" in parts
@@ -340,8 +348,8 @@ async def test_keys_of_the_chunks(on):
 @pytest.mark.soak
 async def test_a_round_is_restored_into_the_live_federation(on):
     async with on("federated") as (app, pilot):
-        await app.watch.show_pane(4)
-        await pilot.press("enter", "R")
+        await open_store(app, pilot)
+        await pilot.press("R")
         await opened(app, pilot, AskScreen)
         field = app.screen.query(Input)[0]
         field.value = "live"
@@ -360,8 +368,8 @@ async def test_a_round_is_restored_into_the_live_federation(on):
 @presses(AskScreen, "escape", "up", "shift+tab", "down", "tab")
 async def test_fields_are_walked_and_left(on):
     async with on("federated") as (app, pilot):
-        await app.watch.show_pane(4)
-        await pilot.press("enter", "R")
+        await open_store(app, pilot)
+        await pilot.press("R")
         await opened(app, pilot, AskScreen)
         fields = list(app.screen.query(Input))
         seen = [app.focused]

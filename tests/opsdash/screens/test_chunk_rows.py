@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import threading
 
 import pytest
 import torch
@@ -9,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.rundir.chunks.reader import ChunkStoreReader
+from opsdash.operations.store_reading import StoreReading
+from opsdash.screens import chunk_pages as pages
 from opsdash.screens import chunk_rows as module
+from opsdash.screens.chunk_pages import ChunkPages
 from opsdash.screens.chunk_rows import ChunkRows, _nth_good
 from trainer.chunks.split import FlatSplit
 from trainer.chunks.store import ChunkStore
 
 NUM_CHUNKS = 1_500
+PATIENCE_S = 30
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +39,43 @@ def path(tmp_path_factory):
     return path
 
 
+class Seen:
+    """What a screen does with a round: it draws, and draws again when told to."""
+
+    def __init__(self, path):
+        with ChunkStoreReader(path) as reader:
+            row = reader.round(1)
+        self.told = threading.Event()
+        self.reading = StoreReading(path, self.told.set)
+        self.rows = ChunkRows(row, path, ChunkPages(self.reading, 1))
+
+    def draw(self, index):
+        """Return a row once everything that it needs was read."""
+        cells = self.rows.row(index)
+        while cells[1].text == "reading":
+            assert self.told.wait(PATIENCE_S)
+            self.told.clear()
+            for what, answer in self.reading.take().items():
+                self.rows.take(what, answer)
+            cells = self.rows.row(index)
+        return cells
+
+    def close(self):
+        self.rows.close()
+        self.reading.stop()
+
+
 @pytest.fixture
-def rows(path):
-    with ChunkStoreReader(path) as reader:
-        rows = ChunkRows(reader, path, 1)
-        finish(rows)
-        yield rows
-        rows.close()
+def seen(path):
+    seen = Seen(path)
+    yield seen
+    seen.close()
+
+
+@pytest.fixture
+def rows(seen):
+    finish(seen.rows)
+    return seen.rows
 
 
 def finish(rows):
@@ -52,10 +87,10 @@ def keys(rows, count=6):
     return [rows.key(index) for index in range(min(count, len(rows)))]
 
 
-def test_missing_chunks_come_first_and_no_row_is_lost(rows):
+def test_missing_chunks_come_first_and_no_row_is_lost(seen, rows):
     assert keys(rows, 5) == [40, 900, 0, 1, 2]
     assert sorted(rows.key(i) for i in range(len(rows))) == list(range(NUM_CHUNKS))
-    assert rows.row(0)[3].text == "missing"
+    assert seen.draw(0)[3].text == "missing"
     assert rows.num_bad == 2
 
 
@@ -66,15 +101,15 @@ def test_a_row_is_found_again_by_its_chunk(rows):
     assert rows.find("x") is None
 
 
-def test_damaged_ones_come_first_as_soon_as_they_are_known(rows):
+def test_damaged_ones_come_first_as_soon_as_they_are_known(seen, rows):
+    seen.draw(rows.find(7))
     digest = rows.chunk(7).digest
 
     rows.know_damaged({digest})
     finish(rows)
 
     assert 7 in keys(rows, 3)
-    place = rows.find(7)
-    assert rows.row(place)[3].text == "damaged"
+    assert seen.draw(rows.find(7))[3].text == "damaged"
 
 
 def test_orders_by_column_both_ways(rows):
@@ -90,13 +125,11 @@ def test_orders_by_column_both_ways(rows):
     assert found == [0, 10, NUM_CHUNKS - 1]
 
 
-def test_an_order_needs_the_whole_scan(path):
-    with ChunkStoreReader(path) as reader:
-        rows = ChunkRows(reader, path, 1)
-        early = rows.order_by("size", is_descending=False)
-        finish(rows)
-        late = rows.order_by("size", is_descending=False)
-        rows.close()
+def test_an_order_needs_the_whole_scan(seen):
+    rows = seen.rows
+    early = rows.order_by("size", is_descending=False)
+    finish(rows)
+    late = rows.order_by("size", is_descending=False)
 
     assert (early, late) == (False, True)
 
@@ -126,11 +159,35 @@ def test_an_expression_that_takes_too_long_is_taken_literally(rows, monkeypatch)
     assert len(rows) == 0
 
 
-def test_a_row_whose_round_was_pruned_says_so(rows):
-    rows._pages.clear()
-    rows._reader.close()
+def test_a_row_is_not_waited_for_and_is_there_when_it_was_read(seen):
+    first = seen.rows.row(5)
+    then = seen.draw(5)
 
-    assert rows.row(5)[1].text == "gone"
+    assert first[1].text == "reading"
+    assert then[5].text == "first.weight"
+
+
+def test_a_row_whose_round_was_pruned_says_so(path, tmp_path):
+    pruned = tmp_path / "client-1_chunks.db"
+    pruned.write_bytes(path.read_bytes())
+    seen = Seen(pruned)
+    with contextlib.closing(sqlite3.connect(pruned)) as store, store:
+        store.execute("DELETE FROM chunk_metadata")
+        store.execute("DELETE FROM rounds")
+
+    cells = seen.draw(5)
+    seen.close()
+
+    assert cells[1].text == "gone"
+
+
+def test_however_far_is_scrolled_few_pages_are_kept(seen, monkeypatch):
+    monkeypatch.setattr(pages, "_MAX_PAGES", 3)
+
+    for index in range(0, NUM_CHUNKS, pages.PAGE_ROWS):
+        seen.draw(index)
+
+    assert len(seen.rows._pages._pages) == 3
 
 
 @given(st.sets(st.integers(0, 60)), st.integers(0, 40))
