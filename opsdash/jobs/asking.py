@@ -7,6 +7,9 @@ from opsdash.operations.requests import Asked, Step
 from opsdash.projections.requests import RequestRow
 from opsdash.widgets.progress import JobState
 
+_GRACE_LOOKS = 8
+"""The outcome's file may be read before what the ranks told of it: two seconds."""
+
 
 @dataclass
 class Asking:
@@ -16,6 +19,8 @@ class Asking:
     told: Callable[[], RequestRow | None]
     num_processes: int | None
     """Ranks that take part; None where nobody said."""
+    _acked: tuple[str, ...] = ()
+    _num_early: int = 0
 
     @property
     def title(self) -> str:
@@ -31,19 +36,31 @@ class Asking:
 
     def state(self) -> JobState:
         """Return what a line shows of it now."""
-        step = self.asked.look(self.told())
+        row = self.told()
+        step = self.asked.look(row)
+        if row is not None:
+            self._acked = row.acked
         if step is Step.WAITING:
             return JobState(self.title, detail="asked, waits for a safe point")
         if step is Step.RUNNING:
             return JobState(self.title, detail=self._acks())
         if step is Step.DONE:
+            if not self._is_told(row) and self._num_early < _GRACE_LOOKS:
+                self._num_early += 1
+                return JobState(self.title, detail=self._acks())
             return JobState(self.title, outcome="ok", detail=self._acks())
         if step is Step.WITHDRAWN:
             return JobState(self.title, outcome="cancelled", detail="taken back")
         return JobState(self.title, outcome="failed", detail=self.asked.error)
 
+    def _is_told(self, row: RequestRow | None) -> bool:
+        """Whether the ranks' own words about the outcome have been read."""
+        if row is None or not row.is_over:
+            return False
+        return not row.acked or len(row.acked) >= (self.num_processes or 1)
+
     def _acks(self) -> str:
-        acked = self.asked.acked
+        acked = self._acked
         if not acked:
             return "taken" if not self.asked.is_over else ""
         if self.num_processes is None or not acked[0].startswith("rank-"):

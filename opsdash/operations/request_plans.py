@@ -53,18 +53,17 @@ def plan_request(
     if problem is not None:
         raise RefusedRequestError(problem)
     effect = _EFFECTS[kind](run, args, standing)
-    silence = note_of_silence(run, standing.silence_ns)
     return Plan(
         kind=kind,
         title=effect.title,
         reads=effect.reads,
-        writes=(*effect.writes, f"{run.requests}/: the request"),
+        writes=(*effect.writes, "requests/: the request"),
         loses=effect.loses,
         command=command_of(run, kind, args),
         subject=args.get("checkpoint"),
         agrees=_who_agrees(kind, standing),
         confirm_name=_name(run) if effect.is_destructive else "",
-        notes=(*effect.notes, *([silence] if silence else [])),
+        notes=(*effect.notes, *_why_late(run, kind, standing)),
         why_not=why_deaf(run, kind),
         exit_code=EXIT_RUN_DIR,
     )
@@ -84,6 +83,14 @@ def command_of(run: RunDir, kind: str, args: dict[str, Any]) -> tuple[str, ...]:
         else:
             words += [FLAGS[name], str(value)]
     return tuple(words)
+
+
+def _why_late(run: RunDir, kind: str, standing: Standing) -> list[str]:
+    """Return what may keep the trainer from a safe point."""
+    notes = [note_of_silence(run, standing.silence_ns)]
+    if kind != "stacks" and standing.hang:
+        notes.append(f"{standing.hang}: nothing is done until that ends")
+    return [note for note in notes if note]
 
 
 def _name(run: RunDir) -> str:
@@ -191,58 +198,58 @@ def _restore(_run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
     )
 
 
-def _verify(run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
+def _verify(_run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
     what = args.get("path") or args.get("checkpoint") or "the newest checkpoint"
     return _Effect(
         f"have the trainer verify {what}",
         reads=(f"{what}: every byte, on rank 0",),
-        writes=(f"{run.verified}: what was found",),
+        writes=("checkpoints/verified.jsonl: what was found",),
         notes=("training waits; the key v reads it here, beside training",),
     )
 
 
-def _pin(run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
+def _pin(_run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
     return _Effect(
         f"pin {args['checkpoint']}",
-        writes=(f"{run.verified}: that retention never removes it",),
+        writes=("checkpoints/verified.jsonl: that retention never removes it",),
     )
 
 
-def _unpin(run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
+def _unpin(_run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
     return _Effect(
         f"unpin {args['checkpoint']}",
-        writes=(f"{run.verified}: that retention may have it",),
+        writes=("checkpoints/verified.jsonl: that retention may have it",),
         notes=("an old one goes with the next save",),
     )
 
 
-def _repair(run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
+def _repair(_run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
     node = args["node"]
     return _Effect(
         f"repair the chunk store of {node}",
-        reads=(f"{run.chunks}: the stores of the other nodes, every byte checked",),
-        writes=(f"{run.chunk_store(node)}: the chunks that are damaged or missing",),
+        reads=("chunks/: the stores of the other nodes, every byte checked",),
+        writes=(f"chunks/{node}: the chunks that are damaged or missing",),
     )
 
 
-def _stacks(run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
+def _stacks(_run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
     ranks = args.get("ranks")
     whose = "every process" if ranks is None else f"ranks {units.rank_ranges(ranks)}"
     return _Effect(
         f"write the Python stacks of {whose}",
-        writes=(f"{run.stacks}/: appended, one file per process",),
+        writes=("stacks/: appended, one file per process",),
         notes=("training does not stop; the pane of barriers shows them",),
     )
 
 
-def _profile(run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
+def _profile(_run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
     steps = int(args.get("steps", 5))
     took = ""
     if standing.step_ns is not None:
         took = f", {units.duration(steps * standing.step_ns)} without it"
     return _Effect(
         f"profile the next {steps} steps",
-        writes=(f"{run.path / 'profiles'}/: a table and a trace of rank 0",),
+        writes=("profiles/: a table and a trace of rank 0",),
         notes=(f"these steps take longer{took}; open the trace in ui.perfetto.dev",),
     )
 

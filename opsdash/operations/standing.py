@@ -13,7 +13,9 @@ from agent.rundir.process import Liveness
 from agent.rundir.requests import RefusedRequestError, open_inbox, read_accepted
 from opsdash import units
 from opsdash.operations.resume import Loss
+from opsdash.projections.barriers import BoardRow
 from opsdash.projections.run import Run
+from opsdash.projections.run_state import STALE_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Standing:
     """Of the newest checkpoint."""
     silence_ns: int | None = None
     """Since anybody was heard."""
+    hang: str | None = None
+    """Who is waited for in vain, in words; no rank comes to a safe point."""
 
     @property
     def loss(self) -> Loss:
@@ -60,7 +64,17 @@ def standing_of(folded: Run, now_mono_ns: int, now_ns: int) -> Standing:
         save_ns=newest.save_ns if newest else None,
         size_bytes=newest.size_bytes if newest else None,
         silence_ns=evidence.silence_ns,
+        hang=_hang(evidence.board),
     )
+
+
+def _hang(board: tuple[BoardRow, ...]) -> str | None:
+    for row in board:
+        if row.missing and (row.is_hung or row.waited_ns > STALE_NS):
+            ranks = units.rank_ranges(row.missing)
+            waited = units.duration(row.waited_ns)
+            return f"rank {ranks} is missing at {row.name} for {waited}"
+    return None
 
 
 def running(run: RunDir) -> LockView | None:

@@ -148,7 +148,8 @@ def _unheard_ranks(evidence: Evidence) -> Iterator[Reason]:
 
 def _straggler(evidence: Evidence) -> Iterator[Reason]:
     late = evidence.straggler
-    if late is None or not _alive(evidence):
+    alive = _alive(evidence)
+    if late is None or not alive or any(row.phase == "paused" for row in alive):
         return
     if not (late.is_persistent or late.is_rotating):
         return

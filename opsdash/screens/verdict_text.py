@@ -24,7 +24,9 @@ def verdict_text(view: View) -> str:
     is_federated = view.run.kind == "federated"
     if verdict.state is State.DEGRADED and verdict.step is not None:
         unit = "round" if is_federated else "step"
-        parts.append(f"{unit} {units.count(verdict.step)}")
+        is_training = verdict.phase in (None, "training")
+        doing = "" if is_training else f"{verdict.phase} at "
+        parts.append(f"{doing}{unit} {units.count(verdict.step)}")
     straggler = verdict.straggler
     if is_running and straggler is not None and not _is_told(verdict):
         share = units.percent(straggler.lost_frac)

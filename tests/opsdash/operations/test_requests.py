@@ -11,9 +11,11 @@ from agent.rundir.requests import ACCEPTS_NAME, Stage, list_requests
 from opsdash.operations.record import OperationLog
 from opsdash.operations.request_plans import plan_request
 from opsdash.operations.requests import Step, ask
-from opsdash.operations.standing import Standing, note_of_silence, why_deaf
+from opsdash.operations.standing import Standing, note_of_silence, standing_of, why_deaf
 from opsdash.projections.requests import RequestRow
-from tests.runs import RunWriter, dead_process, remote_process
+from tests.run_states import STATES
+from tests.runs import RunWriter, Watcher, dead_process, remote_process
+from tests.watched import still_clocks
 
 STANDING = Standing(step=120, step_ns=100_000_000, num_processes=4, save_ns=20_000_000)
 SILENT = Standing(silence_ns=90_000_000_000)
@@ -82,7 +84,7 @@ def test_every_kind_has_a_plan_with_an_equivalent_command(run, kind):
     assert plan.can_start
     assert plan.kind == kind
     assert plan.agrees
-    assert str(run.run.requests) in plan.writes[-1]
+    assert plan.writes[-1] == "requests/: the request"
     words = plan.shell.split()
     assert words[:4] == ["opsdash", "request", str(run.path), kind]
     for value in ARGS.get(kind, {}).values():
@@ -258,3 +260,17 @@ def test_the_operations_file_has_its_begin_and_its_end(run):
     ]
     assert lines[0]["command"] == ["opsdash", "request", str(run.path), "pause"]
     assert lines[0]["id"] == lines[1]["id"]
+
+
+def test_a_hang_is_told_before_anybody_waits_for_it(tmp_path):
+    hung = STATES["hung"](tmp_path / "run")
+    accept(hung)
+    watcher = Watcher(hung.run, still_clocks(hung))
+    standing = standing_of(watcher.run, watcher.clocks.mono_ns, watcher.clocks.time_ns)
+
+    stop, stacks = (
+        plan_request(hung.run, kind, {}, standing) for kind in ("stop", "stacks")
+    )
+
+    assert stop.notes[-1].startswith("rank 2 is missing at checkpoint.save for 1")
+    assert not any("missing" in note for note in stacks.notes)

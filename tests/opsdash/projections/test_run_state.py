@@ -132,6 +132,15 @@ def test_a_straggler_that_costs_more_than_a_tenth_degrades(writer):
     assert verdict.headline.startswith("rank 1 costs 30 % of the time, persistent")
 
 
+def test_a_run_that_was_paused_waits_for_nobody(writer):
+    writer.steps(21, 60, late={1: 30_000_000})
+    writer.beat(phase="paused")
+
+    verdict = Watcher(writer.run).verdict()
+
+    assert (verdict.state, verdict.headline) == (State.HEALTHY, "paused at step 60")
+
+
 def test_a_newest_checkpoint_that_is_not_verified_degrades_after_a_while(writer):
     writer.time_ns -= 120 * SECOND
     writer.checkpoint(19, verified=False)
