@@ -8,23 +8,20 @@ says, and need no message to fire. A round is durable before it is told.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
 
 import msgspec
-from torch import Tensor
 
-from agent.rundir.chunks.payload import Payload
-from trainer.federated.aggregate import Update, first_nonfinite
+from agent.rundir.errors import RunDirError
+from trainer.federated.attendance import Attendance, say_over
 from trainer.federated.config import round_rules
 from trainer.federated.global_model import Committed, GlobalModel
-from trainer.federated.messages import PROTOCOL, Model, Over, Task, UpdateOffer, Welcome
+from trainer.federated.intake import Given, examine
+from trainer.federated.messages import PROTOCOL, Task, UpdateOffer, Welcome
 from trainer.federated.peer import Peer, Receiving
 from trainer.federated.problem import Settings
 from trainer.federated.rounds import Rounds
-from trainer.federated.server_events import Contribution, ServerEvents
+from trainer.federated.server_events import ServerEvents
 from trainer.federated.terms import (
     Abandon,
     Ask,
@@ -37,19 +34,7 @@ from trainer.federated.terms import (
 )
 from trainer.federated.transfer import Packed
 from trainer.federated.transport import Link
-
-GOODBYE_S = 5.0
-"""How long clients may take to leave once it is over."""
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Given:
-    """An update that counts."""
-
-    tensors: dict[str, Tensor]
-    contribution: Contribution
+from trainer.federated.worker import Worker
 
 
 class Coordinator:
@@ -65,13 +50,11 @@ class Coordinator:
         events: ServerEvents,
     ) -> None:
         """Go on after the model's last committed round. Call it inside the loop."""
-        self._settings = msgspec.Raw(msgspec.msgpack.encode(settings))
         self._model = model
-        self._run_id = run_id
         self._attempt = attempt
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._worker = ThreadPoolExecutor(1, "global-model")
+        self._worker = Worker("global-model")
         self._rounds = Rounds(
             round_rules(settings.config),
             attempt=attempt,
@@ -79,16 +62,18 @@ class Coordinator:
             model_digest=model.packed.digest,
             now_ns=time.monotonic_ns(),
         )
-        self._peers: dict[str, Peer] = {}
-        self._leftovers: dict[str, Mapping[str, Payload]] = {}
-        """What broken streams had received, by client."""
-        self._known: set[str] = set()
+        welcome = Welcome(
+            protocol=PROTOCOL,
+            run_id=run_id,
+            attempt=attempt,
+            settings=msgspec.Raw(msgspec.msgpack.encode(settings)),
+        )
+        self._attendance = Attendance(welcome, model)
         self._given: dict[str, Given] = {}
         self._opened_ns = 0
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
         self._over: asyncio.Future[Finish] = self._loop.create_future()
-        self._everybody_left = asyncio.Event()
 
     @property
     def packed(self) -> Packed:
@@ -101,13 +86,13 @@ class Coordinator:
         self._obey(self._rounds.tick(time.monotonic_ns()))
         try:
             finish = await self._over
-            await self._see_off()
+            await self._attendance.see_off()
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             if self._work is not None:
                 await asyncio.gather(self._work, return_exceptions=True)
-            self._worker.shutdown(wait=True)
+            self._worker.end()
         return finish
 
     def stop(self) -> None:
@@ -146,55 +131,49 @@ class Coordinator:
         """Whether no further round will be."""
         return self._over.done()
 
-    async def adopt(self, change: Callable[[int], Committed]) -> None:
+    async def adopt(self, change: Callable[[int], Committed], source: str) -> None:
         """Commit another model as a round of its own. Only between rounds.
 
         Args:
             change: Does it on the worker thread, given the round's number.
+            source: Where the model is from, in words.
 
         Raises:
             RunDirError: the model is as before.
         """
         assert self.is_between_rounds, "a round is open"
         began_ns = time.monotonic_ns()
-        done = await self._in_worker(lambda: change(self._rounds.round_num))
-        self._events.adopted(done, began_ns)
-        self._broadcast()
+        done = await self._worker.run(lambda: change(self._rounds.round_num))
+        self._events.adopted(done, source, began_ns)
+        self._attendance.tell_model()
         if not self._over.done():
             self._obey(self._rounds.adopt(done.packed.digest, time.monotonic_ns()))
 
     def arrived(self, peer: Peer) -> None:
         """Welcome a client; an older session of it is over."""
-        older = self._peers.get(peer.key)
+        older = self._attendance.peer_of(peer.key)
         if older is not None:
             older.end("another session of this client began", is_unwanted=True)
             self._forget(older, "another session began")
-        peer.inherit(self._leftovers.pop(peer.key, {}))
-        self._peers[peer.key] = peer
-        peer.send(
-            Welcome(
-                protocol=PROTOCOL,
-                run_id=self._run_id,
-                attempt=self._attempt,
-                settings=self._settings,
-            )
-        )
-        peer.send(self._told_model(peer.key, self.packed.layout.to_json()))
+        self._attendance.greet(peer)
         if self._over.done():
-            _say_over(peer, self._over.result())
+            say_over(peer, self._over.result())
 
     def ready(self, peer: Peer) -> None:
         """The client has the model and has dealt with what it missed."""
-        if self._peers.get(peer.key) is not peer or self._over.done():
+        if not self._attendance.is_here(peer) or self._over.done():
             return
         self._events.joined(
             peer.key,
             peer.session,
             self._model.acked.get(peer.key),
-            is_return=peer.key in self._known,
+            is_return=self._attendance.note_return(peer.key),
         )
-        self._known.add(peer.key)
         self._obey(self._rounds.join(peer.key, peer.session, time.monotonic_ns()))
+
+    def turned_away(self, key: str, reason: str) -> None:
+        """Somebody who claims this key was refused before a session began."""
+        self._events.turned_away(key, reason)
 
     def refusal(self, peer: Peer, offer: UpdateOffer) -> str | None:
         """Say why an update would not count; None: go on and receive it."""
@@ -205,36 +184,30 @@ class Coordinator:
         """A whole update is there; return why it does not count, None: it does."""
         arrived_ns = time.monotonic_ns()
         offer, parcel = receiving.offer, receiving.parcel
-        tensors = await asyncio.to_thread(parcel.unpack)
-        bad = await asyncio.to_thread(first_nonfinite, tensors)
-        if bad is not None:
-            return self._tell_refusal(peer, offer, f"`{bad}` is not finite")
-        if not offer.report.num_examples:
-            return self._tell_refusal(peer, offer, "it was made of no example")
-        now_ns = time.monotonic_ns()
-        contribution = Contribution(
-            report=offer.report,
-            waited_ns=now_ns - self._opened_ns,
-            transfer_ns=arrived_ns - receiving.began_ns,
-            num_bytes=parcel.num_received_bytes,
+        try:
+            given = await asyncio.to_thread(examine, peer.key, offer, parcel)
+        except RunDirError as error:
+            return self._tell_refusal(peer, offer, str(error))
+        refusal, effects = self._rounds.update(
+            _identity(peer, offer), time.monotonic_ns()
         )
-        refusal, effects = self._rounds.update(_identity(peer, offer), now_ns)
         if refusal is None:
-            self._given[peer.key] = Given(tensors, contribution)
+            self._given[peer.key] = given.arrived(
+                opened_ns=self._opened_ns, transfer_ns=arrived_ns - receiving.began_ns
+            )
         self._obey(effects)
         return self._tell_refusal(peer, offer, refusal)
 
     def left(self, peer: Peer, reason: str) -> None:
         """A stream is over."""
-        if self._peers.get(peer.key) is peer:
-            self._leftovers[peer.key] = peer.leftovers
+        if self._attendance.is_here(peer):
+            self._attendance.keep_leftovers(peer)
             self._forget(peer, reason)
 
     def _forget(self, peer: Peer, reason: str) -> None:
-        del self._peers[peer.key]
+        self._attendance.forget(peer)
         if self._over.done():
-            if not self._peers:
-                self._everybody_left.set()
+            self._attendance.note_leaving()
             return
         self._events.lost(peer.key, peer.session, reason)
         now_ns = time.monotonic_ns()
@@ -277,30 +250,23 @@ class Coordinator:
 
     def _ask(self, client: str) -> None:
         deadline_ns = self._rounds.deadline_ns
-        if client in self._peers and deadline_ns is not None:
-            self._peers[client].send(
-                Task(
-                    round_num=self._rounds.round_num,
-                    attempt=self._attempt,
-                    base_digest=self._rounds.model_digest,
-                    left_ns=deadline_ns - time.monotonic_ns(),
-                )
-            )
+        if deadline_ns is None:
+            return
+        task = Task(
+            round_num=self._rounds.round_num,
+            attempt=self._attempt,
+            base_digest=self._rounds.model_digest,
+            left_ns=deadline_ns - time.monotonic_ns(),
+        )
+        self._attendance.send(client, task)
 
     async def _close(self, close: Close) -> None:
         """Average, store, tell, and let the machine go on. Never raises."""
         given = {client: self._given[client] for client in close.members}
-        updates = [
-            Update(
-                client=client,
-                tensors=one.tensors,
-                num_examples=one.contribution.report.num_examples,
-            )
-            for client, one in given.items()
-        ]
+        updates = [one.update for one in given.values()]
         self._events.closing()
         try:
-            done = await self._in_worker(
+            done = await self._worker.run(
                 lambda: self._model.advance(close.round_num, updates)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the federation must end and say so
@@ -309,7 +275,7 @@ class Coordinator:
         self._given.clear()
         contributions = {client: one.contribution for client, one in given.items()}
         self._events.committed(close, done, contributions)
-        self._broadcast()
+        self._attendance.tell_model()
         self._obey(
             self._rounds.commit_done(
                 close.round_num, done.packed.digest, time.monotonic_ns()
@@ -320,32 +286,7 @@ class Coordinator:
 
     def _finish(self, finish: Finish) -> None:
         self._over.set_result(finish)
-        if not self._peers:
-            self._everybody_left.set()
-        for peer in list(self._peers.values()):
-            _say_over(peer, finish)
-
-    async def _see_off(self) -> None:
-        """Wait for the clients to leave, and end the streams of those that do not."""
-        try:
-            await asyncio.wait_for(self._everybody_left.wait(), GOODBYE_S)
-        except TimeoutError:
-            for peer in list(self._peers.values()):
-                peer.end("the federation is over")
-
-    def _broadcast(self) -> None:
-        """Tell everybody of the new model, and of the round that counts."""
-        layout = self.packed.layout.to_json()
-        for peer in self._peers.values():
-            peer.send(self._told_model(peer.key, layout))
-
-    def _told_model(self, client: str, layout: str) -> Model:
-        return Model(
-            round_num=self._model.round_num,
-            digest=self.packed.digest,
-            layout=layout,
-            acked_round=self._model.acked.get(client),
-        )
+        self._attendance.tell_over(finish)
 
     def _tell_refusal(
         self, peer: Peer, offer: UpdateOffer, refusal: str | None
@@ -353,9 +294,6 @@ class Coordinator:
         if refusal is not None:
             self._events.refused(peer.key, offer.round_num, refusal)
         return refusal
-
-    async def _in_worker(self, call: Callable[[], _T]) -> _T:
-        return await self._loop.run_in_executor(self._worker, call)
 
 
 def _identity(peer: Peer, offer: UpdateOffer) -> Offer:
@@ -366,8 +304,3 @@ def _identity(peer: Peer, offer: UpdateOffer) -> Offer:
         attempt=offer.attempt,
         base_digest=offer.base_digest,
     )
-
-
-def _say_over(peer: Peer, finish: Finish) -> None:
-    peer.send(Over(finish.reason, finish.detail))
-    peer.outbox.close()

@@ -100,7 +100,10 @@ def _train(
     events = surroundings.make_events(ask.attempt, workbench)
     last_round = ask.round_num - 1
     reset = workbench.settle(
-        server_acked=ask.acked.get(key), attempt=ask.attempt, last_round=last_round
+        server_acked=ask.acked.get(key),
+        attempt=ask.attempt,
+        last_round=last_round,
+        restored_round=ask.restored_round,
     )
     if reset is not None:
         events.reset(reset, ask.digest)

@@ -29,6 +29,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     acked: dict[str, int]
     """Last acknowledged round of every client: the server knows nodes, not keys."""
     is_last: bool
+    restored_round: int | None = None
+    """Last round that an operator restored; None: none."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,6 @@ from typing import Any
 from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.errors import RunDirError
 from agent.start import RunStart
-from trainer.federated.aggregate import Update, first_nonfinite
 from trainer.federated.flower_messages import (
     Answer,
     Ask,
@@ -21,19 +20,14 @@ from trainer.federated.flower_messages import (
     receive,
 )
 from trainer.federated.global_model import GlobalModel
+from trainer.federated.intake import Given, examine
 from trainer.federated.problem import Settings
-from trainer.federated.server_events import Contribution, ServerEvents
-from trainer.federated.terms import SECOND_NS, Close, Open, Refusal
+from trainer.federated.server_events import ServerEvents
+from trainer.federated.terms import SECOND_NS, Abandon, Close, Open, Refusal
 from trainer.federated.transfer import Parcel, check_same_tensors
 
 _TRAIN = "train"
 _POLL_S = 1.0
-
-
-@dataclass(frozen=True)
-class _Given:
-    update: Update
-    contribution: Contribution
 
 
 @dataclass
@@ -80,6 +74,8 @@ class FlowerRounds:
         )
         given = self._received(list(replies), round_num, opened_ns)
         if len(given) < config.min_updates:
+            why = f"{len(given)} of at least {config.min_updates} updates"
+            self.events.abandoned(Abandon(round_num, why, len(nodes)), sorted(given))
             return False
         self.events.closing()
         closed_ns = time.monotonic_ns()
@@ -133,6 +129,7 @@ class FlowerRounds:
             settings=self.settings,
             acked=self.model.acked,
             is_last=round_num == config.rounds,
+            restored_round=self.model.restored_round,
         )
         return [
             flower().Message(
@@ -143,9 +140,9 @@ class FlowerRounds:
 
     def _received(
         self, replies: list[Any], round_num: int, opened_ns: int
-    ) -> dict[str, _Given]:
+    ) -> dict[str, Given]:
         """Return the updates that count, by client."""
-        given: dict[str, _Given] = {}
+        given: dict[str, Given] = {}
         for reply in replies:
             client = f"node-{reply.metadata.src_node_id}"
             if reply.has_error():
@@ -164,7 +161,7 @@ class FlowerRounds:
                 given[client] = update
         return given
 
-    def _checked(self, reply: Any, answer: Answer, opened_ns: int) -> _Given:  # noqa: ANN401 - Flower's
+    def _checked(self, reply: Any, answer: Answer, opened_ns: int) -> Given:  # noqa: ANN401 - Flower's
         offer, packed = answer.offer, self.model.packed
         identity = (offer.round_num, offer.attempt, offer.base_digest)
         expected = (self.model.round_num + 1, self.start.attempt, packed.digest)
@@ -175,23 +172,5 @@ class FlowerRounds:
         parcel = Parcel(layout)
         parcel.reuse(packed.payloads)
         receive(reply, parcel)
-        tensors = parcel.unpack()
-        bad = first_nonfinite(tensors)
-        if bad is not None or not offer.report.num_examples:
-            raise RunDirError(
-                f"`{bad}` is not finite" if bad else "it was made of no example"
-            )
-        update = Update(
-            client=answer.client,
-            tensors=tensors,
-            num_examples=offer.report.num_examples,
-        )
-        return _Given(
-            update,
-            Contribution(
-                report=offer.report,
-                waited_ns=time.monotonic_ns() - opened_ns,
-                transfer_ns=0,
-                num_bytes=parcel.num_received_bytes,
-            ),
-        )
+        given = examine(answer.client, offer, parcel)
+        return given.arrived(opened_ns=opened_ns, transfer_ns=0)

@@ -51,6 +51,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     round_num: int
     acked: dict[str, int]
     """Last round with this client among its members."""
+    restored_round: int | None = None
+    """Last round that was adopted; None: none was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,8 @@ class GlobalModel:
         """Whose aggregate it is; 0: as initialised."""
         self.acked: dict[str, int] = {}
         """Last round with this client among its members, by key."""
+        self.restored_round: int | None = None
+        """Last round that was adopted, and not averaged; None: none was."""
         self._store = ChunkStore.open(path)
         try:
             self._load()
@@ -187,7 +191,13 @@ class GlobalModel:
     ) -> Committed:
         tensors, measured = self._measured(result.tensors)
         acked = self.acked | dict.fromkeys(members, round_num)
-        record = _Record(run_id=self._run_id, round_num=round_num, acked=acked)
+        restored_round = self.restored_round if members else round_num
+        record = _Record(
+            run_id=self._run_id,
+            round_num=round_num,
+            acked=acked,
+            restored_round=restored_round,
+        )
         split = self._config.chunk_num
         put = self._store.put_round(
             round_num,
@@ -202,6 +212,7 @@ class GlobalModel:
         )
         self.tensors, self._velocity = tensors, result.velocity
         self.round_num, self.acked = round_num, acked
+        self.restored_round = restored_round
         self.packed = self._pack(tensors)
         return Committed(
             round_num=round_num,
@@ -231,6 +242,7 @@ class GlobalModel:
         beside = self._store.get_optimizer(record.round_num) or {}
         self._velocity = beside.get(VELOCITY, {})
         self.round_num, self.acked = record.round_num, record.acked
+        self.restored_round = record.restored_round
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> Packed:
         averaged = {name: tensors[name] for name in self.averaged}

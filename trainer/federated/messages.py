@@ -103,6 +103,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     """JSON of a `RoundLayout`."""
     acked_round: int | None = None
     """Last round that has the receiving client among its members."""
+    restored_round: int | None = None
+    """Last round that an operator restored, in place of an average; None: none."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, tag="task"):

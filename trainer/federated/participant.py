@@ -6,23 +6,14 @@ while a connection is gone. What was missed meanwhile is dealt with before the
 client says that it is ready again.
 """
 
-import asyncio
 import contextlib
 import functools
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TypeVar
 
-import msgspec
-
-from agent.rundir.chunks.layout import RoundLayout
-from trainer.federated.arrival import Arrival, Whole
+from trainer.federated.arrival import Arrival
 from trainer.federated.client_events import ClientEvents
 from trainer.federated.messages import (
-    PROTOCOL,
     BadMessageError,
     Chunk,
     FromServer,
@@ -35,31 +26,12 @@ from trainer.federated.messages import (
     Welcome,
 )
 from trainer.federated.outbox import Outbox
+from trainer.federated.part import Part, read_settings
 from trainer.federated.problem import Settings
+from trainer.federated.training import Asked, Training
 from trainer.federated.transport import DisconnectedError
-from trainer.federated.workbench import Update, Workbench
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A round that is being trained."""
-
-    task: Task
-    cancelled: threading.Event
-    done: asyncio.Task[None]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What a client needs to take part in one attempt of a run."""
-
-    welcome: Welcome
-    workbench: Workbench
-    layout: RoundLayout
-    """Of what is averaged: names, dtypes and shapes have to be these."""
-    events: ClientEvents
+from trainer.federated.workbench import Stored, Update, Workbench
+from trainer.federated.worker import Worker
 
 
 class Participant:
@@ -77,20 +49,19 @@ class Participant:
                 and the run's id; called on the worker thread.
             make_events: Makes what tells an attempt of the run.
         """
-        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Gets the exception that local training ended with."""
         self._make_workbench = make_workbench
         self._make_events = make_events
-        self._worker = ThreadPoolExecutor(1, "local-model")
+        self._worker = Worker("local-model")
+        self._training = Training(self._worker, self._offer)
+        self.failure = self._training.failure
+        """Gets the exception that local training ended with."""
         self._outbox: Outbox | None = None
-        self._part: _Part | None = None
+        self._part: Part | None = None
         self._is_ready = False
         self._latest: Model | None = None
         self._arrival = Arrival()
         self._task: Task | None = None
         self._asked_ns = 0
-        self._job: _Job | None = None
-        self._update: Update | None = None
 
     def connected(self, outbox: Outbox) -> None:
         """A connection is there: answers go out through it."""
@@ -99,7 +70,7 @@ class Participant:
     def disconnected(self) -> None:
         """The connection is gone; a round that is being trained goes on."""
         self._outbox, self._is_ready = None, False
-        if self._part is not None and self._job is None:
+        if self._part is not None and self._training.task is None:
             self._part.events.waiting()
 
     async def handle(self, message: FromServer) -> Over | None:
@@ -118,67 +89,65 @@ class Participant:
             await self._take_chunk(message)
         elif isinstance(message, Task):
             await self._take_task(message)
-        elif isinstance(message, Want) and self._update and self._outbox:
-            self._outbox.put_chunks(message.digests, self._update.packed.payloads)
+        elif isinstance(message, Want):
+            self._give(message)
         return None
 
     async def close(self, reason: str, error: str | None = None) -> None:
         """Stop training and let go of everything."""
-        await self._cancel_training()
+        await self._training.cancel()
         if self._part is not None:
-            await self._in_worker(self._part.workbench.close)
+            await self._worker.run(self._part.workbench.close)
             self._part.events.ended(reason, error)
-        self._worker.shutdown(wait=True)
+        self._worker.end()
 
     async def _begin(self, welcome: Welcome) -> None:
         """Take part in this attempt; what an older one asked for is void."""
-        if welcome.protocol != PROTOCOL:
-            raise BadMessageError(
-                f"the server speaks protocol {welcome.protocol}, this client {PROTOCOL}"
-            )
+        settings = read_settings(welcome)
         before = self._part
-        if before is not None and _attempt(before.welcome) == _attempt(welcome):
+        if before is not None and before.is_of(welcome):
             return
-        await self._cancel_training()
-        self._update = None
+        await self._training.cancel()
+        self._training.update = None
+        workbench = None
         if before is not None:
             before.events.ended("stopped")
-        workbench = before.workbench if before else None
-        if before is not None and not _is_same_run(before.welcome, welcome):
-            await self._in_worker(before.workbench.close)
-            workbench = None
+            if before.is_same_run(welcome):
+                workbench = before.workbench
+            else:
+                await self._worker.run(before.workbench.close)
         if workbench is None:
-            workbench = await self._in_worker(
-                functools.partial(
-                    self._make_workbench, _settings(welcome), welcome.run_id
-                )
-            )
+            make = functools.partial(self._make_workbench, settings, welcome.run_id)
+            workbench = await self._worker.run(make)
         layout = workbench.averaged_layout()
         events = self._make_events(welcome.attempt, workbench)
-        self._part = _Part(welcome, workbench, layout, events)
+        self._part = Part(welcome, workbench, layout, events)
 
     async def _take_model(self, model: Model) -> None:
         """Note a new global model; the first one of a session is fetched at once."""
         part = self._known_part()
         self._latest = model
-        if self._job is not None and model.round_num >= self._job.task.round_num:
+        task = self._training.task
+        if task is not None and model.round_num >= task.round_num:
             # The round that is being trained was committed without this client.
-            await self._cancel_training()
+            await self._training.cancel()
         if not self._is_ready:
             await self._fetch(model)
             return
         self._arrival.give_up()
         acknowledge = functools.partial(part.workbench.acknowledge, model.acked_round)
-        await self._in_worker(acknowledge)
+        error = await self._worker.run(acknowledge)
+        if error is not None:
+            part.events.stored(model.round_num, Stored(error=error))
 
     async def _fetch(self, model: Model) -> None:
         """Ask for the chunks of a model that are not here."""
         part = self._known_part()
         if not self._arrival.is_whole(model.digest):
             lacking = self._arrival.expect(model, part.layout)
-            if self._job is None and lacking:
+            if self._training.task is None and lacking:
                 look = functools.partial(part.workbench.known_chunks, lacking)
-                lacking = self._arrival.reuse(await self._in_worker(look))
+                lacking = self._arrival.reuse(await self._worker.run(look))
             if lacking:
                 part.events.fetching()
                 self._send(Want(lacking))
@@ -202,30 +171,20 @@ class Participant:
         part, model = self._known_part(), self._latest
         assert model is not None, "a model is whole that was never told"
         if not self._is_training_on(model, part):
-            await self._cancel_training()
-            settle = functools.partial(self._settle, part, model)
-            await self._in_worker(settle)
+            await self._training.cancel()
+            await self._worker.run(functools.partial(_settle, part, model))
             part.events.waiting()
         self._is_ready = True
         self._send(Ready())
 
-    def _is_training_on(self, model: Model, part: _Part) -> bool:
+    def _is_training_on(self, model: Model, part: Part) -> bool:
         """Whether the round that is being trained is the one that is open."""
-        job = self._job
+        task = self._training.task
         return (
-            job is not None
-            and job.task.base_digest == model.digest
+            task is not None
+            and task.base_digest == model.digest
             and part.workbench.standing.acked_round == model.acked_round
         )
-
-    def _settle(self, part: _Part, model: Model) -> None:
-        reset = part.workbench.settle(
-            server_acked=model.acked_round,
-            attempt=part.welcome.attempt,
-            last_round=model.round_num,
-        )
-        if reset is not None:
-            part.events.reset(reset, model.digest)
 
     async def _take_task(self, task: Task) -> None:
         self._task, self._asked_ns = task, time.monotonic_ns()
@@ -240,56 +199,22 @@ class Participant:
         if task is None or whole is None or whole.digest != task.base_digest:
             return
         self._task = None
-        if self._update is not None and _identity(self._update) == _identity(task):
-            self._offer(self._update)
+        update = self._training.update_for(task)
+        if update is not None:
+            self._offer(update)
             return
-        if self._job is not None and _identity(self._job.task) == _identity(task):
+        if self._training.is_on(task):
             return
-        await self._cancel_training()
-        cancelled = threading.Event()
-        training = self._train(self._known_part(), task, whole, cancelled)
-        self._job = _Job(task, cancelled, asyncio.create_task(training))
+        await self._training.cancel()
+        restored_round = self._latest.restored_round if self._latest else None
+        asked = Asked(task, whole, restored_round, self._asked_ns)
+        self._training.start(self._known_part(), asked)
 
-    async def _train(
-        self, part: _Part, task: Task, whole: Whole, cancelled: threading.Event
-    ) -> None:
-        """Train a round and offer it; an error ends the client, not only this."""
-        part.events.training(task.round_num)
-        fetch_ns = time.monotonic_ns() - self._asked_ns
-        work = functools.partial(self._train_here, part, task, whole, cancelled)
-        try:
-            update = await self._in_worker(work)
-        except Exception as error:  # noqa: BLE001 - it is raised again by whoever waits for `failure`
-            if not self.failure.done():
-                self.failure.set_exception(error)
-            return
-        finally:
-            self._job = None
-            part.events.waiting()
-        if update is None or cancelled.is_set():
-            return
-        report = msgspec.structs.replace(update.report, fetch_ns=fetch_ns)
-        self._update = replace(update, report=report)
-        self._offer(self._update)
-
-    def _train_here(
-        self, part: _Part, task: Task, whole: Whole, cancelled: threading.Event
-    ) -> Update | None:
-        """Do the part of a round that runs on the worker thread."""
-        workbench, events = part.workbench, part.events
-        reset = workbench.prepare(task.round_num, whole.tensors)
-        if reset is not None:
-            events.reset(reset, whole.digest)
-        update = workbench.train(
-            task.round_num,
-            task.attempt,
-            task.base_digest,
-            is_cancelled=cancelled.is_set,
-            on_step=lambda result: events.step_done(workbench.local.num_steps, result),
-        )
-        if update is not None and update.stored is not None:
-            events.stored(task.round_num, update.stored)
-        return update
+    def _give(self, want: Want) -> None:
+        """Send chunks of the update that was offered."""
+        update = self._training.update
+        if update is not None and self._outbox is not None:
+            self._outbox.put_chunks(want.digests, update.packed.payloads)
 
     def _offer(self, update: Update) -> None:
         if self._is_ready:
@@ -301,35 +226,19 @@ class Participant:
             with contextlib.suppress(DisconnectedError):
                 self._outbox.put(message)
 
-    async def _cancel_training(self) -> None:
-        job = self._job
-        if job is not None:
-            job.cancelled.set()
-            await asyncio.gather(job.done, return_exceptions=True)
-
-    def _known_part(self) -> _Part:
+    def _known_part(self) -> Part:
         if self._part is None:
             raise BadMessageError("the server began without a welcome")
         return self._part
 
-    async def _in_worker(self, call: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, call)
 
-
-def _attempt(welcome: Welcome) -> tuple[str, int]:
-    return welcome.run_id, welcome.attempt
-
-
-def _settings(welcome: Welcome) -> Settings:
-    try:
-        return msgspec.msgpack.decode(welcome.settings, type=Settings)
-    except msgspec.DecodeError as error:
-        raise BadMessageError(f"the server's settings: {error}") from error
-
-
-def _is_same_run(a: Welcome, b: Welcome) -> bool:
-    return a.run_id == b.run_id and bytes(a.settings) == bytes(b.settings)
-
-
-def _identity(asked: Task | Update) -> tuple[int, int, str]:
-    return asked.round_num, asked.attempt, asked.base_digest
+def _settle(part: Part, model: Model) -> None:
+    """Deal with what was missed. Called on the worker thread."""
+    reset = part.workbench.settle(
+        server_acked=model.acked_round,
+        attempt=part.welcome.attempt,
+        last_round=model.round_num,
+        restored_round=model.restored_round,
+    )
+    if reset is not None:
+        part.events.reset(reset, model.digest)

@@ -74,6 +74,10 @@ class Host(Protocol):
         """The stream is over."""
         ...
 
+    def turned_away(self, key: str, reason: str) -> None:
+        """Somebody was refused before a session began."""
+        ...
+
 
 class Peer:
     """One session of one client."""
@@ -138,6 +142,8 @@ class Peer:
                 self._host.left(self, reason)
             await asyncio.gather(*tasks, return_exceptions=True)
         if self._is_unwanted:
+            if self.hello is None:
+                self._host.turned_away(self.key, reason)
             raise TurnedAwayError(reason)
 
     async def _until_over(self, work: Coroutine[None, None, str | None]) -> None:

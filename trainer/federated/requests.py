@@ -87,14 +87,16 @@ class Obeying:
                 if self._coordinator.is_over:
                     raise RunDirError("the federation ended before that")
                 await asyncio.sleep(LOOK_EVERY_S / 10)
+            node, round_num = args["node"], args["round_num"]
             await self._coordinator.adopt(
                 functools.partial(
                     self._model.adopt,
-                    source=self._run.chunk_store(args["node"]),
-                    source_round=args["round_num"],
+                    source=self._run.chunk_store(node),
+                    source_round=round_num,
                     pattern=args.get("tensors"),
                     mapping=args.get("mapping"),
-                )
+                ),
+                source=f"{node} round {round_num}",
             )
         finally:
             if not was_paused and not self._coordinator.is_over:

@@ -175,7 +175,7 @@ class Rounds:
         """End after the round that is open, or without it."""
         self._is_stopping = True
         if at_once and self.phase is Phase.OPEN:
-            abandoned = Abandon(self.round_num, "stopped")
+            abandoned = Abandon(self.round_num, "stopped", len(self.selected))
             self._gather(now_ns)
             return [abandoned, *self.tick(now_ns)]
         return self.tick(now_ns)
@@ -297,7 +297,7 @@ class Rounds:
         found, needed = len(self.delivered), self.rules.min_updates
         seconds = self.rules.limit_ns / SECOND_NS
         detail = f"{found} of at least {needed} updates within {seconds:g} s"
-        abandoned = Abandon(self.round_num, detail)
+        abandoned = Abandon(self.round_num, detail, len(self.selected))
         self._num_tries += 1
         self._gather(now_ns)
         if self._num_tries < self.rules.max_tries:

@@ -157,7 +157,9 @@ class _Serving:
             events=ServerEvents(self.agent),
         )
         stops = Stops(coordinator.stop, self.known.lifeline_fd)
-        transport = TransportServer(endpoint, security, coordinator.serve)
+        transport = TransportServer(
+            endpoint, security, coordinator.serve, coordinator.turned_away
+        )
         _announce(await transport.start(), self.known.announce_fd)
         obeying = Obeying(self.agent, coordinator, self.model, self.start.run)
         watching = asyncio.create_task(obeying.watch())

@@ -4,14 +4,16 @@ A thin layer over the agent: it knows which events a step of a federation is
 made of, and nothing of how the step was decided.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic_ns
 
 from agent.rundir.events import (
     ClientJoined,
     ClientLost,
+    ClientRefused,
     ClientUpdate,
+    RoundAbandoned,
     RoundCommitted,
     RoundStarted,
     StoreStats,
@@ -25,6 +27,9 @@ from trainer.federated.terms import Abandon, Close, Open
 
 _SLACK_S = 60.0
 """What averaging, measuring and storing may take before it looks stuck."""
+_BETWEEN_REFUSALS_NS = 1_000_000_000
+"""Whoever reaches the port could fill the disk with refused connections."""
+_MAX_KEY_CHARS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,8 @@ class ServerEvents:
     def __init__(self, agent: Agent) -> None:
         """Write through an attached agent."""
         self.agent = agent
+        self._refused_ns = -_BETWEEN_REFUSALS_NS
+        self._num_untold = 0
 
     def gathering(self) -> None:
         """Between rounds: too few clients, or paused."""
@@ -80,7 +87,7 @@ class ServerEvents:
             round_num=close.round_num,
             members=done.members,
             num_selected=close.num_selected,
-            round_ns=time.monotonic_ns() - close.opened_ns,
+            round_ns=monotonic_ns() - close.opened_ns,
             model_digest=done.packed.digest,
             loss=measured.loss if measured else None,
             accuracy_frac=measured.accuracy_frac if measured else None,
@@ -90,18 +97,19 @@ class ServerEvents:
         self._stored(done)
         say(_line(close, done))
 
-    def adopted(self, done: Committed, began_ns: int) -> None:
+    def adopted(self, done: Committed, source: str, began_ns: int) -> None:
         """Another model became a round without members."""
         self.agent.emit(
             RoundCommitted,
             round_num=done.round_num,
             members=(),
             num_selected=0,
-            round_ns=time.monotonic_ns() - began_ns,
+            round_ns=monotonic_ns() - began_ns,
             model_digest=done.packed.digest,
             loss=done.measured.loss if done.measured else None,
             accuracy_frac=done.measured.accuracy_frac if done.measured else None,
             reason="restored",
+            source=source,
         )
         self._measured(done)
         self._stored(done)
@@ -109,6 +117,13 @@ class ServerEvents:
     def abandoned(self, effect: Abandon, clients: Sequence[str]) -> None:
         """A round ended without enough updates; these had come in vain."""
         self.agent.phase("waiting")
+        self.agent.emit(
+            RoundAbandoned,
+            round_num=effect.round_num,
+            reason=effect.reason,
+            num_updates=len(clients),
+            num_selected=effect.num_selected,
+        )
         for client in clients:
             self.refused(client, effect.round_num, f"abandoned: {effect.reason}")
 
@@ -127,6 +142,20 @@ class ServerEvents:
     def lost(self, client: str, session: str, reason: str) -> None:
         """A client's session is over."""
         self.agent.emit(ClientLost, client=client, session=session, reason=reason)
+
+    def turned_away(self, client: str, reason: str) -> None:
+        """Somebody who claims this key was not let in; told once a second at most."""
+        now_ns = monotonic_ns()
+        if now_ns < self._refused_ns + _BETWEEN_REFUSALS_NS:
+            self._num_untold += 1
+            return
+        self.agent.emit(
+            ClientRefused,
+            client=client[:_MAX_KEY_CHARS],
+            reason=reason,
+            num_untold=self._num_untold,
+        )
+        self._refused_ns, self._num_untold = now_ns, 0
 
     def refused(self, client: str, round_num: int, reason: str) -> None:
         """An update does not count."""
@@ -163,6 +192,7 @@ class ServerEvents:
                 loss=measured.loss,
                 eval_ns=measured.eval_ns,
                 accuracy_frac=measured.accuracy_frac,
+                buffers=measured.buffers,
             )
 
     def _stored(self, done: Committed) -> None:

@@ -72,6 +72,7 @@ def settle(
     server_acked: int | None,
     attempt: int,
     last_round: int,
+    restored_round: int | None = None,
 ) -> Settled[State]:
     """Compare a client's memory with the server's when a session begins.
 
@@ -81,6 +82,7 @@ def settle(
             server's durable record; None: none has.
         attempt: Of the server.
         last_round: The last one that the server committed; 0: none.
+        restored_round: The last one that an operator restored; None: none.
     """
     trained = standing.trained
     if trained is not None and trained.round_num == server_acked:
@@ -95,16 +97,20 @@ def settle(
     missed = last_round - standing.fresh_round
     if missed <= 0:
         return Settled(standing, None)
-    return _after_a_gap(standing, missed, last_round, "reconnected after missing")
+    why = _why("reconnected after missing", standing, missed, restored_round)
+    return _after_a_gap(standing, missed, last_round, why)
 
 
-def begin(standing: Standing[State], round_num: int) -> Settled[State]:
+def begin(
+    standing: Standing[State], round_num: int, restored_round: int | None = None
+) -> Settled[State]:
     """Say what the state is worth for a round that is about to be trained."""
     standing = replace(standing, trained=None)
     missed = round_num - 1 - standing.fresh_round
     if missed <= 0:
         return Settled(standing, None)
-    return _after_a_gap(standing, missed, round_num - 1, "missed")
+    why = _why("missed", standing, missed, restored_round)
+    return _after_a_gap(standing, missed, round_num - 1, why)
 
 
 def acknowledge(standing: Standing[State], round_num: int) -> Standing[State]:
@@ -138,14 +144,24 @@ def _may_count(trained: Trained[State], attempt: int, last_round: int) -> bool:
 
 
 def _after_a_gap(
-    standing: Standing[State], missed: int, through_round: int, what: str
+    standing: Standing[State], missed: int, through_round: int, why: str
 ) -> Settled[State]:
     standing = replace(standing, fresh_round=through_round)
     if standing.acked_round is None:
         # A newcomer has grown no state that a gap could make stale.
         return Settled(standing, None)
-    rounds = "round" if missed == 1 else "rounds"
-    return Settled(standing, Loss(f"{what} {missed} {rounds}", missed))
+    return Settled(standing, Loss(why, missed))
+
+
+def _why(
+    what: str, standing: Standing[State], missed: int, restored_round: int | None
+) -> str:
+    """Say what made the state stale: absence, or an operator."""
+    text = f"{what} {missed} {'round' if missed == 1 else 'rounds'}"
+    if restored_round is None or restored_round <= standing.fresh_round:
+        return text
+    restored = f"another model was restored as round {restored_round}"
+    return restored if missed == 1 else f"{text}; {restored}"
 
 
 def _foreign(mine: int | None, servers: int | None, last_round: int) -> Loss:

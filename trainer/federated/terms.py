@@ -125,6 +125,7 @@ class Abandon:
 
     round_num: int
     reason: str
+    num_selected: int
 
 
 @dataclass(frozen=True)

@@ -116,17 +116,25 @@ OnSession = Callable[[str, Link], Awaitable[None]]
 Raises TurnedAwayError to end it so that the client does not come back.
 """
 
+OnRefused = Callable[[str, str], None]
+"""Is told of a key whose token is not right, and the reason in words."""
+
 
 class TransportServer:
     """Listens, checks who comes, and hands each stream to `on_session`."""
 
     def __init__(
-        self, endpoint: Endpoint, security: ServerSecurity, on_session: OnSession
+        self,
+        endpoint: Endpoint,
+        security: ServerSecurity,
+        on_session: OnSession,
+        on_refused: OnRefused,
     ) -> None:
         """Prepare to listen; `start` does. Call it inside a running loop."""
         self._endpoint = endpoint
         self._security = security
         self._on_session = on_session
+        self._on_refused = on_refused
         self._server = aio.server(options=_SERVER_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
         self._server.add_generic_rpc_handlers(
@@ -164,6 +172,7 @@ class TransportServer:
         token = metadata.get(_TOKEN)
         if not self._security.admits(key, token if isinstance(token, str) else None):
             refusal = f"no client `{ascii(key)[1:-1]}` with this token"
+            self._on_refused(key, "its token is not that of this key")
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, refusal)
         try:
             await self._on_session(key, Link(context.read, context.write))

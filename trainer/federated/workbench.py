@@ -106,7 +106,12 @@ class Workbench:
         """What the model and the optimizer hold now; None: as constructed."""
 
     def settle(
-        self, *, server_acked: int | None, attempt: int, last_round: int
+        self,
+        *,
+        server_acked: int | None,
+        attempt: int,
+        last_round: int,
+        restored_round: int | None = None,
     ) -> Reset | None:
         """Find out after a reconnect what may be kept, and reset what may not."""
         settled = settle(
@@ -114,6 +119,7 @@ class Workbench:
             server_acked=server_acked,
             attempt=attempt,
             last_round=last_round,
+            restored_round=restored_round,
         )
         self.standing = settled.standing
         return None if settled.loss is None else self._lose(settled.loss)
@@ -129,9 +135,14 @@ class Workbench:
         before, self.standing = self.standing, acknowledge(self.standing, round_num)
         return None if self.standing is before else self._remember()
 
-    def prepare(self, round_num: int, tensors: Mapping[str, Tensor]) -> Reset | None:
+    def prepare(
+        self,
+        round_num: int,
+        tensors: Mapping[str, Tensor],
+        restored_round: int | None = None,
+    ) -> Reset | None:
         """Load the global model, and the state that goes with it."""
-        settled = begin(self.standing, round_num)
+        settled = begin(self.standing, round_num, restored_round)
         self.standing = settled.standing
         reset = None if settled.loss is None else self._lose(settled.loss)
         if reset is not None and not reset.change.before:

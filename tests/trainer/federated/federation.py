@@ -51,6 +51,7 @@ class Server:
             Endpoint("127.0.0.1", port),
             security or ServerSecurity(),
             self.coordinator.serve,
+            self.coordinator.turned_away,
         )
         self.run = run
 

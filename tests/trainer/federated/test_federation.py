@@ -11,9 +11,12 @@ import pytest
 from agent.rundir.events import (
     ClientJoined,
     ClientLost,
+    ClientRefused,
     ClientUpdate,
+    EvalDone,
     OptimizerReset,
     RequestDone,
+    RoundAbandoned,
     RoundCommitted,
     RoundStarted,
     RunEnded,
@@ -33,10 +36,16 @@ from tests.trainer.federated.federation import (
     until,
 )
 from trainer.chunks.store import ChunkStore
+from trainer.federated.messages import PROTOCOL, Hello, encode
 from trainer.federated.problem import server_data
 from trainer.federated.replay import replay
-from trainer.federated.security import ClientSecurity, ServerSecurity, read_tokens
-from trainer.federated.transport import DisconnectedError, TurnedAwayError
+from trainer.federated.security import (
+    ClientSecurity,
+    Endpoint,
+    ServerSecurity,
+    read_tokens,
+)
+from trainer.federated.transport import DisconnectedError, TurnedAwayError, connect
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -218,6 +227,11 @@ async def test_a_deadline_needs_no_message_to_come(tmp_path):
 
     assert finish.reason == "error"
     assert finish.detail == "0 of at least 1 updates within 0.3 s, 2 times"
+    abandoned = of_kind(events(tmp_path, "server"), RoundAbandoned)
+    assert [(e.round_num, e.num_updates, e.num_selected) for e in abandoned] == [
+        (1, 0, 3)
+    ] * 2
+    assert abandoned[0].reason == "0 of at least 1 updates within 0.3 s"
 
 
 async def test_an_update_that_breaks_off_goes_on_where_it_stopped(tmp_path):
@@ -240,6 +254,8 @@ async def test_an_update_that_breaks_off_goes_on_where_it_stopped(tmp_path):
     updates = {e.client: e for e in of_kind(events(tmp_path, "server"), ClientUpdate)}
     assert len(updates) == 3
     assert 0 < updates["client-1"].num_bytes < updates["client-2"].num_bytes
+    (evaluated,) = of_kind(events(tmp_path, "server"), EvalDone)
+    assert evaluated.buffers == "calibration"
     assert_replays(tmp_path, config)
 
 
@@ -295,7 +311,27 @@ async def test_a_wrong_token_is_turned_away_and_the_right_one_let_in(tmp_path):
         ) as client:
             over = await client.task
 
+    told = events(run_dir, "server")
+    (refused,) = of_kind(told, ClientRefused)
     assert over.reason == "completed"
+    assert (refused.client, refused.num_untold) == ("client-1", 0)
+    assert refused.reason == "its token is not that of this key"
+    assert len(of_kind(told, ClientJoined)) == 1
+
+
+async def test_a_client_of_another_version_is_turned_away_and_told(tmp_path):
+    async with serving(tmp_path, quick()) as server:
+        endpoint = Endpoint("127.0.0.1", server.port)
+        async with connect(endpoint, ClientSecurity(), "client-1") as link:
+            await link.write(encode(Hello(PROTOCOL + 1, "s")))
+            with pytest.raises(TurnedAwayError, match="the server speaks protocol"):
+                await link.read()
+
+    told = events(tmp_path, "server")
+    (refused,) = of_kind(told, ClientRefused)
+    assert refused.client == "client-1"
+    assert f"this client {PROTOCOL + 1}" in refused.reason
+    assert of_kind(told, ClientLost) == []
 
 
 @pytest.fixture
@@ -347,7 +383,9 @@ async def test_clients_follow_a_server_that_comes_back(tmp_path):
             # As after a kill: streams break, and nobody is told why.
             for client in clients:
                 client.proxy.cut()
-            await until(lambda: not server.coordinator._peers, what="the loss")
+            await until(
+                lambda: not server.coordinator._attendance._peers, what="the loss"
+            )
         async with serving(tmp_path, config, port=server.port) as again:
             gate.open(3)
             for client in clients:
@@ -396,11 +434,12 @@ async def test_an_operator_pauses_restores_continues_and_stops(tmp_path):
     assert paused_at == [1, 2, 3, 4]
     assert rounds[3].reason == "restored"
     assert rounds[3].members == ()
+    assert rounds[3].source == "server round 1"
     assert rounds[3].model_digest == rounds[0].model_digest
     assert rounds[4].members == tuple(f"client-{n}" for n in (1, 2, 3))
     assert [e.error is None for e in done(tmp_path)] == [True, True, False, True, True]
     (reset,) = of_kind(events(tmp_path, "client-2"), OptimizerReset)
-    assert reset.reason == "missed 1 round"
+    assert reset.reason == "another model was restored as round 4"
 
 
 @pytest.mark.slow
@@ -434,7 +473,8 @@ async def test_a_store_that_fails_costs_the_client_nothing_but_the_store(tmp_pat
 
     stored = of_kind(events(tmp_path, "client-1"), StoreStats)
     assert finish.reason == "completed"
-    assert [e.error is None for e in stored] == [True, False, False, False]
+    assert {e.round_num for e in stored if e.error is None} == {1}
+    assert {e.round_num for e in stored if e.error is not None} == {2, 3, 4}
     assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
 
 

@@ -157,6 +157,7 @@ def test_an_earlier_round_can_be_gone_back_to_as_a_round_of_its_own(path):
     model.close()
     again = make_global(path, config)
     assert again.packed.digest == first
+    assert again.restored_round == 4
     again.close()
 
 

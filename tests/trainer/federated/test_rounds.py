@@ -116,11 +116,11 @@ def test_a_round_without_enough_updates_is_opened_again_and_then_given_up():
 
     detail = "0 of at least 1 updates within 5 s"
     assert first == [
-        Abandon(1, detail),
+        Abandon(1, detail, 3),
         Open(1, ("a", "b", "c"), "m0", 2 * LIMIT_NS),
     ]
     assert second == [
-        Abandon(1, detail),
+        Abandon(1, detail, 3),
         Finish("error", f"{detail}, 2 times"),
     ]
 
@@ -345,7 +345,7 @@ def test_a_stop_waits_for_the_open_round_unless_it_is_at_once():
     second = hard.stop(5, at_once=True)
 
     assert first == []
-    assert second == [Abandon(1, "stopped"), Finish("stopped")]
+    assert second == [Abandon(1, "stopped", 3), Finish("stopped")]
     for client in "abc":
         gently.update(offer(client), 6)
     assert gently.commit_done(1, "m1", 7) == [Finish("stopped")]

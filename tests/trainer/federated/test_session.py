@@ -122,6 +122,32 @@ def test_a_round_that_this_client_sat_out_costs_the_state_too():
     assert settled.standing.fresh_round == 6
 
 
+@pytest.mark.parametrize(
+    ("last_round", "restored_round", "reason"),
+    [
+        (4, 4, "another model was restored as round 4"),
+        (
+            5,
+            4,
+            "reconnected after missing 2 rounds; another model was restored as round 4",
+        ),
+        (4, 2, "reconnected after missing 1 round"),
+    ],
+)
+def test_a_restored_model_is_named_as_the_cause_to_whom_it_is_new(
+    last_round, restored_round, reason
+):
+    settled = settle(
+        after(3),
+        server_acked=3,
+        attempt=1,
+        last_round=last_round,
+        restored_round=restored_round,
+    )
+
+    assert settled.loss.reason == reason
+
+
 def test_the_next_round_follows_without_loss():
     settled = begin(after(4), 5)
 
