@@ -1,146 +1,156 @@
 """Make the pictures: real runs, the real dashboard in a terminal, its screen as PNG.
 
-Two DDP runs are trained on this machine: one that ends well and one that is
-killed in the middle; a byte of the second one's newest checkpoint is flipped.
-Nothing on the pictures is written by hand.
+Data-parallel runs and federations are trained on this machine; one of each goes
+well, the others get a straggler, a hang, a kill, a damaged checkpoint, a client
+that was cut off and came back, and a damaged store. Nothing on the pictures is
+written by hand. With arguments only the scenes that they name are made.
 """
 
 import contextlib
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import psutil
-
 from agent.rundir.checkpoints import list_checkpoints
-from agent.rundir.events import StepDone, decode_lines
-from agent.rundir.layout import RunDir
+from agent.rundir.events import ClientJoined, RoundCommitted
 from screenshots import raster
+from screenshots.runs import ROOT, Training, at_home, flip_a_byte
 from tests.pty_terminal import PtyTerminal
 
-ROOT = Path(__file__).parent.parent
 OUT = ROOT / "screenshots"
 SIZES = {"wide": (120, 36), "small": (80, 24)}
 ENVIRONMENT = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
-TRAINING = ("--save-every", "50", "--eval-every", "50", "--norms-every", "5")
+PATIENCE_S = 120
 
 
 def main() -> int:
-    """Make every picture; name what was made."""
-    # Pictures show the path: a short one that says nothing of this machine.
+    """Make every picture, or those of some scenes; name what was made."""
+    wanted = sys.argv[1:] or list(SCENES)
     with tempfile.TemporaryDirectory(prefix="opsdash-") as folder:
         runs = Path(folder) / "runs"
         runs.mkdir()
-        with _at_home(runs):
-            _live(Path("ddp-1"))
-            _killed(Path("ddp-2"))
+        with at_home(runs):
+            for name in wanted:
+                SCENES[name]()
     return 0
 
 
-def _live(run: Path) -> None:
-    """Every pane of a run while it trains, then of the same run when it ended."""
-    with _training(run, steps=300) as process:
-        _wait_for_step(run, 120, process)
-        for name, size in SIZES.items():
-            with _watching(run, size) as terminal:
-                terminal.wait_for("healthy")
-                _take(terminal, f"overview-{name}")
-                for key, pane in (("2", "barriers"), ("4", "optimizer")):
-                    terminal.send(key)
-                    terminal.settle(0.5)
-                    _take(terminal, f"{pane}-{name}")
-    for name, size in SIZES.items():
-        with _watching(run, size) as terminal:
-            terminal.wait_for("finished")
-            terminal.send("3")
-            terminal.wait_for("resumable")
-            terminal.send("v")
-            terminal.wait_for("sound:")
-            _take(terminal, f"checkpoints-{name}")
-            for key, pane in (("5", "chunks"), ("6", "rounds"), ("7", "events")):
-                terminal.send(key)
-                terminal.settle(0.5)
-                _take(terminal, f"{pane}-ddp-{name}")
+def healthy() -> None:
+    """Every pane of a run that goes well, then of the same run when it ended."""
+    with Training("ddp", "ddp-1", "--steps", "300") as training:
+        training.wait_for_step(120)
+        for size in SIZES:
+            with watching(training, size) as terminal:
+                see(terminal, "training at step")
+                take(terminal, f"overview-{size}")
+                press(terminal, "2", "nobody waits")
+                take(terminal, f"barriers-{size}")
+                press(terminal, "4", "gradient norm")
+                take(terminal, f"optimizer-{size}")
+        training.wait()
+    for size in SIZES:
+        with watching(training, size) as terminal:
+            see(terminal, "finished")
+            press(terminal, "3", "resumable")
+            press(terminal, "v", "sound:")
+            take(terminal, f"checkpoints-{size}")
+            press(terminal, "5", "its state is in checkpoints")
+            take(terminal, f"chunks-ddp-{size}")
+            press(terminal, "6", "it has steps and no rounds")
+            take(terminal, f"rounds-ddp-{size}")
+            press(terminal, "7", "run_ended")
+            take(terminal, f"events-{size}")
 
 
-def _killed(run: Path) -> None:
-    """A run that was killed, with a damaged checkpoint, and the plan to resume it."""
-    with _training(run, steps=2_000) as process:
-        _wait_for_step(run, 120, process)
-    newest = list_checkpoints(RunDir(run))[0]
-    _flip_a_byte(newest.path / "state.pt")
-    for name, size in SIZES.items():
-        with _watching(run, size) as terminal:
-            terminal.wait_for("dead")
-            _take(terminal, f"dead-{name}")
-            terminal.send("3")
-            terminal.wait_for(newest.name)
-            terminal.send("v")
-            terminal.wait_for("failed verify")
-            _take(terminal, f"damaged-{name}")
+def straggler() -> None:
+    """A rank that the others wait for."""
+    run = Training("ddp", "ddp-2", "--steps", "5000")
+    with run as training, training.suffers("straggler"):
+        training.wait_for_step(110)
+        for size in SIZES:
+            with watching(training, size) as terminal:
+                see(terminal, "rank 1 costs")
+                take(terminal, f"straggler-{size}")
+                press(terminal, "2", "cost now")
+                take(terminal, f"straggler-barriers-{size}")
+
+
+def hang() -> None:
+    """A rank that never comes to the barrier, and where it stands."""
+    with Training("ddp", "ddp-3", "--steps", "5000") as training:
+        training.wait_for_step(60)
+        with training.suffers("hang"), watching(training, "wide") as terminal:
+            see(terminal, "missing: rank 1")
+            press(terminal, "2", "hang ")
+            press(terminal, "K", "enter confirms")
+            press(terminal, "\r", "ok write the Python stacks")
+            take(terminal, "hang-wide")
+            terminal.resize(*SIZES["small"])
+            see(terminal, "process is stopped")
+            take(terminal, "hang-small")
+
+
+def damaged() -> None:
+    """A run that was killed, its damaged checkpoint, and the plan to resume it."""
+    with Training("ddp", "ddp-4", "--steps", "5000") as training:
+        training.wait_for_step(130)
+    newest = list_checkpoints(training.run)[0]
+    flip_a_byte(newest.path / "state.pt")
+    for size in SIZES:
+        with watching(training, size) as terminal:
+            see(terminal, "dead")
+            take(terminal, f"dead-{size}")
+            press(terminal, "3", newest.name)
+            press(terminal, "v", "failed verify")
+            take(terminal, f"damaged-{size}")
             terminal.send("1")
-            terminal.send("r")
-            terminal.wait_for("enter confirms")
-            _take(terminal, f"resume-plan-{name}")
+            press(terminal, "r", "enter confirms")
+            take(terminal, f"resume-plan-{size}")
             terminal.send("\x1b")
 
 
-@contextlib.contextmanager
-def _at_home(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+def federated() -> None:
+    """A federation, a client that was cut off and came back, and the stores."""
+    run = Training("fl", "fl-1", "--rounds", "5000")
+    with run as training, training.suffers("reconnect"):
+        training.wait_for(lambda e: isinstance(e, ClientJoined) and e.is_return)
+        training.wait_for(_is_after(30))
+        for size in SIZES:
+            with watching(training, size) as terminal:
+                see(terminal, "round")
+                take(terminal, f"federated-{size}")
+                press(terminal, "6", "what happened")
+                take(terminal, f"reconnect-{size}")
+                press(terminal, "5", "client-3")
+                press(terminal, "v", "ok verify")
+                take(terminal, f"chunks-{size}")
+    with training.suffers("corrupt"), watching(training, "wide") as terminal:
+        press(terminal, "5", "client-3")
+        press(terminal, "v", "damaged")
+        take(terminal, "chunks-damaged-wide")
+        terminal.resize(*SIZES["small"])
+        take(terminal, "chunks-damaged-small")
+
+
+SCENES: dict[str, Callable[[], None]] = {
+    "healthy": healthy,
+    "straggler": straggler,
+    "hang": hang,
+    "damaged": damaged,
+    "federated": federated,
+}
 
 
 @contextlib.contextmanager
-def _training(run: Path, *, steps: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """Train while the block lasts; wait for the end, or kill what has not ended."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "trainer", "launch", "ddp", str(run)),
-            *("--nproc", "2", "--steps", str(steps), *TRAINING),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-        if steps < 1_000:
-            process.wait()
-    finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(process.pid)
-            for one in [*parent.children(recursive=True), parent]:
-                one.send_signal(signal.SIGKILL)
-        process.wait()
-
-
-def _wait_for_step(run: Path, step: int, process: "subprocess.Popen[bytes]") -> None:
-    file = RunDir(run).telemetry_file(1, "rank-00000")
-    while True:
-        if process.poll() is not None:
-            raise SystemExit(f"the trainer ended with {process.returncode}")
-        with contextlib.suppress(FileNotFoundError):
-            steps = [e for e in decode_lines(file.read_bytes()) if type(e) is StepDone]
-            if steps and (steps[-1].step or 0) >= step:
-                return
-        time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def _watching(run: Path, size: Sequence[int]) -> Iterator[PtyTerminal]:
+def watching(training: Training, size: str) -> Iterator[PtyTerminal]:
+    """Watch a run in a terminal of a size until the block is left."""
+    columns, rows = _size(size)
     terminal = PtyTerminal(
-        [sys.executable, "-m", "opsdash", "attach", run],
-        columns=size[0],
-        rows=size[1],
+        [sys.executable, "-m", "opsdash", "attach", training.run.path],
+        columns=columns,
+        rows=rows,
         env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
     )
     with terminal:
@@ -149,18 +159,31 @@ def _watching(run: Path, size: Sequence[int]) -> Iterator[PtyTerminal]:
         terminal.exit_code()
 
 
-def _take(terminal: PtyTerminal, name: str) -> None:
-    terminal.settle(0.6)
+def press(terminal: PtyTerminal, key: str, text: str) -> None:
+    """Press a key, and wait for what it brings."""
+    terminal.send(key)
+    see(terminal, text)
+
+
+def see(terminal: PtyTerminal, text: str) -> None:
+    """Wait until a text is on the screen."""
+    terminal.wait_for(text, PATIENCE_S)
+
+
+def take(terminal: PtyTerminal, name: str) -> None:
+    """Draw the screen after a moment: a live one never stands still."""
+    end = time.monotonic() + 1.0
+    terminal.wait_until(lambda: time.monotonic() > end, "the moment")
     path = raster.draw(raster.from_pyte(terminal.terminal), OUT / f"{name}.png")
-    print(path.relative_to(ROOT))
+    print(path.relative_to(ROOT), flush=True)
 
 
-def _flip_a_byte(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 1]))
+def _size(name: str) -> Sequence[int]:
+    return SIZES[name]
+
+
+def _is_after(round_num: int) -> Callable[[object], bool]:
+    return lambda e: isinstance(e, RoundCommitted) and (e.round_num or 0) >= round_num
 
 
 if __name__ == "__main__":
