@@ -20,9 +20,6 @@ from agent.emitter import Emitter
 from agent.probes.activity import Activity
 from agent.rundir.events import CollectivesSampled
 
-UNAVAILABLE = "unavailable: "
-"""Begins the group's name in an event that says why there are no samples."""
-
 _RARELY_STEPS = 200
 _FIRST_STEPS = 20
 _LEARNING_STEPS = 60
@@ -145,7 +142,11 @@ class CollectivesProbe:
     def _say_absent(self, reason: str) -> None:
         self.absence = reason
         self._emitter.emit(
-            CollectivesSampled, group=UNAVAILABLE + reason, first_id=0, started_ns=()
+            CollectivesSampled,
+            group="",
+            first_id=0,
+            started_ns=(),
+            unavailable=reason,
         )
 
 

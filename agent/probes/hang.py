@@ -18,7 +18,7 @@ from agent.probes.barrier import BarrierProbe
 from agent.probes.collectives import Collective
 from agent.probes.host_stacks import HostStacks
 from agent.probes.peers import Peers, Standing
-from agent.rundir.events import HangNamed
+from agent.rundir.events import HangNamed, LastSeen
 
 DEFAULT_LIMIT_S = 60.0
 """Of a wait, or of a step, for which nobody gave one."""
@@ -115,7 +115,7 @@ class HangWatch:
             self._parts.write_stacks(what)
         alive = [r for r in there if r == me or self._parts.peers.is_alive(r)]
         if me == min(alive) and missing != self._told:
-            self._tell(wait, missing)
+            self._tell(wait, missing, standings)
         here = self._parts.host.ranks_here()
         if me == min(r for r in alive if r in here or r == me):
             self._ask(what, [r for r in missing if r not in self._asked], standings)
@@ -134,10 +134,31 @@ class HangWatch:
             return ()
         return tuple(r for r in behind if r not in alive or peers.is_still(r))
 
-    def _tell(self, wait: _Wait, missing: tuple[int, ...]) -> None:
+    def _tell(
+        self, wait: _Wait, missing: tuple[int, ...], standings: dict[int, Standing]
+    ) -> None:
         self._named, self._told = wait, missing
+        self._emit(wait, tuple(self._last_seen(standings[rank]) for rank in missing))
+
+    def _emit(self, wait: _Wait, last_seen: tuple[LastSeen, ...]) -> None:
         self._parts.emitter.emit(
-            HangNamed, barrier=wait.name, missing=missing, waited_ns=wait.age_ns
+            HangNamed,
+            barrier=wait.name,
+            missing=tuple(seen.rank for seen in last_seen),
+            waited_ns=wait.age_ns,
+            index=wait.number,
+            group=wait.collective.group if wait.collective else None,
+            limit_ns=wait.limit_ns,
+            last_seen=last_seen,
+        )
+
+    def _last_seen(self, standing: Standing) -> LastSeen:
+        return LastSeen(
+            rank=standing.rank,
+            phase=standing.phase,
+            step=standing.step,
+            waiting_at=standing.waiting_at[0] if standing.waiting_at else None,
+            stacks=self._parts.host.file_of(standing.rank),
         )
 
     def _ask(
@@ -155,12 +176,7 @@ class HangWatch:
     def _clear(self) -> None:
         """Tell that the wait is over: nobody is missing any more."""
         assert self._named is not None
-        self._parts.emitter.emit(
-            HangNamed,
-            barrier=self._named.name,
-            missing=(),
-            waited_ns=self._named.age_ns,
-        )
+        self._emit(self._named, ())
         self._named, self._told = None, ()
         self._asked.clear()
 

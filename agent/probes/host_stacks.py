@@ -49,6 +49,11 @@ class HostStacks:
             and liveness(header.process) is not Liveness.UNKNOWN
         }
 
+    def file_of(self, rank: int) -> str:
+        """Return where a rank's stacks stand, as a path in the run directory."""
+        path = stacks_file(self._run, self._attempt, rank_stem(rank))
+        return str(path.relative_to(self._run.path))
+
     def ask(self, ranks: Iterable[int], reason: str) -> None:
         """Make those ranks of this host write their stacks."""
         here = self.ranks_here()

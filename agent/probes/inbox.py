@@ -66,6 +66,8 @@ class Inbox:
         self._started_ns = time.time_ns()
         self._queue: tuple[Request, ...] = ()
         """Replaced whole by the agent's thread, read by the main thread."""
+        self._has_accepted = False
+        self._first_step: int | None = None
         self._taken: set[str] = set()
         self._refused_names: set[str] = set()
 
@@ -93,6 +95,7 @@ class Inbox:
             OSError: what is taken cannot be told; it is taken all the same.
         """
         self.accepted |= frozenset(kinds)
+        self._has_accepted = True
         self._write_accepted()
 
     def look(self) -> None:
@@ -167,6 +170,9 @@ class Inbox:
 
     def close(self) -> None:
         """Tell what still waits that nobody will carry it out. Never raises."""
+        self._has_accepted = True
+        with contextlib.suppress(OSError, RefusedRequestError):
+            self.look()
         for request in self._queue:
             if request.id not in self._taken and self.claim(request.id):
                 reason = "the run ended before the trainer came to a safe point"
@@ -176,6 +182,34 @@ class Inbox:
 
     def _meet(self, inbox: int, name: str) -> Request | None:
         """Read a file that was not seen before; return it if it shall be obeyed."""
+        request = self._read_new(inbox, name)
+        if request is None:
+            return None
+        now_ns = time.time_ns()
+        reason = refusal(
+            self._run,
+            request,
+            attempt=self._attempt,
+            started_ns=self._started_ns,
+            now_ns=now_ns,
+        )
+        stage = Stage.EXPIRED if is_expired(request, now_ns) else Stage.REFUSED
+        if reason is None and request.kind not in self.accepted:
+            if not self._has_spoken():
+                return None  # it is met again at the next look
+            taken = ", ".join(sorted(self.accepted))
+            reason = f"this trainer takes no `{request.kind}`, it takes: {taken}"
+        self._emitter.emit(
+            RequestSeen, request=request.id, request_kind=request.kind, refusal=reason
+        )
+        if reason is None:
+            return request
+        if self.claim(request.id):
+            self.finish(pending(request), stage, reason)
+        return None
+
+    def _read_new(self, inbox: int, name: str) -> Request | None:
+        """Read a file as a request that was not taken yet, or put it aside."""
         if name in self._refused_names:
             return None
         try:
@@ -189,26 +223,17 @@ class Inbox:
             # It came twice and acts once.
             self._put_aside(name, "it was taken already")
             return None
-        now_ns = time.time_ns()
-        reason = refusal(
-            self._run,
-            request,
-            attempt=self._attempt,
-            started_ns=self._started_ns,
-            now_ns=now_ns,
-        )
-        stage = Stage.EXPIRED if is_expired(request, now_ns) else Stage.REFUSED
-        if reason is None and request.kind not in self.accepted:
-            taken = ", ".join(sorted(self.accepted))
-            reason = f"this trainer takes no `{request.kind}`, it takes: {taken}"
-        self._emitter.emit(
-            RequestSeen, request=request.id, request_kind=request.kind, refusal=reason
-        )
-        if reason is None:
-            return request
-        if self.claim(request.id):
-            self.finish(pending(request), stage, reason)
-        return None
+        return request
+
+    def _has_spoken(self) -> bool:
+        """Whether it is known what the trainer takes.
+
+        It has said so, or gone on a step without a word. Before that it may be
+        loading what it resumes from, and a request waits.
+        """
+        if self._first_step is None:
+            self._first_step = self._emitter.step
+        return self._has_accepted or self._emitter.step != self._first_step
 
     def _put_aside(self, name: str, reason: str) -> None:
         """Refuse a file that is no request of ours; what it holds is not read."""

@@ -24,7 +24,7 @@ from agent.rundir.events import (
 )
 from agent.rundir.lateness import LatenessFold, Passage
 from agent.rundir.layout import RunDir, rank_stem
-from agent.rundir.stragglers import MIN_STEPS, StragglerFold, Verdict
+from agent.rundir.stragglers import MIN_STEPS, StragglerFold
 from agent.rundir.tail import Tail
 
 _MAX_FRAC = 0.002
@@ -149,20 +149,24 @@ class StragglerWatch:
 
     def _tell(self) -> None:
         """Tell the worst verdict, if it is another one than before."""
-        worst = self._worst()
-        kind = (worst.straggler, worst.is_rotating)
+        fold = self._worst()
+        verdict = fold.verdict
+        kind = (verdict.straggler, verdict.is_rotating)
         if kind == self._told:
             return
         self._told = kind
         self._emitter.emit(
             StragglerNamed,
-            straggler=worst.straggler,
-            lost_frac=worst.lost_frac,
-            is_persistent=worst.straggler is not None,
-            since_step=worst.since_step,
+            straggler=verdict.straggler,
+            lost_frac=verdict.lost_frac,
+            is_persistent=verdict.straggler is not None,
+            since_step=verdict.since_step,
+            is_rotating=verdict.is_rotating,
+            run_frac=fold.lost_frac(verdict.straggler),
+            lost_rank_ns=fold.lost_rank_ns(verdict.straggler),
         )
 
-    def _worst(self) -> Verdict:
+    def _worst(self) -> StragglerFold:
         """Return what waits say, or what collectives say if that is worse.
 
         Collectives are sampled rarely, so their verdict may be old; then it
@@ -170,8 +174,8 @@ class StragglerWatch:
         """
         waits = self._folds.get(_WAITS, StragglerFold())
         newest = max(fold.newest_step for fold in self._folds.values())
-        verdicts = [waits.verdict] + [
-            fold.verdict
+        folds = [waits] + [
+            fold
             for source, fold in self._folds.items()
             if source != _WAITS
             and (
@@ -179,7 +183,9 @@ class StragglerWatch:
                 or fold.newest_step >= newest - MIN_STEPS
             )
         ]
-        return max(
-            verdicts,
-            key=lambda v: (v.straggler is not None, v.is_rotating, v.lost_frac),
-        )
+        return max(folds, key=_badness)
+
+
+def _badness(fold: StragglerFold) -> tuple[bool, bool, float]:
+    verdict = fold.verdict
+    return verdict.straggler is not None, verdict.is_rotating, verdict.lost_frac

@@ -46,6 +46,7 @@ from agent.rundir.vocabulary.ranks import (
     BarrierReleased,
     CollectivesSampled,
     HangNamed,
+    LastSeen,
     StragglerNamed,
 )
 from agent.rundir.vocabulary.rounds import (
@@ -100,6 +101,7 @@ __all__ = [
     "HangNamed",
     "Heartbeat",
     "HostStats",
+    "LastSeen",
     "NonfiniteFound",
     "OptimizerNorms",
     "OptimizerReset",

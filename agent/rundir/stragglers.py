@@ -138,10 +138,17 @@ class StragglerFold:
         self._window.append(_StepLoss(step, step_ns, wall_ns))
         return self._change() if len(self._window) >= MIN_STEPS else None
 
-    def lost_frac(self, rank: int) -> float:
-        """Return the share of all time so far that was lost to a rank."""
-        account = self.accounts.get(rank)
-        return account.wall_ns / self.total_ns if account and self.total_ns else 0.0
+    def lost_frac(self, rank: int | None) -> float:
+        """Return the share of all time so far that was lost to a rank; None: to all."""
+        lost_ns = sum(account.wall_ns for account in self._accounts(rank))
+        return lost_ns / self.total_ns if self.total_ns else 0.0
+
+    def lost_rank_ns(self, rank: int | None) -> int:
+        """Return the rank-seconds, in ns, lost to a rank so far; None: to all."""
+        return sum(account.rank_ns for account in self._accounts(rank))
+
+    def _accounts(self, rank: int | None) -> list[Account]:
+        return [a for r, a in self.accounts.items() if rank in (None, r)]
 
     def _charge(self, loss: Loss) -> None:
         account = self.accounts.setdefault(loss.rank, Account())

@@ -27,7 +27,6 @@ _ALWAYS: dict[type[ev.Event], Severity] = {
     ev.Heartbeat: Severity.DETAIL,
     ev.HostStats: Severity.DETAIL,
     ev.BarrierArrived: Severity.DETAIL,
-    ev.CollectivesSampled: Severity.DETAIL,
     ev.OptimizerNorms: Severity.DETAIL,
     ev.ClientUpdate: Severity.DETAIL,
     ev.PhaseChanged: Severity.DETAIL,
@@ -42,7 +41,6 @@ _ALWAYS: dict[type[ev.Event], Severity] = {
     ev.RoundAbandoned: Severity.WARNING,
     ev.UpdateRefused: Severity.WARNING,
     ev.ChunkDamaged: Severity.ERROR,
-    ev.HangNamed: Severity.ERROR,
 }
 
 
@@ -50,9 +48,12 @@ def _if(is_bad: object, bad: Severity, good: Severity) -> Severity:
     return bad if is_bad else good
 
 
+_MAX_SEEN = 2
 _D, _I, _W, _E = Severity
 _BY_CONTENT: dict[type[ev.Event], Callable[[Any], Severity]] = {
     ev.StepDone: lambda event: _if(event.is_skipped, _W, _D),
+    ev.CollectivesSampled: lambda event: _if(event.unavailable, _I, _D),
+    ev.HangNamed: lambda event: _if(event.missing, _E, _I),
     ev.RunStarted: lambda event: _if(event.segment > 1, _D, _I),
     ev.RunEnded: lambda event: _if(event.reason == "error", _E, _I),
     ev.CheckpointVerified: lambda event: _if(event.state != "sound", _E, _I),
@@ -197,17 +198,37 @@ def _dropped(event: ev.EventsDropped) -> str:
 
 
 def _straggler(event: ev.StragglerNamed) -> str:
-    if event.straggler is None:
-        return "no rank stands out any more"
-    how = "persistent" if event.is_persistent else "rotating"
     lost = units.percent(event.lost_frac)
-    return f"rank {event.straggler} costs {lost}, {how} since step {event.since_step}"
+    since = f"since step {event.since_step}"
+    if event.is_rotating:
+        text = f"ever another rank is waited for, {lost} {since}, rotating"
+    elif event.straggler is None:
+        return "no rank stands out any more"
+    else:
+        how = "persistent" if event.is_persistent else "rotating"
+        text = f"rank {event.straggler} costs {lost}, {how} {since}"
+    if event.lost_rank_ns:
+        rank_s = units.count(round(event.lost_rank_ns / 1e9))
+        text += f"; so far {units.percent(event.run_frac)}, {rank_s} rank-seconds"
+    return text
 
 
 def _hang(event: ev.HangNamed) -> str:
-    missing = units.rank_ranges(event.missing)
     waited = units.duration(event.waited_ns)
-    return f"{event.barrier} hangs for {waited}, missing: {missing}"
+    if not event.missing:
+        return f"{event.barrier} goes on after {waited}, nobody is missing any more"
+    missing = units.rank_ranges(event.missing)
+    seen = "".join(f"; {_last_seen(rank)}" for rank in event.last_seen[:_MAX_SEEN])
+    return f"{event.barrier} hangs for {waited}, missing: {missing}{seen}"
+
+
+def _last_seen(rank: ev.LastSeen) -> str:
+    text = f"rank {rank.rank} last told of {rank.phase or 'nothing'}"
+    if rank.step is not None:
+        text += f" at step {rank.step}"
+    if rank.waiting_at:
+        text += f", waiting at {rank.waiting_at}"
+    return text + (f", stacks: {rank.stacks}" if rank.stacks else "")
 
 
 def _stacks(event: ev.StacksWritten) -> str:
@@ -295,6 +316,8 @@ def _chunk_repaired(event: ev.ChunkRepaired) -> str:
 
 
 def _collectives(event: ev.CollectivesSampled) -> str:
+    if event.unavailable:
+        return f"collectives are not sampled: {event.unavailable}"
     return f"{len(event.started_ns)} collectives sampled, group {event.group}"
 
 

@@ -3,6 +3,8 @@
 Clocks of two hosts are never compared raw: readers align them first.
 """
 
+import msgspec
+
 from agent.rundir.vocabulary.event import Event
 
 
@@ -28,13 +30,16 @@ class BarrierReleased(Event, frozen=True, tag_field="kind", tag="barrier_release
 class CollectivesSampled(
     Event, frozen=True, tag_field="kind", tag="collectives_sampled"
 ):
-    """When this rank's host started the latest collectives."""
+    """When this rank's host started the latest collectives, or why nobody can tell."""
 
     group: str
+    """Empty where they cannot be sampled."""
     first_id: int
     """Sequence number of the first entry; the others follow without gaps."""
     started_ns: tuple[int, ...]
     """Wall clock of this host: align ranks before comparing."""
+    unavailable: str | None = None
+    """Why there are no samples from this process, and will be none."""
 
 
 class StragglerNamed(Event, frozen=True, tag_field="kind", tag="straggler_named"):
@@ -46,11 +51,39 @@ class StragglerNamed(Event, frozen=True, tag_field="kind", tag="straggler_named"
     """Share of the window's time that the other ranks waited."""
     is_persistent: bool
     since_step: int
+    is_rotating: bool = False
+    """Much is lost, but to ever another rank."""
+    run_frac: float | None = None
+    """Share of the attempt so far that was lost: to that rank, or to all of them."""
+    lost_rank_ns: int | None = None
+    """Rank-seconds, in ns, that the others waited in the attempt so far."""
+
+
+class LastSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a missing rank had told when it was missed."""
+
+    rank: int
+    phase: str | None = None
+    """None: it has told nothing."""
+    step: int | None = None
+    waiting_at: str | None = None
+    """Another barrier, where its last beat saw it wait."""
+    stacks: str | None = None
+    """Path in the run directory where its stacks stand, once they were taken."""
 
 
 class HangNamed(Event, frozen=True, tag_field="kind", tag="hang_named"):
-    """A barrier passed its limit; who had not arrived."""
+    """A barrier passed its limit and who had not arrived, or that the wait is over."""
 
     barrier: str
+    """Name of the barrier; of a collective that nobody wrapped, what torch calls it."""
     missing: tuple[int, ...]
+    """Empty: nobody is missing any more."""
     waited_ns: int
+    index: int | None = None
+    """How often the waiting ranks had come there before; a collective's number."""
+    group: str | None = None
+    """Process group of a collective; None: it is a barrier with a name."""
+    limit_ns: int | None = None
+    last_seen: tuple[LastSeen, ...] = ()
+    """Of those who are missing."""

@@ -166,6 +166,11 @@ def test_a_rank_that_is_stuck_is_named_with_its_stacks_until_it_goes_on(job):
 
     assert named.rank == 1
     assert "the process is stopped: state T" in told.reason
+    [seen] = named.last_seen
+    assert (seen.rank, seen.phase) == (0, "training")
+    assert seen.step is not None
+    assert seen.stacks == told.file
+    assert (named.group, named.limit_ns) == (None, 500_000_000)
 
     named = job.wait_for(
         lambda e: isinstance(e, HangNamed) and "all_reduce" in e.barrier and e.missing
@@ -175,6 +180,8 @@ def test_a_rank_that_is_stuck_is_named_with_its_stacks_until_it_goes_on(job):
     assert named.missing == (1,)
     assert named.barrier.startswith("gloo:all_reduce ")
     assert named.barrier.endswith(" of group 0 default_pg")
+    assert named.group == "0 default_pg"
+    assert f" {named.index} of group" in named.barrier
 
     assert [rank.wait() for rank in job.ranks] == [0, 0, 0]
     hangs = [e for e in job.events() if isinstance(e, HangNamed)]

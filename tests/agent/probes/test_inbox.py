@@ -89,6 +89,46 @@ def test_what_the_trainer_does_not_take_is_refused_at_once(office):
     assert "it takes: checkpoint-now, stacks, stop" in outcome.error
 
 
+def test_a_request_waits_until_the_trainer_has_said_what_it_takes(tmp_path):
+    office = Office(tmp_path)
+    asked = [write_request(office.run, kind) for kind in ("stop", "pause")]
+
+    office.inbox.look()
+    office.inbox.look()
+    assert office.inbox.head() is None
+    assert office.events(RequestSeen) == []
+    office.inbox.accept(("stop",))
+    office.inbox.look()
+
+    assert office.inbox.head().id == asked[0]
+    assert office.stages() == {asked[0]: Stage.PENDING, asked[1]: Stage.REFUSED}
+    assert {e.request for e in office.events(RequestSeen)} == set(asked)
+
+
+def test_a_trainer_that_goes_on_without_a_word_takes_nothing(tmp_path):
+    office = Office(tmp_path)
+    asked = write_request(office.run, "stop")
+
+    for step in (None, 40, 40):  # 40: what it resumes from
+        office.emitter.step = step
+        office.inbox.look()
+        assert office.stages() == {asked: Stage.PENDING}
+    office.emitter.step = 41
+    office.inbox.look()
+
+    assert "takes no `stop`" in read_outcome(office.run, asked).error
+
+
+def test_a_run_that_ends_before_it_said_what_it_takes_refuses(tmp_path):
+    office = Office(tmp_path)
+    asked = write_request(office.run, "stop")
+    office.inbox.look()
+
+    office.inbox.close()
+
+    assert read_outcome(office.run, asked).stage == "refused"
+
+
 def test_a_reader_learns_what_is_taken(office):
     accepted = read_accepted(office.run)
 
