@@ -27,7 +27,7 @@ _SIZES = {
         *("--nproc", "2", "--steps", "300", "--save-every", "25"),
         *("--eval-every", "50", "--norms-every", "10"),
     ),
-    "fl": ("--clients", "3", "--rounds", "120"),
+    "fl": ("--clients", "3", "--rounds", "200"),
 }
 """So that a demo shows everything and ends within a minute."""
 

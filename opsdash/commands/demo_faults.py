@@ -27,8 +27,9 @@ _VICTIM_RANK, _VICTIM_CLIENT = 1, "client-1"
 _STOPPED_S, _RUNNING_S = 0.08, 0.08
 _HUNG_S = 120.0
 """Then it goes on, so that a demo that nobody watches ends."""
-_AWAY_S = 4.0
-"""Longer than a lost client holds its round up."""
+_AWAY_S = 12.0
+"""A client that is silent counts as gone after six seconds, and holds its round up
+for two more: it comes back to a federation that went on without it."""
 
 WORDS = {
     "straggler": "is stopped and let go six times a second",

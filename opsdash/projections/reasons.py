@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from agent.rundir.process import Liveness
 from opsdash import units
+from opsdash.projections.barriers import BoardRow
 from opsdash.projections.event_words import Severity
 from opsdash.projections.ranks import RankRow
 from opsdash.projections.run_state import STALE_NS, START_NS, Evidence, Reason
@@ -67,6 +68,13 @@ def progress_limit_ns(row: RankRow, step_ns: int | None) -> int | None:
     return _PHASE_LIMITS_NS.get(row.phase or "", _MINUTE_NS)
 
 
+def wait_limit_ns(row: BoardRow, step_ns: int | None) -> int:
+    """Return how long others may be waited for at a barrier."""
+    if row.limit_ns is not None:
+        return row.limit_ns
+    return max(STALE_NS, _SLOW_STEP_FACTOR * (step_ns or 0))
+
+
 def _alive(evidence: Evidence) -> list[RankRow]:
     """Return the processes that said no goodbye and are not known to be gone."""
     rows = evidence.ranks
@@ -76,10 +84,7 @@ def _alive(evidence: Evidence) -> list[RankRow]:
 def _barriers(evidence: Evidence) -> Iterator[Reason]:
     by_rank = {row.rank: row for row in evidence.ranks if row.rank is not None}
     for row in evidence.board:
-        limit_ns = row.limit_ns
-        if limit_ns is None:
-            limit_ns = max(STALE_NS, _SLOW_STEP_FACTOR * (evidence.step_ns or 0))
-        if row.waited_ns <= limit_ns or not row.missing:
+        if row.waited_ns <= wait_limit_ns(row, evidence.step_ns) or not row.missing:
             continue
         waiting = [w.rank for w in row.arrived if w.rank is not None]
         missing = ", ".join(_doing(rank, by_rank.get(rank)) for rank in row.missing[:3])

@@ -9,6 +9,7 @@ from opsdash import units
 from opsdash.messages import StacksOpened, StepOpened
 from opsdash.projections.barriers import BoardRow
 from opsdash.projections.lateness import Blame
+from opsdash.projections.reasons import wait_limit_ns
 from opsdash.projections.steps import LOSS
 from opsdash.screens.hang_facts import HangFacts
 from opsdash.screens.late_heat import BOUNDS_NS, LatenessHeat
@@ -109,7 +110,10 @@ class BarriersPane(Pane):
 
     def _show_waits(self, view: View) -> None:
         rows = view.run.board(view.now_mono_ns)
-        waits = [_open(row) for row in rows if row.waited_ns >= _SHOWN_AFTER_NS]
+        step_ns = view.run.evidence(view.now_mono_ns, view.now_ns).step_ns
+        waits = [
+            _open(row, step_ns) for row in rows if row.waited_ns >= _SHOWN_AFTER_NS
+        ]
         self.query_one(BarrierBoard).show(waits, _newest_lateness(view))
         hang = self._hang.facts(view)
         self.query_one("#hang", Facts).show(hang)
@@ -140,13 +144,13 @@ class BarriersPane(Pane):
             self.post_message(StacksOpened(rank_stem(event.key)))
 
 
-def _open(row: BoardRow) -> OpenBarrier:
+def _open(row: BoardRow, step_ns: int | None) -> OpenBarrier:
     return OpenBarrier(
         name=row.name,
         arrived=[w.rank for w in row.arrived if w.rank is not None],
         missing=row.missing,
         waited_ns=row.waited_ns,
-        limit_ns=row.limit_ns,
+        limit_ns=wait_limit_ns(row, step_ns),
     )
 
 

@@ -20,7 +20,6 @@ def verdict_text(view: View) -> str:
     """Return everything but the state's own word, most important first."""
     verdict = view.verdict
     parts = [f"{verdict.headline}{_key(verdict)}"]
-    is_running = verdict.state in (State.HEALTHY, State.DEGRADED)
     is_federated = view.run.kind == "federated"
     if verdict.state is State.DEGRADED and verdict.step is not None:
         unit = "round" if is_federated else "step"
@@ -28,7 +27,7 @@ def verdict_text(view: View) -> str:
         doing = "" if is_training else f"{verdict.phase} at "
         parts.append(f"{doing}{unit} {units.count(verdict.step)}")
     straggler = verdict.straggler
-    if is_running and straggler is not None and not _is_told(verdict):
+    if verdict.state is State.HEALTHY and straggler is not None:
         share = units.percent(straggler.lost_frac)
         parts.append(f"slowest: rank {straggler.rank}, costs {share}")
     if not is_federated:
@@ -51,10 +50,6 @@ def _key(verdict: Verdict) -> str:
     command = (verdict.reasons[0].fix or "").partition("opsdash ")[2].partition(" ")[0]
     key = _KEYS.get(command)
     return f" ({key})" if key else ""
-
-
-def _is_told(verdict: Verdict) -> bool:
-    return "rank" in verdict.headline and "cost" in verdict.headline
 
 
 def _checkpoint(verdict: Verdict) -> str:
