@@ -284,9 +284,11 @@ class Ranks:
 
     def _count(self, process: _Process, event: Event) -> None:
         seq = whole(event.seq)
-        if seq is not None and process.seqs.take(seq):
-            process.num_gaps = process.seqs.num_missing
+        if seq is None:
+            return
+        if process.seqs.take(seq):
             process.dropped_ns = event.mono_ns
+        process.num_gaps = process.seqs.num_missing
 
     def _step(self, process: _Process, event: Event) -> None:
         step = whole(event.step)

@@ -73,6 +73,21 @@ def test_a_dropped_event_is_counted_once_whoever_tells(writer):
     assert row.dropped_age_ns is not None
 
 
+def test_what_was_missing_and_came_late_is_no_drop(writer):
+    writer.beat(0, seq=0)
+    writer.beat(0, seq=200)
+    watcher = Watcher(writer.run)
+    assert rows(watcher)[0].num_dropped == 199
+
+    for seq in range(1, 200):
+        writer.beat(0, seq=seq)
+
+    watcher.read()
+    row = rows(watcher)[0]
+    assert row.num_dropped == 0
+    assert row.dropped_age_ns is None
+
+
 def test_an_unreadable_line_is_no_drop(writer):
     writer.beat(0)
     writer.append("rank-00000", b"garbage\n")

@@ -33,6 +33,38 @@ def test_a_wide_gap_counts_at_once():
     assert missing([0, 1, 1_000]) == 998
 
 
+def test_what_comes_late_fills_the_gap_that_it_left():
+    late = range(100, 300)
+    numbers = [*range(100), *range(300, 500)]
+
+    assert missing(numbers) == 200
+    assert missing([*numbers, *late]) == 0
+    assert missing([*numbers, *late[50:], 500]) == 50
+    assert missing([*numbers, *late[:1], *late[2:], 500, late[1]]) == 0
+
+
+def test_whether_more_are_missing_is_told_once():
+    sequence = Sequence()
+
+    told = [sequence.take(number) for number in (0, 1_000, 500, 1_001, 1_002)]
+
+    assert told == [False, True, False, False, False]
+    assert sequence.num_missing == 998
+
+
+def test_of_many_gaps_the_oldest_are_filled_by_number_alone():
+    numbers = [2 * n for n in range(1_000)]
+
+    assert missing([*numbers, 1]) == missing(numbers) - 1
+    assert missing([*numbers, *range(1, 2_000, 2)]) == 0
+
+
+def test_a_process_that_came_back_begins_anew_whatever_was_missing():
+    numbers = [2 * n for n in range(200)]
+
+    assert missing([*numbers, *range(500)]) == 199
+
+
 def test_a_file_that_is_read_again_is_no_loss():
     assert missing([*range(500), *range(500)]) == 0
 
@@ -63,4 +95,4 @@ def test_any_numbers_count_something_and_keep_little(numbers):
         sequence.take(number)
 
     assert sequence.num_missing >= 0
-    assert len(sequence._skipped) <= 130
+    assert len(sequence._gaps) <= 64
