@@ -25,7 +25,7 @@ from trainer.checkpoint.saving import Saver
 from trainer.checkpoint.state import TrainState, capture
 from trainer.config import TrainConfig
 from trainer.console import say
-from trainer.data.loaders import PlannedBatches, planned
+from trainer.data.loaders import PlannedBatches, num_samples, planned
 from trainer.distributed.agreement import stop_on_signals
 from trainer.distributed.barriers import named_barrier
 from trainer.distributed.verdict import (
@@ -46,6 +46,7 @@ from trainer.loop.pieces import (
 )
 from trainer.loop.stepping import LossFunction, Stepper, default_loss
 from trainer.loop.steps import Loop, TrainResult, saved_steps
+from trainer.settings import check_settings
 
 
 class Trainer:
@@ -89,11 +90,14 @@ class Trainer:
 
         Raises:
             ValueError: the configuration needs held-out data, and there is none.
+            TypeError: a position in the data could not be found again.
+            UsageError: a setting has a value that it does not take.
         """
         if config is None:
             config = TrainConfig(
                 steps=0, max_epochs=max_epochs or 1, schedule="constant", warmup_steps=0
             )
+        check_settings(config)
         if config.stop_epoch and val_loader is None:
             raise ValueError("a second stage needs held-out data to be judged by")
         self.config = config
@@ -260,7 +264,7 @@ class Trainer:
 
     def _held_out(self, world: World, agent: Agent, stepper: Stepper) -> HeldOut:
         batches = None
-        if self.val_loader is not None:
+        if self.val_loader is not None and num_samples(self.val_loader):
             batches = self._planned(self.val_loader, world, shuffle=False)
         return HeldOut(
             world=world,

@@ -142,6 +142,17 @@ def read_values(
     return values
 
 
+def check_settings(config: TrainConfig) -> None:
+    """Check a configuration that was made in code, as one that is read is checked.
+
+    Raises:
+        UsageError: a value is not what its setting takes.
+    """
+    for setting in settings():
+        _converted(setting, getattr(config, setting.name), setting.name)
+    _check_early_save(config)
+
+
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the most similar of some names; None: none is similar."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
@@ -203,6 +214,10 @@ def _check_together(config: TrainConfig) -> None:
         )
     if not config.steps and not config.max_epochs:
         raise UsageError("neither `--steps` nor `--max-epochs` ends this run")
+    _check_early_save(config)
+
+
+def _check_early_save(config: TrainConfig) -> None:
     if config.fix_iter and not config.static_graph:
         raise UsageError(
             "`--fix-iter` saves a static graph early and needs `--static-graph`"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from agent.rundir.checkpoints import list_checkpoints
 from agent.rundir.errors import ConfigMismatchError
@@ -23,6 +23,7 @@ from tests.ranks import on_ranks
 from tests.trainer.small import Line, data, events, make, train, weights
 from trainer.checkpoint.checking import differences
 from trainer.loop.steps import DivergedError
+from trainer.settings import UsageError
 
 pytestmark = pytest.mark.dist
 
@@ -253,6 +254,30 @@ def test_without_an_agent_it_trains_and_saves_just_the_same(tmp_path, monkeypatc
     assert result.step == 12
     assert len(list_checkpoints(RunDir(tmp_path / "run"))) == 1
     assert not (tmp_path / "run" / "telemetry").exists()
+
+
+def test_held_out_data_without_a_sample_are_none(tmp_path):
+    trainer = make(tmp_path / "run", max_epochs=1)
+    empty = TensorDataset(torch.empty(0, 3), torch.empty(0, 1))
+    trainer.val_loader = DataLoader(empty, batch_size=4)
+
+    assert trainer.train().loss is None
+    assert events(tmp_path / "run", EvalDone) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"amp": "fp8"}, "`amp` is `fp8`: invalid enum value"),
+        ({"keep": 0}, "`keep` is `0`: expected `int` >= 1"),
+        ({"fix_iter": 3}, "needs `--static-graph`"),
+    ],
+)
+def test_settings_made_in_code_are_checked_too(tmp_path, settings, told):
+    with pytest.raises(UsageError) as caught:
+        make(tmp_path / "run", **settings)
+
+    assert told in str(caught.value)
 
 
 class Fails(TensorDataset):

@@ -14,6 +14,7 @@ from agent.rundir.manifest import Manifest, OptimizerSchema
 from agent.rundir.verify.outcome import Outcome
 from agent.rundir.verify.text import visible
 from agent.rundir.verify.verdict import State
+from trainer.checkpoint.describe import PER_ELEMENT
 
 
 def check_parts(manifest: Manifest, state: Mapping[str, Any], outcome: Outcome) -> None:
@@ -85,7 +86,7 @@ def _iter_steps(states: Mapping[int, Any]) -> Iterator[tuple[int, int]]:
 def _iter_moments(states: Mapping[int, Any]) -> Iterator[tuple[int, str, Tensor]]:
     for index, values in states.items():
         for key, value in values.items():
-            if isinstance(value, Tensor) and value.dim():
+            if key in PER_ELEMENT and isinstance(value, Tensor) and value.dim():
                 yield index, key, value
 
 

@@ -14,6 +14,15 @@ from torch.optim import Optimizer
 from agent.rundir.errors import RunDirError
 from agent.rundir.manifest import Manifest, OptimizerSchema, TensorEntry
 
+PER_ELEMENT = frozenset(
+    {
+        *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer"),
+        *("square_avg", "grad_avg", "sum", "acc_delta", "ax", "prev", "step_size"),
+    }
+)
+"""State of torch's optimizers that has one number per element of its parameter;
+others, e.g. Adafactor's `row_var`, have shapes that only they know."""
+
 
 class OptimizerMismatchError(RunDirError):
     """A saved optimizer state belongs to another optimizer or model."""
@@ -124,7 +133,8 @@ def _check_moments(
     for index, state in saved["state"].items():
         parameter, name = ordered[index], theirs.param_names[index]
         for key, value in state.items():
-            if not isinstance(value, Tensor) or value.dim() == 0:
+            is_scalar = not isinstance(value, Tensor) or value.dim() == 0
+            if is_scalar or key not in PER_ELEMENT:
                 continue
             if value.shape != parameter.shape:
                 raise _mismatch(

@@ -15,6 +15,7 @@ from torch.utils.data import (
     Dataset,
     DistributedSampler,
     IterableDataset,
+    RandomSampler,
     SequentialSampler,
 )
 
@@ -86,18 +87,15 @@ def planned(
         shuffle: None: as the loader's own sampler does.
 
     Raises:
-        TypeError: the data set can only be iterated over, so no position in it
-            can be found again; or the loader makes its own batches.
+        TypeError: as `num_samples`; or the loader makes its own batches.
     """
-    dataset: Dataset[Any] = data.dataset
-    if isinstance(dataset, IterableDataset):
-        raise TypeError("an IterableDataset has no positions to resume at")
+    total = num_samples(data)
     if data.batch_size is None:
         raise TypeError("a loader needs a batch_size, so that ranks can share it out")
     if shuffle is None:
         shuffle = _is_shuffled(data)
     plan = BatchPlan(
-        num_samples=len(dataset),  # type: ignore[arg-type]  # Dataset declares no length
+        num_samples=total,
         world_size=world.world_size,
         rank=world.rank,
         batch_size=data.batch_size,
@@ -106,6 +104,30 @@ def planned(
         shuffle=shuffle,
     )
     return PlannedBatches(data, plan)
+
+
+def num_samples(data: DataLoader[Any]) -> int:
+    """Return how many samples an epoch has: all of the data set.
+
+    Raises:
+        TypeError: the data set can only be iterated over, so no position in it
+            can be found again; or a sampler picks some samples, or some more
+            often, which the plan would not do.
+    """
+    dataset: Dataset[Any] = data.dataset
+    if isinstance(dataset, IterableDataset):
+        raise TypeError("an IterableDataset has no positions to resume at")
+    total = len(dataset)  # type: ignore[arg-type]  # Dataset declares no length
+    sampler = data.sampler
+    takes_all = isinstance(sampler, SequentialSampler | DistributedSampler)
+    if isinstance(sampler, RandomSampler):
+        takes_all = not sampler.replacement and sampler.num_samples == total
+    if not takes_all:
+        raise TypeError(
+            f"a {type(sampler).__name__} picks samples, and would not be used: give "
+            "the loader a data set of what is to be seen, e.g. a Subset"
+        )
+    return total
 
 
 def _is_shuffled(data: DataLoader[Any]) -> bool:

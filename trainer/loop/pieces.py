@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from trainer.catalogue import defining
 from trainer.checkpoint.state import Progress, Rates, TrainState
 from trainer.config import TrainConfig
-from trainer.data.loaders import PlannedBatches
+from trainer.data.loaders import PlannedBatches, num_samples
 from trainer.distributed.world import World
 from trainer.optim.early_stopping import BestLoss
 from trainer.optim.ema import WeightAverage
@@ -30,12 +30,11 @@ def own_identity(
     train_loader: DataLoader[Any],
 ) -> dict[str, Any]:
     """Return what defines the run of a user's own model, as far as can be told."""
-    num_samples = len(train_loader.dataset)  # type: ignore[arg-type]  # Dataset declares no length
     return defining(config, leave_out=_OWN_SECTIONS) | {
         "model": type(model).__name__,
         "num_params": sum(p.numel() for p in model.parameters()),
         "optimizer": type(optimizer).__name__,
-        "num_samples": num_samples,
+        "num_samples": num_samples(train_loader),
     }
 
 

@@ -100,6 +100,16 @@ def test_moments_of_the_wrong_shape_are_refused_which_torch_would_take(state):
         check(state, saved=saved)
 
 
+def test_state_of_shapes_that_only_its_optimizer_knows_is_taken(state):
+    optimizer = torch.optim.Adafactor(state.model.parameters())
+    state.model(torch.randn(5, 4)).square().sum().backward()
+    optimizer.step()
+    state.optimizer = optimizer
+
+    assert payload(state)["optimizer"]["state"][0]["row_var"].shape != (3, 4)
+    check(state)
+
+
 def test_moments_of_another_type_are_refused(state):
     saved = payload(state)["optimizer"]
     saved["state"][1]["exp_avg_sq"] = saved["state"][1]["exp_avg_sq"].double()

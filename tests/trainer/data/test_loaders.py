@@ -6,7 +6,10 @@ from torch.utils.data import (
     DataLoader,
     DistributedSampler,
     IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
 )
 
 from trainer.data.loaders import planned
@@ -79,6 +82,22 @@ class Stream(IterableDataset):
 def test_a_stream_without_positions_is_refused():
     with pytest.raises(TypeError, match="no positions"):
         planned(DataLoader(Stream()), World())
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        SubsetRandomSampler([1, 2, 3]),
+        WeightedRandomSampler([1.0] * 23, 23),
+        RandomSampler(DATA, replacement=True),
+        RandomSampler(DATA, num_samples=5),
+    ],
+)
+def test_a_sampler_that_picks_is_refused_as_it_would_not_be_used(sampler):
+    loader = DataLoader(DATA, batch_size=4, sampler=sampler)
+
+    with pytest.raises(TypeError, match="Sampler picks samples, and would not be used"):
+        planned(loader, World())
 
 
 def test_a_loader_that_makes_its_own_batches_is_refused():
