@@ -259,14 +259,14 @@ class OpsdashApp(App[int]):
 
     def _show(self) -> None:
         watch = self._watch
-        if watch is None or self._attached is None or not watch.is_mounted:
+        if watch is None or self._attached is None or not watch.is_there:
             return
         held = ["display held"] if self._is_held else []
         watch.show(self._attached.view(), ", ".join(held + self._attached.notes()))
 
     def _fatal_error(self) -> None:
-        """Leave the screen as it was found; the command line tells what happened."""
-        self.crash = sys.exc_info()[1] or self._exception
+        """Leave the screen as it was found; the command tells what failed first."""
+        self.crash = self.crash or sys.exc_info()[1] or self._exception
         self._close_messages_no_wait()
 
 

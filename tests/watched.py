@@ -5,8 +5,8 @@ process id and no time of this machine, so that a screen is the same wherever
 it is drawn.
 """
 
-import asyncio
 import os
+import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +16,11 @@ from opsdash.app import OpsdashApp
 from opsdash.glyphs import ASCII, UNICODE
 from opsdash.screens.watch import WatchScreen
 from opsdash.theme import Appearance
+from tests.patient_pilot import DEADLINE_S
 from tests.runs import SECOND, HandClocks, RunWriter
 
-DEADLINE_S = 60
+_LOOK_S = 0.02
+"""Between two looks at what a thread or a process does."""
 
 
 class WatchedApp(OpsdashApp):
@@ -71,12 +73,10 @@ async def watching(run: Path | RunDir, *, size=(120, 36), **options):
 
 async def until(pilot, is_so: Callable[[], bool], what: str = "it") -> None:
     """Wait until something is so, letting the app go on; fail if it never is."""
-    for _ in range(DEADLINE_S * 50):
-        if is_so():
-            return
-        await asyncio.sleep(0.02)
-        await pilot.pause()
-    raise AssertionError(f"no {what} in {DEADLINE_S} s")
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, f"no {what} in {DEADLINE_S} s"
+        await pilot.pause(_LOOK_S)
 
 
 async def refreshed(app, pilot) -> None:

@@ -115,15 +115,22 @@ class WatchScreen(ThinScreen[None]):
         """The pane in sight."""
         return self._panes.get(self.shown)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its widgets are: they come before it is mounted, and go before it."""
+        # What is being taken down is displayed no more.
+        return self.is_mounted and self.is_attached and self.display
+
     async def show_pane(self, index: int) -> Pane:
         """Bring a pane into sight, and the focus into it."""
         async with self._changing:
-            pane = self._panes.get(index)
-            if pane is None:
-                pane = PANES[index]()
+            pane = self._panes.get(index) or PANES[index]()
+            if index not in self._panes and self.is_there:
                 await self.query_one("#panes").mount(pane)
                 # Only now: a pane that is half made must not be shown anything.
                 self._panes[index] = pane
+        if not self.is_there:
+            return pane
         if self.maximized is not None and index != self.shown:
             self.minimize()
         self.shown = index
@@ -198,6 +205,8 @@ class WatchScreen(ThinScreen[None]):
 
     def show(self, view: View, note: str = "") -> None:
         """Show the run as it is now."""
+        if not self.is_there:
+            return
         verdict = view.verdict
         self.query_one(VerdictLine).show(str(verdict.state), verdict_text(view))
         self.query_one(PaneBar).show(
@@ -209,21 +218,22 @@ class WatchScreen(ThinScreen[None]):
 
     async def show_job(self, key: str, state: JobState) -> None:
         """Show how far a job is; its outcome stays until newer jobs need the room."""
-        if not self.is_running:
+        if not self.is_there:
             return
-        line = self._jobs.get(key)
+        line, lines = self._jobs.get(key), self.query_one("#jobs")
         if line is not None:
             line.show(state)
             return
         if len(self._jobs) >= _MAX_JOB_LINES:
             await self._jobs.pop(next(iter(self._jobs))).remove()
-        self._jobs[key] = JobLine(state)
-        await self.query_one("#jobs").mount(self._jobs[key])
+        if lines.is_attached:  # still: it takes a while to remove a line
+            self._jobs[key] = JobLine(state)
+            await lines.mount(self._jobs[key])
 
     async def forget_job(self, key: str) -> None:
         """Take a job's line away: its outcome is shown elsewhere."""
         line = self._jobs.pop(key, None)
-        if line is not None and self.is_running:
+        if line is not None and self.is_there:
             await line.remove()
 
     def job_key(self, line: JobLine) -> str | None:

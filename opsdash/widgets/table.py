@@ -204,7 +204,7 @@ class VirtualTable(LineWidget, can_focus=True):
     def _settle(self) -> None:
         """Find the row of the cursor again, or the newest one when following."""
         length, view = len(self.model), self._view
-        view.page = max(1, self.size.height - 1)
+        view.resize(length, self.size.height - 1)
         if self.following:
             view.follow(length)
         elif self._cursor_key is not None:

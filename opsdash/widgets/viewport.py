@@ -19,11 +19,24 @@ class Viewport:
 
     def settle(self, length: int, page: int) -> None:
         """Bring cursor and page into `length` rows, `page` of them in sight."""
-        self.page = max(1, page)
+        self.resize(length, page)
         self.cursor = max(0, min(self.cursor, length - 1))
         # A third of the page may stay empty below the last row: see `follow`.
         self.top = max(0, min(self.top, length - self.page + self.page // 3))
         self._reach_cursor()
+
+    def resize(self, length: int, page: int) -> None:
+        """Take another height; no row at its end stays empty then.
+
+        So what is in sight depends on the rows and the height, and not on how
+        many layouts led there.
+        """
+        page = max(1, page)
+        if page != self.page:
+            self.page = page
+            self.cursor = max(0, min(self.cursor, length - 1))
+            self.top = max(0, min(self.top, length - page))
+            self._reach_cursor()
 
     def place(self, cursor: int) -> None:
         """The row under the cursor is now at `cursor`: it stays where it is seen."""

@@ -344,8 +344,6 @@ async def test_keys_of_the_chunks(on):
         assert "restore round 8 of client-1" in asked
 
 
-# Failed once beside two other suites: the race is not found yet.
-@pytest.mark.soak
 async def test_a_round_is_restored_into_the_live_federation(on):
     async with on("federated") as (app, pilot):
         await open_store(app, pilot)

@@ -18,11 +18,7 @@ def _little_room(monkeypatch):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize(
-    "state",
-    # The hung one is drawn in two passes, and which one is seen is not settled yet.
-    [pytest.param(s, marks=pytest.mark.soak) if s == "hung" else s for s in STATES],
-)
+@pytest.mark.parametrize("state", STATES)
 async def test_a_run_is_shown_by_every_pane(tmp_path, monkeypatch, state, size):
     writer = STATES[state](tmp_path / "runs" / state)
     clocks = still_clocks(writer, 40.0 if state == "dead" else 1.0)

@@ -55,6 +55,16 @@ def test_rows_stand_still_while_following_until_the_page_is_full():
     assert tops == [0] * 12 + [4] * 4 + [8] * 4 + [12] * 4
 
 
+@given(length=st.integers(0, 200), pages=st.lists(st.integers(1, 40), min_size=1))
+def test_the_newest_row_ends_the_page_whatever_heights_it_had_before(length, pages):
+    view = Viewport()
+    for page in pages:
+        view.follow(length)
+        view.settle(length, page)
+
+    assert view.top == max(0, length - pages[-1])
+
+
 def test_a_burst_of_rows_fills_the_page():
     view = Viewport()
     view.settle(0, 12)
