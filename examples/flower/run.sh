@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# One SuperLink and three SuperNodes on the loopback, then one run of the app.
+# One SuperLink and its SuperNodes on the loopback, then one run of the app.
 #
 #     examples/flower/run.sh RUN_DIR [NAME=VALUE …]      names as in pyproject.toml
 #
+# NODES=3 says how many, PORT=18000 where; the nodes take the ports after it.
 # Ends as `opsdash status` does: 0 when the run ended well.
 #
 # On several hosts: the same three commands, each where it belongs, without
@@ -13,7 +14,7 @@ set -euo pipefail
 app=$(cd "$(dirname "$0")" && pwd)
 run_dir=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-port=${FLOWER_PORT:-18000}
+port=${PORT:-18000}
 settings="run-dir=\"$run_dir\""
 for setting in "$@"; do settings+=" $setting"; done
 
@@ -45,7 +46,7 @@ trap leave EXIT
 setsid flower-superlink --insecure --port "$port" --disable-runtime-dependency-installation &
 superlink=$!
 started+=("$superlink")
-for number in 1 2 3; do
+for number in $(seq "${NODES:-3}"); do
     setsid flower-supernode --insecure --superlink "127.0.0.1:$port" \
         --port "$((port + number))" --node-config "key=\"client-$number\"" &
     started+=($!)

@@ -20,8 +20,16 @@ from trainer.federated.replay import replay
 from trainer.federated.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = FederatedConfig(rounds=3, local_steps=4, keep_updates=True)
-OTHERS = "local_steps = 4\nkeep_updates = true\n"
+CONFIG = FederatedConfig(
+    rounds=3,
+    clients=2,
+    min_clients=2,
+    data="linear",
+    lr=0.01,
+    local_steps=4,
+    keep_updates=True,
+)
+OTHERS = "min_clients = 2\nlr = 0.01\nlocal_steps = 4\nkeep_updates = true\n"
 PLACES = (Path(sys.prefix, "flower", "bin"), Path(sys.executable).parent)
 PATH = os.pathsep.join([*map(str, PLACES), os.environ["PATH"]])
 
@@ -72,13 +80,15 @@ async def test_three_rounds_on_flower_equal_three_rounds_of_our_own(tmp_path):
 
     process = await asyncio.create_subprocess_exec(
         *(ROOT / "examples/flower/run.sh", run_dir, f'config="{others}"'),
+        *("clients=2", 'data="linear"'),
         stdout=log,
         stderr=log,
         env={
             **ENVIRONMENT,
             "PATH": PATH,
             "PYTHONPATH": str(ROOT),
-            "FLOWER_PORT": str(free_port()),
+            "PORT": str(free_port()),
+            "NODES": "2",
         },
     )
     code = await process.wait()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from agent.rundir.errors import RunDirError
-from agent.rundir.layout import RunDir, is_safe_node
+from agent.rundir.layout import RunDir
 from trainer.console import complain, say
 from trainer.federated.client_events import ClientEvents
 from trainer.federated.client_store import ClientStore
@@ -21,6 +21,7 @@ from trainer.federated.security import (
     client_security,
     parse_endpoint,
 )
+from trainer.federated.terms import is_client_key
 from trainer.federated.workbench import Workbench
 from trainer.settings import UsageError, UsageParser
 
@@ -32,9 +33,10 @@ def main(arguments: list[str]) -> int:
         RunDirError: it could not take part, or had to leave early.
     """
     known = _parser().parse(arguments)
-    if not is_safe_node(known.key):
+    if not is_client_key(known.key):
         raise UsageError(
-            f"`{known.key!a}` cannot name a client: use letters, digits, `.`, `_`, `-`",
+            f"`{known.key!a}` cannot name a client: use letters, digits, `.`, `_`, "
+            "`-`, and not the server's own name",
             hint="--key client-1",
         )
     over, signalled = asyncio.run(_take_part(known))

@@ -32,6 +32,8 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     num_steps: int
     num_examples: int
     has_optimizer: bool
+    is_gone: bool = False
+    """Whether the optimizer's state was changed since, so that no disk holds it."""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +166,7 @@ class ClientStore:
         )
 
     def _load_state(self, kept: _Kept | None) -> LocalState | None:
-        if kept is None:
+        if kept is None or kept.is_gone:
             return None
         try:
             layout = self._store.layout(kept.round_num)
@@ -186,9 +188,11 @@ class ClientStore:
 
 
 def _kept(state: LocalState) -> _Kept:
+    has_optimizer = state.optimizer is not None
     return _Kept(
         round_num=state.round_num,
         num_steps=state.num_steps,
         num_examples=state.num_examples,
-        has_optimizer=state.optimizer is not None and state.is_as_stored,
+        has_optimizer=has_optimizer and state.is_as_stored,
+        is_gone=has_optimizer and not (state.is_as_stored or state.is_cleared),
     )

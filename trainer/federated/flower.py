@@ -34,11 +34,11 @@ from trainer.federated.global_model import GlobalModel
 from trainer.federated.problem import Settings, server_data
 from trainer.federated.server_events import ServerEvents
 from trainer.federated.settings import read_config
+from trainer.federated.terms import SERVER
 from trainer.federated.transfer import Parcel, check_same_tensors
 from trainer.federated.workbench import Update, Workbench
 from trainer.settings import UsageError, nearest
 
-_SERVER = "server"
 _RUN_DIR, _CONFIG = "run-dir", "config"
 
 
@@ -146,7 +146,7 @@ def _config(given: dict[str, Any]) -> FederatedConfig:
 def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:  # noqa: ANN401 - Flower's
     data = server_data(config)
     model = GlobalModel(
-        start.run.chunk_store(_SERVER),
+        start.run.chunk_store(SERVER),
         run_id=start.identity.run_id,
         config=config,
         data=data,
@@ -158,7 +158,7 @@ def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:
         rank=-1,
         world_size=1,
         attempt=start.attempt,
-        node=_SERVER,
+        node=SERVER,
     )
     with agent:
         try:

@@ -27,11 +27,11 @@ from trainer.federated.config import FederatedConfig, client_keys
 from trainer.federated.lifeline import STOP_SIGNALS
 from trainer.federated.security import TOKEN_VARIABLE
 from trainer.federated.settings import read_config
+from trainer.federated.terms import SERVER
 from trainer.settings import UsageParser, add_settings
 
 _LEAVE_S = 10.0
 """How long clients may take to end once the server has."""
-_SERVER = "server"
 _Process = asyncio.subprocess.Process
 
 
@@ -129,9 +129,9 @@ class _Launch:
     async def _run_all(self) -> int:
         server, address = await self._start_first_server()
         if not address:
-            return await self._ended(_SERVER, server)
+            return await self._ended(SERVER, server)
         again = functools.partial(self._start_server, address)
-        serving = asyncio.create_task(self._keep(_SERVER, server, again))
+        serving = asyncio.create_task(self._keep(SERVER, server, again))
         taking_part = asyncio.gather(
             *(self._keep_client(key, address) for key in self.tokens)
         )
@@ -149,7 +149,7 @@ class _Launch:
             await asyncio.wait_for(asyncio.shield(serving), _LEAVE_S)
             return
         say("no client is left")
-        self._send(_SERVER, signal.SIGTERM)
+        self._send(SERVER, signal.SIGTERM)
 
     async def _see_off(self, taking_part: asyncio.Future[list[int]]) -> None:
         """Wait for the clients; end those that stay, first gently."""
@@ -212,9 +212,7 @@ class _Launch:
         if announce_fd is not None:
             command += ["--announce-fd", str(announce_fd)]
             passed = (announce_fd,)
-        return await self._start(
-            _SERVER, [*command, *as_flags(self.config)], passed, {}
-        )
+        return await self._start(SERVER, [*command, *as_flags(self.config)], passed, {})
 
     async def _start_client(self, key: str, address: str) -> _Process:
         command = ["fl-client", self._run_dir, "--key", key, "--server", address]
@@ -242,7 +240,7 @@ class _Launch:
         """End the server; it sees its clients off."""
         self._signal = self._signal or number
         self._is_leaving = True
-        self._send(_SERVER, signal.SIGTERM)
+        self._send(SERVER, signal.SIGTERM)
 
     def _send(self, node: str, number: int) -> None:
         if node in self._alive:

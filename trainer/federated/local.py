@@ -35,6 +35,8 @@ class LocalState:
     """Examples read so far, with repetition: the data position."""
     is_as_stored: bool = True
     """Whether the client's store holds this optimizer state under the round."""
+    is_cleared: bool = False
+    """Whether it is that of a reset: none but hyperparameters."""
 
 
 class LocalModel:

@@ -30,6 +30,7 @@ from trainer.federated.messages import (
     encode,
 )
 from trainer.federated.outbox import Outbox
+from trainer.federated.terms import is_client_key
 from trainer.federated.transfer import Packed, Parcel, check_same_tensors
 from trainer.federated.transport import DisconnectedError, Link, TurnedAwayError
 
@@ -163,6 +164,8 @@ class Peer:
 
     async def _read_all(self) -> str:
         hello = await self._next()
+        if not is_client_key(self.key):
+            raise BadMessageError(f"`{ascii(self.key)[1:-1]}` cannot name a client")
         if not isinstance(hello, Hello):
             raise BadMessageError(f"`{self.key}` did not begin with a hello")
         if hello.protocol != PROTOCOL:

@@ -17,11 +17,10 @@ from agent.rundir.layout import RunDir, parse_checkpoint_name
 from agent.session import Agent
 from trainer.federated.coordinator import Coordinator
 from trainer.federated.global_model import GlobalModel
+from trainer.federated.terms import SERVER
 
 LOOK_EVERY_S = 0.5
 ACCEPTED = ("pause", "continue", "stop", "restore", "resume")
-
-_SERVER = "server"
 
 
 class Obeying:
@@ -72,7 +71,7 @@ class Obeying:
         if name is not None and (parsed is None or parsed.kind != "round"):
             raise RunDirError(f"`{name}` is not a federated round")
         round_num = parsed.number if parsed else self._model.round_num
-        return {"node": _SERVER, "round_num": round_num}
+        return {"node": SERVER, "round_num": round_num}
 
     async def _restore(self, args: Mapping[str, Any]) -> None:
         """Wait for the open round to end, then go on from another model.

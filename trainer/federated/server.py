@@ -33,11 +33,10 @@ from trainer.federated.security import (
 )
 from trainer.federated.server_events import ServerEvents
 from trainer.federated.settings import read_config
-from trainer.federated.terms import Finish
+from trainer.federated.terms import SERVER, Finish
 from trainer.federated.transport import TransportServer
 from trainer.settings import UsageParser, add_settings
 
-NODE = "server"
 _STOP_GRACE_S = 1.0
 
 
@@ -116,7 +115,7 @@ def _serve_attempt(
 ) -> int:
     data = server_data(config)
     model = GlobalModel(
-        start.run.chunk_store(NODE),
+        start.run.chunk_store(SERVER),
         run_id=start.identity.run_id,
         config=config,
         data=data,
@@ -196,7 +195,7 @@ def _attached(
         rank=-1,
         world_size=1,
         attempt=start.attempt,
-        node=NODE,
+        node=SERVER,
     )
 
 

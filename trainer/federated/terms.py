@@ -6,7 +6,16 @@ Times are nanoseconds of the server's monotonic clock; durations too.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.rundir.layout import is_safe_node
+
 SECOND_NS = 1_000_000_000
+SERVER = "server"
+"""The server's own name among the nodes of a run."""
+
+
+def is_client_key(key: str) -> bool:
+    """Whether a client may be called this: files are named after it."""
+    return is_safe_node(key) and key != SERVER
 
 
 class Phase(StrEnum):

@@ -230,7 +230,8 @@ class Workbench:
 
         def as_it_is(state: LocalState) -> LocalState:
             now = self.local.snapshot(state.round_num)
-            return replace(now, is_as_stored=False)
+            is_cleared = policy is ReconnectPolicy.RESET
+            return replace(now, is_as_stored=False, is_cleared=is_cleared)
 
         self.standing = change_state(self.standing, as_it_is)
         self._live = self.standing.state

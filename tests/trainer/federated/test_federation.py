@@ -319,6 +319,19 @@ async def test_a_wrong_token_is_turned_away_and_the_right_one_let_in(tmp_path):
     assert len(of_kind(told, ClientJoined)) == 1
 
 
+@pytest.mark.parametrize("key", ["server", "../client", ""])
+async def test_a_key_that_cannot_name_a_client_is_turned_away_and_told(tmp_path, key):
+    async with serving(tmp_path, quick()) as server:
+        endpoint = Endpoint("127.0.0.1", server.port)
+        async with connect(endpoint, ClientSecurity(), key) as link:
+            await link.write(encode(Hello(PROTOCOL, "s")))
+            with pytest.raises(TurnedAwayError, match="cannot name a client"):
+                await link.read()
+
+    (refused,) = of_kind(events(tmp_path, "server"), ClientRefused)
+    assert (refused.client, refused.reason) == (key, f"`{key}` cannot name a client")
+
+
 async def test_a_client_of_another_version_is_turned_away_and_told(tmp_path):
     async with serving(tmp_path, quick()) as server:
         endpoint = Endpoint("127.0.0.1", server.port)

@@ -242,6 +242,23 @@ def test_a_reset_survives_a_restart(tmp_path):
     restarted.close()
 
 
+def test_a_decayed_state_that_a_restart_lost_is_told_as_lost(tmp_path):
+    config = toy(policy="decay", decay=0.5)
+    bench = make_bench(config, path=store_path(tmp_path))
+    train(bench, 1, initial())
+    bench.acknowledge(1)
+    bench.settle(server_acked=1, attempt=1, last_round=4)
+    bench.close()
+
+    restarted = make_bench(config, path=store_path(tmp_path))
+    reset = restarted.settle(server_acked=1, attempt=1, last_round=4)
+
+    assert reset.loss.reason == (
+        "restarted without the state of round 1, the last acknowledged"
+    )
+    restarted.close()
+
+
 def test_another_runs_state_is_not_used(tmp_path, monkeypatch):
     config = toy()
     bench = make_bench(config, path=store_path(tmp_path))
