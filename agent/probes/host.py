@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -46,7 +47,7 @@ class HostProbe:
                 "disk_free_bytes": self._disk_free_bytes(),
                 "net_sent_bytes": network.bytes_sent if network else None,
                 "net_received_bytes": network.bytes_recv if network else None,
-                **_gpu_memory(),
+                **_gpu(),
             }
 
     def _disk_free_bytes(self) -> int | None:
@@ -56,12 +57,30 @@ class HostProbe:
             return None
 
 
-def _gpu_memory() -> dict[str, int]:
-    """Return torch's own counts where this process already uses a GPU."""
+def _gpu() -> dict[str, Any]:
+    """Return what torch knows of the GPUs that this process already uses.
+
+    The agent's thread has a current device of its own, so every device is asked;
+    and only for what needs no call into CUDA, which may be recording a graph.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
+    cuda = torch.cuda
+    reserved = {n: cuda.memory_reserved(n) for n in range(cuda.device_count())}
+    used = [n for n, num_bytes in reserved.items() if num_bytes]
+    if not used:
+        return {}
     return {
-        "gpu_allocated_bytes": torch.cuda.memory_allocated(),
-        "gpu_reserved_bytes": torch.cuda.memory_reserved(),
+        "gpu_allocated_bytes": sum(cuda.memory_allocated(n) for n in used),
+        "gpu_reserved_bytes": sum(reserved.values()),
+        "gpu_frac": _gpu_frac(cuda, used),
     }
+
+
+def _gpu_frac(cuda: ModuleType, used: list[int]) -> float | None:
+    """Return the greatest utilisation; None: NVML or its package is not there."""
+    try:
+        return float(max(cuda.utilization(n) for n in used)) / 100
+    except Exception:  # noqa: BLE001 - what NVML raises depends on a package that may be missing
+        return None

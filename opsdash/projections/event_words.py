@@ -190,7 +190,17 @@ def _nonfinite(event: ev.NonfiniteFound) -> str:
 
 def _host(event: ev.HostStats) -> str:
     cpu = units.percent(event.cpu_frac)
-    return f"{units.byte_size(event.rss_bytes)} resident, {cpu} of a core"
+    text = f"{units.byte_size(event.rss_bytes)} resident, {cpu} of a core"
+    if event.gpu_reserved_bytes:
+        text += f", {units.byte_size(event.gpu_reserved_bytes)} on GPUs"
+        text += f", {units.percent(event.gpu_frac)} busy" if event.gpu_frac else ""
+    if event.agent_ns is not None and event.agent_bytes is not None:
+        spent, wrote = (
+            units.duration(event.agent_ns),
+            units.byte_size(event.agent_bytes),
+        )
+        text += f"; the agent wrote {wrote} in {spent}"
+    return text
 
 
 def _dropped(event: ev.EventsDropped) -> str:

@@ -73,7 +73,11 @@ class HostStats(Event, frozen=True, tag_field="kind", tag="host_stats"):
     net_sent_bytes: int | None = None
     net_received_bytes: int | None = None
     gpu_allocated_bytes: int | None = None
+    """By tensors of this process, on all GPUs that it uses."""
     gpu_reserved_bytes: int | None = None
+    """By torch in this process, likewise."""
+    gpu_frac: float | None = None
+    """How busy the busiest GPU that this process uses was, whoever used it."""
     agent_ns: int | None = None
     """What the agent's calls cost the training thread, in total."""
     agent_bytes: int | None = None
