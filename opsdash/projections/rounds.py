@@ -4,7 +4,8 @@ The server's own events decide; a client's file adds what the server cannot
 know. On a data-parallel run there is nothing to fold, and `why_empty` says so.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
@@ -31,6 +32,8 @@ _MAX_ROUNDS = 10_000
 _MAX_DETAILED = 200
 """Older rounds keep their figures and lose who did what in them."""
 _MAX_CLIENTS = 1_024
+_MAX_RESETS = 64
+"""Of one client: the newest."""
 _RECENT = 16
 _NOT_FEDERATED = (
     "this is a data-parallel run: it has steps and no rounds; federated runs have them"
@@ -121,7 +124,6 @@ class _Round:
     is_detailed: bool = True
     updates: dict[str, Update] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    reset: dict[str, None] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,6 +135,8 @@ class _Client:
     num_updates: int = 0
     num_returns: int = 0
     num_resets: int = 0
+    resets: deque[int] = field(default_factory=lambda: deque(maxlen=_MAX_RESETS))
+    """At or after which rounds; whoever comes back names the one it was cut off in."""
 
 
 class Rounds:
@@ -195,13 +199,13 @@ class Rounds:
             return
         if client := self._client(origin.stem):
             client.num_resets += 1
-        its_round = self._round(origin, event.round_num)
-        if its_round is not None and len(its_round.reset) < _MAX_CLIENTS:
-            its_round.reset[origin.stem] = None
+            client.resets.append(self._now_or(event.round_num) or 0)
 
     def rows(self) -> list[RoundRow]:
         """Return the rounds, newest first."""
-        return [_row(self._rounds[n]) for n in sorted(self._rounds, reverse=True)]
+        reset = self._reset_clients()
+        numbers = sorted(self._rounds, reverse=True)
+        return [_row(self._rounds[n], reset.get(n, ())) for n in numbers]
 
     def clients(self) -> list[ClientRow]:
         """Return the clients, absent ones first, then by name."""
@@ -233,7 +237,9 @@ class Rounds:
     def newest_committed(self) -> RoundRow | None:
         """Return the newest round that is durable."""
         number = self.last_committed
-        return None if number is None else _row(self._rounds[number])
+        if number is None:
+            return None
+        return _row(self._rounds[number], self._reset_clients().get(number, ()))
 
     @property
     def typical_ns(self) -> int | None:
@@ -271,10 +277,31 @@ class Rounds:
             del self._rounds[next(iter(self._rounds))]
         if len(self._rounds) > _MAX_DETAILED:
             old = next(r for r in self._rounds.values() if r.is_detailed)
-            old.clients, old.updates, old.refused, old.reset = (), {}, {}, {}
+            old.clients, old.updates, old.refused = (), {}, {}
             if old.committed is not None:
                 old.committed = old.committed._replace(members=())
             old.is_detailed = False
+
+    def _reset_clients(self) -> dict[int, list[str]]:
+        """Return by round who entered it with a cleared optimizer."""
+        found: dict[int, list[str]] = {}
+        numbers = sorted(n for n, its in self._rounds.items() if its.is_detailed)
+        # Of rounds before these it is not known any more who was in them.
+        oldest = numbers[0] if len(numbers) < len(self._rounds) else 0
+        for name, client in self._clients.items():
+            for since in (number for number in client.resets if number >= oldest):
+                entered = (n for n in numbers if n >= since and self._is_in(name, n))
+                number = next(entered, None)
+                if number is not None:
+                    found.setdefault(number, []).append(name)
+        return found
+
+    def _is_in(self, client: str, number: int) -> bool:
+        """Whether a client contributed to a round, or still may."""
+        its = self._rounds[number]
+        return client in its.updates or (
+            its.committed is None and client in its.clients
+        )
 
     def _drop_from(self, number: int, attempt: int) -> None:
         """Forget rounds of earlier attempts that a restart went back behind."""
@@ -322,7 +349,7 @@ def _commit(event: RoundCommitted) -> _Commit:
     )
 
 
-def _row(found: _Round) -> RoundRow:
+def _row(found: _Round, reset: Sequence[str]) -> RoundRow:
     done = found.committed
     return RoundRow(
         round_num=found.round_num,
@@ -339,5 +366,5 @@ def _row(found: _Round) -> RoundRow:
         is_detailed=found.is_detailed,
         updates=dict(found.updates),
         refused=dict(found.refused),
-        reset=tuple(found.reset),
+        reset=tuple(reset[:_MAX_CLIENTS]),
     )

@@ -125,6 +125,29 @@ def test_resets_and_refusals_stand_at_their_round(writer):
     assert row.refused == {"client-3": "late"}
 
 
+def test_a_reset_after_a_missed_round_stands_where_the_client_counts_again(writer):
+    play(writer, 1, ("client-1", "client-3"))
+    writer.emit(
+        "client-2",
+        ev.OptimizerReset,
+        optimizer="SGD",
+        reason="reconnected after missing 1 round",
+        before={},
+        after={},
+        round_num=1,
+    )
+    play(writer, 2)
+    play(writer, 3)
+
+    rows = Watcher(writer.run).run.rounds.rows()
+
+    assert [(row.round_num, row.reset) for row in rows] == [
+        (3, ()),
+        (2, ("client-2",)),
+        (1, ()),
+    ]
+
+
 def test_old_rounds_keep_figures_and_lose_details(writer, monkeypatch):
     monkeypatch.setattr(module, "_MAX_DETAILED", 3)
     monkeypatch.setattr(module, "_MAX_ROUNDS", 6)
