@@ -20,7 +20,8 @@ from agent.rundir.chunks.layout import BadLayoutError, RoundLayout
 from agent.rundir.chunks.records import ChunkSpec, encode_json, encode_parts
 from agent.rundir.chunks.sources import find_elsewhere, run_dir_of
 from trainer.chunks.cut import RoundContent
-from trainer.chunks.database import check_room
+from trainer.chunks.database import check_room, log_of
+from trainer.chunks.hints import WriteBehind
 from trainer.chunks.retention import Leaving, drop_unused, rounds_beyond
 
 _MAX_VARIABLES = 500
@@ -90,8 +91,8 @@ def write_round(
     _check_room(conn, path, new.content, leaving)
     fresh = _write_blobs(_Destination(conn, path, node), new, leaving, staged)
     layout = new.content.layout()
-    _insert_rows(conn, new.round_num, layout)
     leaving.drop_rest()
+    _insert_rows(conn, new.round_num, layout)
     drop_unused(conn, staged)
     digest = layout.digest()
     _insert_round(conn, new, digest, sum(fresh.values()))
@@ -167,21 +168,23 @@ def _write_blobs(
 ) -> dict[str, int]:
     """Write what is not there; return size by digest of what no round held."""
     fresh: dict[str, int] = {}
-    for spec, pieces in new.content.iter_chunks():
-        leaving.keep(spec.digest)
-        if spec.digest in fresh:
-            continue
-        if _is_stored(to.conn, spec, has_bytes=pieces is not None):
-            if spec.digest in staged and not known_digests(
-                to.conn, "chunk_metadata", (spec.digest,)
-            ):
-                fresh[spec.digest] = spec.size_bytes
-            continue
-        if pieces is None:
-            raise _never_received(to, new.round_num, spec)
-        leaving.make_room(spec.chunk_id)
-        insert_blob(to.conn, spec.digest, spec.dtype, pieces)
-        fresh[spec.digest] = spec.size_bytes
+    with WriteBehind(log_of(to.path)) as behind:
+        for spec, pieces in new.content.iter_chunks():
+            leaving.keep(spec.digest)
+            if spec.digest in fresh:
+                continue
+            if _is_stored(to.conn, spec, has_bytes=pieces is not None):
+                if spec.digest in staged and not known_digests(
+                    to.conn, "chunk_metadata", (spec.digest,)
+                ):
+                    fresh[spec.digest] = spec.size_bytes
+                continue
+            if pieces is None:
+                raise _never_received(to, new.round_num, spec)
+            leaving.make_room(spec.chunk_id)
+            insert_blob(to.conn, spec.digest, spec.dtype, pieces)
+            behind.wrote(spec.size_bytes)
+            fresh[spec.digest] = spec.size_bytes
     return fresh
 
 

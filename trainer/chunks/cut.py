@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from agent.rundir.chunks.lanes import NUM_LANES
 from agent.rundir.chunks.layout import RoundLayout
-from agent.rundir.chunks.payload import NUM_HASHERS
 from agent.rundir.chunks.records import ChunkSpec, Part, chunk_digest, chunk_dtype
 from agent.rundir.chunks.schema import MAX_BLOB_BYTES
 from trainer.chunks.snapshot import Snapshot
@@ -75,7 +75,7 @@ class CutRound:
             for parts in self._parts
         ]
         _check_sizes(self._pieces, split)
-        self._pool = ThreadPoolExecutor(NUM_HASHERS, "chunk-hash")
+        self._pool = ThreadPoolExecutor(NUM_LANES, "chunk-hash")
         self._digests = self._start_hashing()
 
     def __enter__(self) -> Self:

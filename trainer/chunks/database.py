@@ -170,6 +170,11 @@ def check_room(
         )
 
 
+def log_of(path: Path) -> Path:
+    """Return the write-ahead log of a database."""
+    return path.with_name(f"{path.name}-wal")
+
+
 def free_bytes(path: Path) -> int:
     """Return what is left for us on the disk of `path`."""
     return shutil.disk_usage(path.parent).free

@@ -1,11 +1,11 @@
 """Rebuild tensors from a round, as much of it as asked for, bit for bit.
 
-Memory is allocated once per tensor and filled chunk by chunk, each checked
-before it counts; beyond the model only a few chunks are held. What a caller
-gets is whole: an error leaves nothing half filled behind.
+Memory is allocated once per tensor and filled piece by piece while the chunks
+are being checked; beyond the model only a few pieces are held. What a caller
+gets is whole: an error, or a chunk with other bytes, leaves nothing behind.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from agent.rundir.chunks.errors import NoSuchTensorError
 from agent.rundir.chunks.layout import RoundLayout
+from agent.rundir.chunks.payload import Take
 from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.chunks.records import OPTIMIZER, Buffer, ChunkSpec, TensorRow
 from trainer.chunks.nested import put_together
@@ -90,13 +91,33 @@ def load_names(
     tensors = {owner: empty_tensor(rows[owner]) for owner in set(owners.values())}
     views = {name: byte_view(tensor) for name, tensor in tensors.items()}
     needed = [c for c in layout.chunks if any(p.name in views for p in c.parts)]
-    for spec, data in reader.iter_chunks(round_num, needed):
-        for row, start, piece in iter_pieces(spec, data, rows):
-            if row.name in views:
-                views[row.name][start : start + len(piece)] = piece
-        # Else it would be held until the next one is read beside it.
-        del data, piece
+    reader.deliver(round_num, needed, lambda spec: _landing(spec, rows, views))
     return {name: tensors[owner] for name, owner in owners.items()}
+
+
+def _landing(
+    spec: ChunkSpec,
+    rows: Mapping[str, TensorRow],
+    views: Mapping[str, memoryview],
+) -> Take:
+    """Return what copies the pieces of a chunk to where its parts belong."""
+    places: list[tuple[int, int, memoryview]] = []
+    at = 0
+    for part in spec.parts:
+        item_bytes = rows[part.name].item_bytes
+        first, last = part.flat_start * item_bytes, part.flat_end * item_bytes
+        if part.name in views:
+            places.append((at, at + last - first, views[part.name][first:last]))
+        at += last - first
+
+    def take(start: int, piece: Buffer) -> None:
+        view, end = memoryview(piece), start + len(piece)
+        for first, last, target in places:
+            low, high = max(start, first), min(end, last)
+            if low < high:
+                target[low - first : high - first] = view[low - start : high - start]
+
+    return take
 
 
 def iter_pieces(

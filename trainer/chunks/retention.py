@@ -7,7 +7,7 @@ is still being fetched belong to no round yet and are kept until it is.
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +48,6 @@ _ORPHANS = """SELECT chunk_hash FROM chunk_data d
                       WHERE s.chunk_hash = d.chunk_hash)"""
 
 
-_UNUSED = """
-    AND NOT EXISTS (SELECT 1 FROM chunk_metadata WHERE chunk_hash = ?1)
-    AND NOT EXISTS (SELECT 1 FROM staged_chunks WHERE chunk_hash = ?1)"""
-
-
 @dataclass(frozen=True, slots=True)
 class PruneStats:
     """What a prune dropped."""
@@ -73,25 +68,30 @@ def check_keep_rounds(keep_rounds: int | None) -> None:
 
 
 class Leaving:
-    """Chunks that dropped rounds named and that nobody else needs so far.
+    """Rounds that go, and the chunks that nobody else needs so far.
 
-    They go one by one while a new round is written, each when the new round
+    Chunks go one by one while a new round is written, each when the new round
     has come to the same place: by then a chunk that did not change has been
-    kept. One that comes back at a later place is simply written again.
+    kept. One that comes back at a later place is simply written again. Rows go
+    last, when those of the new round come: a page that is changed, written to
+    the log and changed again makes SQLite read the whole log back at the
+    commit, to renew its checksums.
     """
 
     def __init__(self, conn: sqlite3.Connection, rounds: Sequence[int]) -> None:
-        """Delete the rows of `rounds` inside an open transaction."""
+        """Find what `rounds` name, inside an open transaction."""
         self._conn = conn
+        self._rounds = rounds
         places: dict[str, int] = {}
         for round_num in rounds:
-            for digest, chunk_id in forget_round(conn, round_num).items():
+            for digest, chunk_id in _named_by(conn, round_num):
                 places[digest] = max(chunk_id, places.get(digest, 0))
         self._places = dict(sorted(places.items(), key=lambda item: item[1]))
 
     def num_bytes(self) -> int:
         """Return what dropping all of them gives back."""
-        query = f"SELECT length(data) FROM chunk_data WHERE chunk_hash = ?1 {_UNUSED}"  # noqa: S608 - a constant
+        unused = _unused_but_for(self._rounds)
+        query = f"SELECT length(data) FROM chunk_data WHERE chunk_hash = ?1 {unused}"  # noqa: S608 - numbers of rounds
         rows = (
             self._conn.execute(query, (digest,)).fetchone() for digest in self._places
         )
@@ -110,38 +110,41 @@ class Leaving:
             going.add(digest)
         for digest in going:
             del self._places[digest]
-        drop_unused(self._conn, going)
+        drop_unused(self._conn, going, but_for=self._rounds)
 
     def drop_rest(self) -> None:
-        """Drop all that are left."""
-        drop_unused(self._conn, self._places)
+        """Drop the chunks that are left, and all rows."""
+        drop_unused(self._conn, self._places, but_for=self._rounds)
         self._places.clear()
+        for round_num in self._rounds:
+            forget_round(self._conn, round_num)
 
 
-def forget_round(conn: sqlite3.Connection, round_num: int) -> dict[str, int]:
-    """Delete a round's rows; return the chunks that it named, with their ids.
+def forget_round(conn: sqlite3.Connection, round_num: int) -> None:
+    """Delete a round's rows.
 
     Raises:
         sqlite3.Error: from SQLite.
     """
-    rows = conn.execute(
-        "SELECT chunk_hash, chunk_id FROM chunk_metadata WHERE round_num = ?",
-        (round_num,),
-    )
-    digests = {row[0]: int(row[1]) for row in rows}
     for table in ("rounds", "tensors", "chunk_metadata"):
         conn.execute(f"DELETE FROM {table} WHERE round_num = ?", (round_num,))  # noqa: S608 - names above
-    return digests
 
 
-def drop_unused(conn: sqlite3.Connection, digests: Iterable[str]) -> None:
+def drop_unused(
+    conn: sqlite3.Connection, digests: Iterable[str], *, but_for: Sequence[int] = ()
+) -> None:
     """Delete those of the chunks that no round names and nobody waits for.
+
+    Args:
+        conn: the writer's connection.
+        digests: which chunks.
+        but_for: rounds that do not count.
 
     Raises:
         sqlite3.Error: from SQLite.
     """
     conn.executemany(
-        f"DELETE FROM chunk_data WHERE chunk_hash = ?1 {_UNUSED}",  # noqa: S608 - a constant
+        f"DELETE FROM chunk_data WHERE chunk_hash = ?1 {_unused_but_for(but_for)}",  # noqa: S608 - numbers of rounds
         ((digest,) for digest in digests),
     )
 
@@ -253,3 +256,20 @@ def _fold_if_possible(conn: sqlite3.Connection, path: Path) -> None:
 
 def _orphans(conn: sqlite3.Connection, limit: int = -1) -> set[str]:
     return {row[0] for row in conn.execute(f"{_ORPHANS} LIMIT ?", (limit,))}
+
+
+def _named_by(conn: sqlite3.Connection, round_num: int) -> Iterator[tuple[str, int]]:
+    rows = conn.execute(
+        "SELECT chunk_hash, chunk_id FROM chunk_metadata WHERE round_num = ?",
+        (round_num,),
+    )
+    return ((str(digest), int(chunk_id)) for digest, chunk_id in rows)
+
+
+def _unused_but_for(rounds: Sequence[int]) -> str:
+    """Return the condition that nobody needs chunk `?1`, these rounds aside."""
+    numbers = ", ".join(map(str, rounds))
+    return f"""
+        AND NOT EXISTS (SELECT 1 FROM chunk_metadata
+                        WHERE chunk_hash = ?1 AND round_num NOT IN ({numbers}))
+        AND NOT EXISTS (SELECT 1 FROM staged_chunks WHERE chunk_hash = ?1)"""  # noqa: S608 - numbers of rounds

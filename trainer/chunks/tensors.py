@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agent.rundir.chunks.layout import BadLayoutError
 from agent.rundir.chunks.records import TensorRow, encode_json
+from trainer.chunks.hints import prefer_huge_pages
 
 _PACKED = frozenset({torch.quint4x2, torch.quint2x4})
 
@@ -97,6 +98,7 @@ def empty_tensor(row: TensorRow) -> Tensor:
         if math.prod(row.shape) * dtype.itemsize != row.num_bytes:
             raise _bad_size(row)
         tensor = torch.empty(row.shape, dtype=dtype)
+        prefer_huge_pages(tensor)
     if stored_bytes(tensor) != row.num_bytes:
         raise _bad_size(row)
     return tensor

@@ -5,6 +5,7 @@ need to know whether a file is foreign, newer, locked, full or damaged.
 """
 
 import errno
+import shlex
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,7 +106,8 @@ class ChunkError(RunDirError):
     ) -> None:
         hint = None
         if elsewhere:
-            hint = f"opsdash chunks {run_dir} --node {place.node} --repair"
+            command = ["python", "-m", "trainer", "repair", str(run_dir)]
+            hint = shlex.join([*command, "--node", place.node])
         super().__init__(f"{place} {what}{_named_sources(elsewhere)}", hint=hint)
         self.place = place
         self.elsewhere = tuple(elsewhere)

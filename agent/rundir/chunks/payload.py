@@ -1,17 +1,15 @@
-"""Read chunks by digest; nothing leaves here unless its SHA-256 is right.
+"""Read chunks by digest; nothing counts unless its SHA-256 is right.
 
-The connection is used by one thread; hashing runs beside it on others, since
-`hashlib` releases the interpreter's lock, and is what a fast disk waits for.
+A chunk is read piece by piece, each hashed and handed on while it is in the
+processor's cache. Every chunk is read in a transaction of its own, so that a
+slow consumer does not keep the writer from resetting its log.
 """
 
-import os
 import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
 from agent.rundir.chunks.connection import reading
 from agent.rundir.chunks.errors import (
@@ -26,25 +24,21 @@ from agent.rundir.chunks.records import (
     Buffer,
     ChunkSpec,
     chunk_digest,
+    chunk_hasher,
     decode_parts,
 )
 from agent.rundir.chunks.schema import RAW_CODEC
 from agent.rundir.chunks.sources import find_elsewhere, run_dir_of
 
-NUM_HASHERS = max(1, min(4, os.cpu_count() or 1))
+_PIECE_BYTES = 256 << 10
+"""Fits into a core's cache beside its copy."""
 
-_MAX_AHEAD = 2 * NUM_HASHERS
-_MAX_AHEAD_BYTES = 8 << 20
-"""What may be held beyond the chunk being used: large ones come one by one."""
-
-_INLINE_BYTES = 256 << 10
-"""Below this, handing a chunk to another thread costs more than hashing it."""
-
-_PIECE_BYTES = 1 << 20
+_WHOLE_BYTES = 1 << 20
 """A value that SQLite returns whole is in memory twice for a moment; larger
 ones are read in pieces."""
 
-_Tag = TypeVar("_Tag")
+Take = Callable[[int, Buffer], None]
+"""Called with where in the chunk a piece begins, and the piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +52,22 @@ class Payload:
     def is_sound(self) -> bool:
         """Whether the bytes have the digest."""
         return chunk_digest(self.dtype, (self.data,)) == self.digest
+
+
+class Passed(NamedTuple):
+    """What a chunk that was handed over has turned out to be."""
+
+    size_bytes: int
+    is_sound: bool
+    """Whether the bytes have the digest."""
+
+
+class _BlobRow(NamedTuple):
+    rowid: int
+    dtype: str
+    size_bytes: int
+    data: bytes | None
+    """None: too large to be read at once."""
 
 
 @dataclass(frozen=True)
@@ -82,27 +92,55 @@ class PayloadReader:
             raise self._damaged(self._place(digest))
         return payload
 
-    def iter_checked(
-        self, round_num: int, specs: Iterable[ChunkSpec]
-    ) -> Iterator[tuple[ChunkSpec, Buffer]]:
-        """Yield the chunks of a round in order, each one checked.
-
-        Each is read in a transaction of its own, so that a slow consumer
-        does not keep the writer from resetting its log.
+    def get_of_round(self, round_num: int, spec: ChunkSpec) -> Buffer:
+        """Return one chunk of a round, checked.
 
         Raises:
             MissingChunkError, DamagedChunkError: naming the chunk.
             NoSuchRoundError: the round was pruned while it was read.
         """
-        fetched = ((spec, self._fetch_of_round(round_num, spec)) for spec in specs)
-        for spec, payload, is_sound in iter_hashed(fetched):
-            if not is_sound or len(payload.data) != spec.size_bytes:
-                raise self._damaged(_place_in(self.node, round_num, spec))
-            data = payload.data
-            # Whoever asks for the next chunk must be able to drop this one.
-            del payload
-            yield spec, data
-            del data
+        payload = self.fetch(spec.digest)
+        if payload is None:
+            raise self._absent(round_num, spec)
+        if len(payload.data) != spec.size_bytes or not payload.is_sound():
+            raise self._damaged(_place_in(self.node, round_num, spec))
+        return payload.data
+
+    def deliver(self, round_num: int, spec: ChunkSpec, take: Take) -> None:
+        """Hand one chunk of a round over; it counts only once this returns.
+
+        Raises:
+            MissingChunkError, DamagedChunkError: naming the chunk; some of it
+                may have been handed over.
+            NoSuchRoundError: the round was pruned while it was read.
+        """
+        passed = self.pass_on(spec.digest, take)
+        if passed is None:
+            raise self._absent(round_num, spec)
+        if passed != (spec.size_bytes, True):
+            raise self._damaged(_place_in(self.node, round_num, spec))
+
+    def pass_on(self, digest: str, take: Take) -> Passed | None:
+        """Hand a chunk over piece by piece; say afterwards what it was.
+
+        Returns:
+            None: it is not there.
+
+        Raises:
+            NewerStoreError: it is encoded in a way that this version lacks.
+            DamagedStoreError: SQLite cannot read it.
+        """
+        with reading(self.conn, self.path):
+            row = self._select(digest, _PIECE_BYTES)
+            if row is None:
+                return None
+            hasher = chunk_hasher(row.dtype)
+            size_bytes = 0
+            for piece in self._iter_pieces(row):
+                hasher.update(piece)
+                take(size_bytes, piece)
+                size_bytes += len(piece)
+        return Passed(size_bytes, hasher.hexdigest() == digest)
 
     def fetch(self, digest: str) -> Payload | None:
         """Return one chunk unchecked, or None.
@@ -112,30 +150,46 @@ class PayloadReader:
             DamagedStoreError: SQLite cannot read it.
         """
         with reading(self.conn, self.path):
-            row = self.conn.execute(
-                """SELECT rowid, dtype, codec, length(data),
-                          CASE WHEN length(data) <= ? THEN data END
-                   FROM chunk_data WHERE chunk_hash = ?""",
-                (_PIECE_BYTES, digest),
-            ).fetchone()
+            row = self._select(digest, _WHOLE_BYTES)
             if row is None:
                 return None
-            rowid, dtype, codec, size, data = row
-            if codec != RAW_CODEC:
-                raise self._unknown_codec(digest, codec)
-            if size is not None and size > _PIECE_BYTES:
-                data = self._read_in_pieces(rowid, size)
-        # A flipped type makes text or a number of it: bytes without the digest.
-        is_blob = isinstance(data, bytes | bytearray)
-        return Payload(digest, str(dtype), data if is_blob else b"")
+            data = self._whole(row)
+        return Payload(digest, row.dtype, data)
 
-    def _read_in_pieces(self, rowid: int, size: int) -> bytearray:
-        data = bytearray(size)
-        with self.conn.blobopen("chunk_data", "data", rowid, readonly=True) as blob:
-            for start in range(0, size, _PIECE_BYTES):
-                piece = blob.read(_PIECE_BYTES)
-                data[start : start + len(piece)] = piece
+    def _whole(self, row: _BlobRow) -> Buffer:
+        if row.data is not None:
+            return row.data
+        data = bytearray(row.size_bytes)
+        at = 0
+        for piece in self._iter_pieces(row):
+            data[at : at + len(piece)] = piece
+            at += len(piece)
         return data
+
+    def _select(self, digest: str, whole_bytes: int) -> _BlobRow | None:
+        found = self.conn.execute(
+            """SELECT rowid, dtype, codec, typeof(data) = 'blob', length(data),
+                      CASE WHEN length(data) <= ? THEN data END
+               FROM chunk_data WHERE chunk_hash = ?""",
+            (whole_bytes, digest),
+        ).fetchone()
+        if found is None:
+            return None
+        rowid, dtype, codec, is_blob, size_bytes, data = found
+        if codec != RAW_CODEC:
+            raise self._unknown_codec(digest, codec)
+        # A flipped type makes text or a number of it: bytes without the digest.
+        if not is_blob:
+            return _BlobRow(rowid, str(dtype), 0, b"")
+        return _BlobRow(rowid, str(dtype), size_bytes, data)
+
+    def _iter_pieces(self, row: _BlobRow) -> Iterator[bytes]:
+        if row.data is not None:
+            yield row.data
+            return
+        with self.conn.blobopen("chunk_data", "data", row.rowid, readonly=True) as blob:
+            for _ in range(0, row.size_bytes, _PIECE_BYTES):
+                yield blob.read(_PIECE_BYTES)
 
     def _unknown_codec(self, digest: str, codec: object) -> NewerStoreError:
         return NewerStoreError(
@@ -144,15 +198,14 @@ class PayloadReader:
             hint="pip install --upgrade opsdash",
         )
 
-    def _fetch_of_round(self, round_num: int, spec: ChunkSpec) -> Payload:
-        payload = self.fetch(spec.digest)
-        if payload is not None:
-            return payload
+    def _absent(
+        self, round_num: int, spec: ChunkSpec
+    ) -> MissingChunkError | NoSuchRoundError:
         if not self._has_round(round_num):
-            raise NoSuchRoundError(
+            return NoSuchRoundError(
                 f"round {round_num} of `{self.node}` was pruned while it was read"
             )
-        raise self._missing(_place_in(self.node, round_num, spec))
+        return self._missing(_place_in(self.node, round_num, spec))
 
     def _has_round(self, round_num: int) -> bool:
         with translated(self.path):
@@ -180,33 +233,6 @@ class PayloadReader:
         if row is None:
             return ChunkPlace(self.node, None, None, (), digest)
         return ChunkPlace(self.node, row[0], row[1], part_names(row[2]), digest)
-
-
-def iter_hashed(
-    fetched: Iterable[tuple[_Tag, Payload]],
-) -> Iterator[tuple[_Tag, Payload, bool]]:
-    """Yield each chunk in order with whether its bytes have its digest."""
-    pending: deque[tuple[_Tag, Payload, Callable[[], bool]]] = deque()
-    held = 0
-    with ThreadPoolExecutor(NUM_HASHERS, "chunk-hash") as pool:
-        for tag, payload in fetched:
-            verdict = payload.is_sound
-            if len(payload.data) > _INLINE_BYTES:
-                verdict = pool.submit(payload.is_sound).result
-            pending.append((tag, payload, verdict))
-            held += len(payload.data)
-            del payload, verdict
-            while len(pending) > _MAX_AHEAD or held > _MAX_AHEAD_BYTES:
-                held -= len(pending[0][1].data)
-                yield _settled(*pending.popleft())
-        while pending:
-            yield _settled(*pending.popleft())
-
-
-def _settled(
-    tag: _Tag, payload: Payload, verdict: Callable[[], bool]
-) -> tuple[_Tag, Payload, bool]:
-    return tag, payload, verdict()
 
 
 def part_names(parts_info: str) -> tuple[str, ...]:

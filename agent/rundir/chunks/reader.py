@@ -4,16 +4,17 @@ The writer may be alive: every call is one short read transaction, so it never
 waits for a reader. A reader belongs to one thread at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from agent.rundir.chunks.connection import open_readonly, reading
 from agent.rundir.chunks.errors import translated
+from agent.rundir.chunks.lanes import iter_results
 from agent.rundir.chunks.layout import RoundLayout
-from agent.rundir.chunks.payload import Payload, PayloadReader
+from agent.rundir.chunks.payload import Payload, PayloadReader, Take
 from agent.rundir.chunks.records import Buffer, ChunkRow, ChunkSpec, RoundRow
 from agent.rundir.chunks.rows import (
     select_chunks,
@@ -29,6 +30,8 @@ from agent.rundir.chunks.verify import (
     StoreReport,
     verify_store,
 )
+
+_Result = TypeVar("_Result")
 
 _EVERYTHING = 1 << 62
 _MAX_VARIABLES = 500
@@ -224,7 +227,47 @@ class ChunkStoreReader:
             MissingChunkError, DamagedChunkError: naming the chunk.
             NoSuchRoundError: the round was pruned while it was read.
         """
-        return self._payloads.iter_checked(round_num, specs)
+
+        def get(lane: PayloadReader, spec: ChunkSpec) -> Buffer:
+            return lane.get_of_round(round_num, spec)
+
+        yield from self._iter_results(get, specs)
+
+    def deliver(
+        self,
+        round_num: int,
+        specs: Iterable[ChunkSpec],
+        taker: Callable[[ChunkSpec], Take],
+    ) -> None:
+        """Hand a round's chunks over, piece by piece, on several threads.
+
+        What was handed over counts only when this returns.
+
+        Args:
+            round_num: which round.
+            specs: which of its chunks.
+            taker: returns what takes the pieces of one chunk; chunks come on
+                different threads, the pieces of one in order.
+
+        Raises:
+            MissingChunkError, DamagedChunkError: naming the first chunk.
+            NoSuchRoundError: the round was pruned while it was read.
+        """
+
+        def deliver(lane: PayloadReader, spec: ChunkSpec) -> None:
+            lane.deliver(round_num, spec, taker(spec))
+
+        for _ in self._iter_results(deliver, specs):
+            continue
+
+    def _iter_results(
+        self,
+        work: Callable[[PayloadReader, ChunkSpec], _Result],
+        specs: Iterable[ChunkSpec],
+    ) -> Iterator[tuple[ChunkSpec, _Result]]:
+        sized = [(spec, spec.size_bytes) for spec in specs]
+        total_bytes = sum(size for _, size in sized)
+        return iter_results(self._payloads, work, sized, total_bytes)
 
     def verify(
         self,

@@ -130,10 +130,15 @@ class ChunkRow:
 
 def chunk_digest(dtype: str, pieces: Iterable[Buffer]) -> str:
     """Return the SHA-256 under which a chunk is kept, as 64 hex digits."""
-    digest = hashlib.sha256(dtype.encode() + b"\0")
+    hasher = chunk_hasher(dtype)
     for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
+        hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def chunk_hasher(dtype: str) -> "hashlib._Hash":
+    """Return a SHA-256 that a chunk's plain bytes are still to be put into."""
+    return hashlib.sha256(dtype.encode() + b"\0")
 
 
 def chunk_dtype(parts: Sequence[Part]) -> str:

@@ -22,12 +22,9 @@ from agent.rundir.chunks.errors import (
     Source,
     translated,
 )
-from agent.rundir.chunks.payload import (
-    Payload,
-    PayloadReader,
-    iter_hashed,
-    part_names,
-)
+from agent.rundir.chunks.lanes import iter_results
+from agent.rundir.chunks.payload import Passed, PayloadReader, part_names
+from agent.rundir.chunks.records import Buffer
 from agent.rundir.chunks.rows import select_layout, select_rounds
 from agent.rundir.chunks.sources import find_elsewhere
 
@@ -135,12 +132,18 @@ class StoreVerification:
 
     def _read_all(self, tally: _Tally) -> None:
         total_bytes = self._total_bytes()
-        for _, payload, is_sound in iter_hashed(self._iter_fetched(tally)):
-            tally.num_chunks += 1
-            tally.num_bytes += len(payload.data)
-            if not is_sound:
-                finding = self._finding(Finding.DAMAGED, payload.digest)
+        digests = ((digest, 0) for digest in self._iter_digests())
+        for digest, seen in iter_results(self.payloads, _look_at, digests, total_bytes):
+            if seen is None:
+                continue  # pruned since the list was read
+            if isinstance(seen, str):
+                finding = self._finding(Finding.UNREADABLE, digest, seen)
                 tally.findings.append(finding)
+                continue
+            tally.num_chunks += 1
+            tally.num_bytes += seen.size_bytes
+            if not seen.is_sound:
+                tally.findings.append(self._finding(Finding.DAMAGED, digest))
             self.progress(tally.num_bytes, total_bytes)
             if self.is_cancelled():
                 tally.was_cancelled = True
@@ -196,17 +199,6 @@ class StoreVerification:
             query = "SELECT coalesce(sum(length(data)), 0) FROM chunk_data"
             return int(self.payloads.conn.execute(query).fetchone()[0])
 
-    def _iter_fetched(self, tally: _Tally) -> Iterator[tuple[None, Payload]]:
-        for digest in self._iter_digests():
-            try:
-                payload = self.payloads.fetch(digest)
-            except (DamagedStoreError, NewerStoreError) as error:
-                finding = self._finding(Finding.UNREADABLE, digest, str(error))
-                tally.findings.append(finding)
-                continue
-            if payload is not None:  # None: pruned since the list was read
-                yield None, payload
-
     def _iter_digests(self) -> Iterator[str]:
         """Yield every digest; pages keep each read transaction short."""
         last_rowid = -1
@@ -233,6 +225,18 @@ class StoreVerification:
         rounds, place = _belongs_to(self.payloads.conn, path, node, digest)
         elsewhere = tuple(find_elsewhere(path, digest))
         return StoreFinding(finding, place, rounds, elsewhere, detail)
+
+
+def _look_at(reader: PayloadReader, digest: str) -> Passed | str | None:
+    """Read one chunk again; text: why it cannot be read."""
+    try:
+        return reader.pass_on(digest, _drop)
+    except (DamagedStoreError, NewerStoreError) as error:
+        return str(error)
+
+
+def _drop(_at: int, _piece: Buffer) -> None:
+    return
 
 
 def _belongs_to(

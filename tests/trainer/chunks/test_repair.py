@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from tests.trainer.chunks.store_faults import (
     small_model,
     store_path,
 )
+from trainer.chunks.commands import repair_main
 from trainer.chunks.repair import repair_store
 from trainer.chunks.split import TensorSplit
 from trainer.chunks.store import ChunkStore
@@ -35,7 +38,7 @@ def chunks_of(path):
         return reader.layout(1).chunks
 
 
-def test_errors_say_who_still_has_it_and_how_to_get_it(path, tmp_path):
+def test_errors_say_who_still_has_it_and_how_to_get_it(path):
     chunk = chunks_of(path)[5]
     lose_chunk(path, chunk.digest)
 
@@ -44,7 +47,11 @@ def test_errors_say_who_still_has_it_and_how_to_get_it(path, tmp_path):
 
     assert "also held by `client-2` (round 1)" in str(caught.value)
     assert [source.node for source in caught.value.elsewhere] == ["client-2"]
-    assert caught.value.hint == f"opsdash chunks {tmp_path} --node server --repair"
+    program, arguments = caught.value.hint.split(" repair ")
+    assert program == "python -m trainer"
+    assert repair_main(shlex.split(arguments)) == 0
+    with ChunkStore.open(path) as store:
+        assert same_tensors(store.get_round(1), small_model())
 
 
 def test_damaged_and_missing_chunks_are_taken_from_another_node(path, tmp_path):
