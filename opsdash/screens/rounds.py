@@ -148,7 +148,11 @@ class RoundsPane(Pane):
         grid.styles.height = min(10, len(rounds.clients()) + 2)
         show_clients(grid, view)
         self.query_one("#clients", RecordTable).show(rounds.clients())
-        self.query_one("#rounds", RecordTable).show(rounds.rows())
+        table = self.query_one("#rounds", RecordTable)
+        is_at_newest = table.table.cursor == 0
+        table.show(rounds.rows())
+        if is_at_newest:  # who has not moved away sees the newest
+            table.table.action_first()
 
     def filter_rows(self) -> bool:
         """Begin to type a filter of the table in use; of the rounds otherwise."""

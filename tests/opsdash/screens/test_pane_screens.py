@@ -2,8 +2,10 @@
 
 import pytest
 
+from agent.rundir.events import RoundStarted
 from agent.rundir.layout import RunDir
 from opsdash.screens.watch import EVENTS, PANES
+from opsdash.widgets.record_table import RecordTable
 from tests.run_states import STATES
 from tests.screen_text import assert_screen, screen_text
 from tests.watched import WatchedApp, refreshed, still_clocks, until, watching
@@ -50,3 +52,28 @@ async def test_events_have_words_also_when_they_were_looked_at_before_any_was_re
         await refreshed(app, pilot)
 
         assert "resident" in screen_text(app)
+
+
+async def test_the_newest_round_stays_in_sight_until_the_operator_moves_away(tmp_path):
+    writer = STATES["federated"](tmp_path / "run")
+
+    def open_round(number):
+        fields = {"clients": ("client-1",), "model_digest": "m", "round_num": number}
+        writer.emit("server", RoundStarted, **fields)
+
+    async with watching(writer.path) as (app, pilot):
+        await pilot.press("6")
+        await refreshed(app, pilot)
+        rounds = app.watch.pane.query_one("#rounds", RecordTable)
+        open_round(9)
+        await until(pilot, lambda: app.attached.folded.rounds.current == 9)
+        await refreshed(app, pilot)
+        following = rounds.cursor_key
+        app.set_focus(rounds.table)
+        await pilot.press("down")
+        open_round(10)
+        await until(pilot, lambda: app.attached.folded.rounds.current == 10)
+        await refreshed(app, pilot)
+
+        assert following == 9
+        assert rounds.cursor_key == 8
