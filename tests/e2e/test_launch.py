@@ -11,6 +11,7 @@ from agent.rundir.attempts import read_newest_attempt
 from agent.rundir.checkpoints import list_checkpoints
 from agent.rundir.events import CheckpointLoaded
 from tests.processes import SMALL, events, joined_losses
+from trainer.cli import main
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -115,15 +116,15 @@ def test_what_starts_it_again_is_recorded_with_absolute_paths(
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(
-    start, tmp_path, command, code, told
+    capsys, tmp_path, command, code, told
 ):
     run_dir = tmp_path / "run"
 
-    ended = start(run_dir, *(word.format(run=run_dir) for word in command))
+    assert main([word.format(run=run_dir) for word in command]) == code
 
-    assert ended.wait() == code, ended.text()
-    assert ended.text().count("error: ") == 1
-    assert told in ended.text()
+    text = capsys.readouterr().err
+    assert text.count("error: ") == 1
+    assert told in text
     assert not (run_dir / "checkpoints").exists()
     assert not (run_dir / "attempts" / "0001.json").exists()
 

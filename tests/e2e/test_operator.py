@@ -1,6 +1,8 @@
 """What the engineer on call does: status, verify, resume, with real trainers."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,8 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from agent.rundir.checkpoints import Stage, list_checkpoints, resumable
-from agent.rundir.events import CheckpointLoaded, RunEnded, decode_lines
+from agent.rundir.checkpoints import (
+    Stage,
+    list_checkpoints,
+    read_latest,
+    resumable,
+)
+from agent.rundir.events import (
+    CheckpointLoaded,
+    CheckpointSuperseded,
+    RunEnded,
+    decode_lines,
+)
 from agent.rundir.layout import RunDir
 from agent.rundir.tail import Tail
 from tests.processes import DEADLINE_S, ROOT, events, joined_losses
@@ -98,23 +110,52 @@ def test_a_flipped_byte_is_named_and_the_resume_goes_further_back(launch, tmp_pa
     assert finding["offset"] <= len(data) // 2
     assert resumed.returncode == 0, resumed.stderr
     assert f"{newest.name} is passed over" in resumed.stdout
-    loaded = [e for _, e in events(run_dir) if isinstance(e, CheckpointLoaded)]
-    assert [e.checkpoint for e in loaded] == [older.name]
+    second = [e for attempt, e in events(run_dir) if attempt == 2]
+    told = {
+        kind: [e.checkpoint for e in second if isinstance(e, kind)]
+        for kind in (CheckpointLoaded, CheckpointSuperseded)
+    }
+    assert told[CheckpointLoaded] == [older.name]
+    assert newest.name in told[CheckpointSuperseded]
+    assert read_latest(RunDir(run_dir)) == "step-00000060"
     aside = {e.path.name: e.stage for e in list_checkpoints(RunDir(run_dir))}
     assert aside[f".superseded-0002-{newest.name}"] is Stage.SUPERSEDED
 
 
-def test_resume_on_a_live_run_is_refused_and_changes_nothing(launch, tmp_path):
+def test_a_live_run_refuses_a_second_start_and_stops_when_one_rank_is_asked_to(
+    launch, tmp_path
+):
     run_dir = tmp_path / "run"
-    running = launch(run_dir, 2, "--steps", "100000", "--save-every", "4")
+    flags = ("--steps", "100000", "--save-every", "4")
+    running = launch(run_dir, 3, *flags)
     running.wait_for_step(9)
+    before = sorted(p.name for p in run_dir.iterdir())
 
+    second = launch(run_dir, 3, *flags)
     resumed = opsdash("resume", run_dir)
 
-    assert resumed.returncode == 73
+    assert second.wait() == resumed.returncode == 73
+    holder = running.rank_pid(0)
+    assert f"`{run_dir}` is in use by process {holder}" in second.text()
+    assert second.text().count("error:") == 1
+    assert "hint: opsdash attach" in second.text()
     assert "is running" in resumed.stdout + resumed.stderr
     assert sorted(p.name for p in RunDir(run_dir).attempts.iterdir()) == ["0001.json"]
-    assert not RunDir(run_dir).logs.exists()
+    assert sorted(p.name for p in run_dir.iterdir()) == before
+
+    os.kill(running.rank_pid(2), signal.SIGTERM)
+
+    assert running.wait() == 143, running.text()
+    last = [max(joined_losses(run_dir, rank)) for rank in range(3)]
+    ends = [
+        [e.reason for _, e in events(run_dir, rank) if isinstance(e, RunEnded)]
+        for rank in range(3)
+    ]
+    assert last == [last[0]] * 3
+    assert ends == [["stopped"]] * 3
+    saved = list_checkpoints(RunDir(run_dir))[0]
+    assert (saved.stage, saved.number) == (Stage.VERIFIED, last[0])
+    assert saved.manifest.reason == "signal"
 
 
 def final_differences(one, other):

@@ -10,6 +10,8 @@ from agent.rundir.checkpoints import Stage as CheckpointStage
 from agent.rundir.checkpoints import list_checkpoints
 from agent.rundir.events import (
     CheckpointLoaded,
+    CheckpointVerified,
+    OptimizerReset,
     PhaseChanged,
     RequestAcked,
     RequestDone,
@@ -107,29 +109,37 @@ def test_every_request_is_carried_out_by_all_ranks(operator):
     assert operator.outcome(first).stage == operator.outcome(second).stage == "done"
     [saved] = list_checkpoints(run)
     assert saved.stage is CheckpointStage.VERIFIED
-    operator.wait(lambda: list((run.path / "profiles").glob("*.json")))
+    assert saved.manifest.reason == "checkpoint-now"
+    for suffix in ("txt", "json"):
+        operator.wait(lambda s=suffix: list((run.path / "profiles").glob(f"*.{s}")))
 
     assert operator.obeyed("verify", checkpoint=saved.name) is None
-    assert operator.obeyed("pin", checkpoint=saved.name) is None
-    assert list_checkpoints(run)[0].is_pinned
-    assert operator.obeyed("unpin", checkpoint=saved.name) is None
-    assert not list_checkpoints(run)[0].is_pinned
+    verified = operator.told(CheckpointVerified)
+    assert [(e.checkpoint, e.state) for e in verified] == [(saved.name, "sound")] * 2
+    assert "@" in verified[1].by
+    missing = operator.obeyed("pin", checkpoint="step-00999999")
+    assert "has no checkpoint `step-00999999`" in missing
+    assert_pins_hold(operator, saved.name)
 
     assert operator.obeyed("pause") is None
     operator.wait(lambda: operator.told(PhaseChanged)[-1].phase == "paused")
     paused_at = operator.newest_step()
     assert operator.obeyed("stacks") is None
+    newer_name = save(operator)
     assert operator.newest_step() == paused_at
     assert operator.obeyed("continue") is None
     operator.wait_for_another_step()
     for rank in range(2):
         assert operator.told(StacksWritten, rank)
 
-    newer_name = save(operator)
     assert operator.obeyed("resume", checkpoint=saved.name) is None
-    loaded = operator.told(CheckpointLoaded)[-1]
-    assert loaded.resumed_step == saved.number
+    for rank in range(2):
+        [loaded] = operator.told(CheckpointLoaded, rank)
+        assert loaded.resumed_step == saved.number
+        [reset] = operator.told(OptimizerReset, rank)
+        assert reset.reason == f"loaded `{saved.name}`"
     operator.wait_for_another_step()
+    assert_steps_are_repeated_exactly(operator, saved.number)
     stages = {e.path.name: e.stage for e in list_checkpoints(run)}
     assert stages[f".superseded-0001-{newer_name}"] is CheckpointStage.SUPERSEDED
 
@@ -147,6 +157,21 @@ def test_every_request_is_carried_out_by_all_ranks(operator):
     done = [e.request for e in operator.told(RequestDone)]
     assert sorted(done) == sorted(operator.asked)
     assert len(list_checkpoints(run)) >= 2
+
+
+def assert_pins_hold(operator, name):
+    for kind in ("pin", "unpin"):
+        assert operator.obeyed(kind, checkpoint=name) is None
+        assert list_checkpoints(operator.run)[0].is_pinned == (kind == "pin")
+
+
+def assert_steps_are_repeated_exactly(operator, after):
+    losses = {}
+    for event in operator.told(StepDone):
+        losses.setdefault(event.step, []).append(event.loss)
+    twice = {step: found for step, found in losses.items() if len(found) == 2}
+    assert min(twice) == after + 1
+    assert all(one == other for one, other in twice.values())
 
 
 def save(operator):

@@ -13,6 +13,8 @@ from agent.rundir.checkpoints import list_checkpoints
 from agent.rundir.errors import ConfigMismatchError
 from agent.rundir.events import (
     CheckpointLoaded,
+    CheckpointRefused,
+    CheckpointSuperseded,
     EvalDone,
     PhaseChanged,
     RunEnded,
@@ -67,6 +69,29 @@ def test_a_run_that_is_called_again_goes_on_where_it_was(tmp_path):
     assert not events(tmp_path / "run", StepDone, attempt=2)
     [same] = list_checkpoints(RunDir(tmp_path / "run"))
     assert same.digest == entry.digest
+
+
+def test_a_damaged_checkpoint_is_passed_over_set_aside_and_told(tmp_path):
+    make(tmp_path / "run", max_epochs=1, save_every=3).train()
+    run = RunDir(tmp_path / "run")
+    os.truncate(run.checkpoints / "step-00000006" / "state.pt", 100)
+
+    make(tmp_path / "run", max_epochs=1, save_every=3).train()
+
+    told = {
+        kind: [e.checkpoint for e in events(run.path, kind, attempt=2)]
+        for kind in (CheckpointRefused, CheckpointLoaded, CheckpointSuperseded)
+    }
+    assert told == {
+        CheckpointRefused: ["step-00000006"],
+        CheckpointLoaded: ["step-00000003"],
+        CheckpointSuperseded: ["step-00000006"],
+    }
+    assert [e.path.name for e in list_checkpoints(run)] == [
+        "step-00000006",
+        ".superseded-0002-step-00000006",
+        "step-00000003",
+    ]
 
 
 def test_another_learning_problem_is_refused(tmp_path):

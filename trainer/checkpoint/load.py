@@ -206,7 +206,10 @@ def file_digest(file: Any, *, like: str) -> str:  # noqa: ANN401 - an open binar
 def _wait_for_manifest(
     directory: Path, decision: Decision, view_limit_s: float
 ) -> Manifest:
-    """Return the manifest that rank 0 saw, once this rank sees it too."""
+    """Return the manifest that rank 0 saw, once this rank sees it and its files.
+
+    Files that stay away are for whoever opens them to tell.
+    """
     deadline = time.monotonic() + view_limit_s
     while True:
         try:
@@ -215,12 +218,22 @@ def _wait_for_manifest(
             if time.monotonic() >= deadline:
                 raise
         else:
+            is_late = time.monotonic() >= deadline
             if digest == decision.digest:
-                return manifest
-            if time.monotonic() >= deadline:
+                if is_late or _sees_all_of(manifest, directory):
+                    return manifest
+            elif is_late:
                 raise DamagedCheckpointError(
                     f"`{directory}` has another manifest here than on rank 0: "
                     f"`{digest}` instead of `{decision.digest}`",
                     hint=f"opsdash verify {directory}",
                 )
         time.sleep(_VIEW_POLL_S)
+
+
+def _sees_all_of(manifest: Manifest, directory: Path) -> bool:
+    try:
+        found = [(directory / entry.name).stat().st_size for entry in manifest.files]
+    except OSError:
+        return False
+    return found == [entry.size_bytes for entry in manifest.files]

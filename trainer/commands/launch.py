@@ -12,6 +12,8 @@ import signal
 import uuid
 from pathlib import Path
 
+from agent.rundir.attempts import list_attempts
+from agent.rundir.checkpoints import list_checkpoints
 from agent.rundir.errors import EXIT_INTERNAL, RunDirError
 from agent.rundir.events import CheckpointPublished, RunEnded
 from agent.rundir.history import History
@@ -24,6 +26,8 @@ _LEAST_SHUTDOWN_S = 60.0
 """For a run that has not told yet how long a save takes."""
 _SHUTDOWN_SAVES = 2
 _TAIL_BYTES = 1 << 20
+_STOPPED = ("signal", "stop")
+"""Reasons of the save that a stop ends with."""
 
 
 class RankKilledError(RunDirError):
@@ -160,15 +164,30 @@ def _shutdown_timeout(run: RunDir) -> list[str]:
 
 def was_stopped(run: RunDir) -> bool:
     """Whether the newest attempt ended because somebody asked it to."""
-    ends = [event for event in _newest_events(run) if isinstance(event, RunEnded)]
-    return bool(ends) and ends[-1].reason == "stopped"
+    attempt = max(list_attempts(run), default=0)
+    ends = [e for e in _last_events(run, attempt) if isinstance(e, RunEnded)]
+    if ends:
+        return ends[-1].reason == "stopped"
+    # Nobody told, as the agent is switched off: the last save knows why it was.
+    saved = [entry.manifest for entry in list_checkpoints(run)]
+    mine = [found for found in saved if found and found.attempt == attempt]
+    last = max(mine, key=lambda manifest: manifest.created_ns, default=None)
+    return last is not None and last.reason in _STOPPED
 
 
 def _newest_events(run: RunDir) -> list[object]:
     """Return the last events of rank 0 in the newest attempt that left any."""
     try:
         attempts = [int(p.name) for p in run.telemetry.iterdir() if p.name.isdecimal()]
-        newest = History(run, max(attempts), rank_stem(0)).newest(_TAIL_BYTES)
+    except OSError:
+        return []
+    return _last_events(run, max(attempts, default=0))
+
+
+def _last_events(run: RunDir, attempt: int) -> list[object]:
+    """Return the last events of rank 0 in an attempt; none where it left none."""
+    try:
+        newest = History(run, attempt, rank_stem(0)).newest(_TAIL_BYTES)
     except (OSError, ValueError):
         return []
     return list(newest.events) if newest is not None else []

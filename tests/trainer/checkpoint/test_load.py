@@ -1,6 +1,7 @@
 """Which checkpoint is resumed from, and what is checked before it is unpickled."""
 
 import pickle
+import threading
 
 import blake3
 import pytest
@@ -159,6 +160,29 @@ def test_another_checkpoint_of_the_same_name_is_refused(run):
 
     with pytest.raises(DamagedCheckpointError, match="another manifest here"):
         load_decided(run, decision, view_limit_s=0)
+
+
+def test_files_that_this_rank_sees_late_are_waited_for(run):
+    publish(run, 3)
+    decision = decide(run, "auto", Told())
+    elsewhere = run.path / "state.pt"
+    state_of(run, 3).rename(elsewhere)
+    appear = threading.Timer(0.3, elsewhere.rename, [state_of(run, 3)])
+    appear.start()
+
+    loaded = load_decided(run, decision, view_limit_s=30)
+
+    appear.join()
+    assert loaded.manifest.step == 3
+
+
+def test_a_file_that_stays_away_is_an_error(run):
+    publish(run, 3)
+    decision = decide(run, "auto", Told())
+    state_of(run, 3).unlink()
+
+    with pytest.raises(UnreadableFileError, match="cannot be read"):
+        load_decided(run, decision, view_limit_s=0.2)
 
 
 def test_a_checkpoint_that_this_rank_cannot_see_is_an_error(run):

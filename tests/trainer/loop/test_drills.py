@@ -16,16 +16,17 @@ def test_every_rank_kills_itself_after_the_step_that_was_named(tmp_path):
         assert steps == [1, 2, 3]
 
 
-def test_the_rank_that_is_late_waits_least_for_the_others(tmp_path):
-    settings = {"drill_rank": 0, "drill_delay_ms": 40.0, "max_epochs": 3}
+def test_a_rank_that_is_late_is_waited_for_at_every_step(tmp_path):
+    settings = {"drill_rank": 0, "drill_delay_ms": 300.0, "steps": 4}
 
     on_ranks(2, train, str(tmp_path / "run"), settings, joins=False)
 
     waited = [
-        sum(e.waits[0].wait_ns for e in events(tmp_path / "run", StepDone, rank=rank))
-        for rank in range(2)
+        sorted(e.waits[0].wait_ns for e in events(tmp_path / "run", StepDone, rank=r))
+        for r in range(2)
     ]
-    assert waited[1] > 2 * waited[0]
+    # Whoever is not late waits for the delay; the median is of no busy moment.
+    assert waited[1][2] > waited[0][2] + 150e6
 
 
 def test_a_rank_that_hangs_leaves_the_others_waiting_until_their_time_is_up(tmp_path):

@@ -160,14 +160,20 @@ def train_dropping(run_dir, settings):
     return make(run_dir, model=model, optimizer=optimizer, **settings).train().step
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("staged") / "whole"
+    on_ranks(2, train_dropping, path, STAGED, joins=False)
+    return path
+
+
 @pytest.mark.dist
 @pytest.mark.parametrize("die_at", [4, 5, 7, 11])
 def test_a_run_that_is_killed_in_its_second_stage_ends_as_if_it_was_not(
-    tmp_path, die_at
+    whole, tmp_path, die_at
 ):
     """Epochs end at steps 3, 6, 9 and 12: also where an epoch was undone."""
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    on_ranks(2, train_dropping, whole, STAGED, joins=False)
+    parted = tmp_path / "parted"
     on_ranks(2, train_dropping, parted, STAGED | {"die_at": die_at}, joins=False)
 
     ended = on_ranks(2, train_dropping, parted, STAGED, joins=False)
