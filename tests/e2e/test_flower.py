@@ -1,8 +1,11 @@
 """The same federation on Flower's SuperLink and SuperNodes gives the same bits."""
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 
 from agent.rundir.events import OptimizerReset, RoundCommitted, RunEnded
 from agent.rundir.layout import RunDir
-from tests.e2e.federated import ENVIRONMENT, command_lines, free_port, told, until
+from tests.e2e.federated import ENVIRONMENT, command_lines, told, until
 from tests.trainer.federated.bench import as_update, global_tensors
 from trainer.federated.config import FederatedConfig, client_keys
 from trainer.federated.global_model import GlobalModel
@@ -30,17 +33,27 @@ CONFIG = FederatedConfig(
     keep_updates=True,
 )
 OTHERS = "min_clients = 2\nlr = 0.01\nlocal_steps = 4\nkeep_updates = true\n"
-PLACES = (Path(sys.prefix, "flower", "bin"), Path(sys.executable).parent)
-PATH = os.pathsep.join([*map(str, PLACES), os.environ["PATH"]])
+PLACES = f"{sys.prefix}/flower/bin{os.pathsep}{sys.prefix}/bin"
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
-        shutil.which("flwr", path=PATH) is None,
+        shutil.which("flwr", path=PLACES) is None,
         reason="Flower is not installed: make flower",
     ),
 ]
+
+
+def free_ports(num):
+    """Find neighbours that nobody is given by chance: below the ephemeral range."""
+    for first in random.sample(range(15_000, 30_000, num), 1_000):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + num):
+                found = stack.enter_context(socket.socket())
+                found.bind(("127.0.0.1", port))
+            return first
+    raise AssertionError("no free ports")
 
 
 def expected_digests(path):
@@ -85,9 +98,9 @@ async def test_three_rounds_on_flower_equal_three_rounds_of_our_own(tmp_path):
         stderr=log,
         env={
             **ENVIRONMENT,
-            "PATH": PATH,
+            "PATH": f"{PLACES}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
-            "PORT": str(free_port()),
+            "PORT": str(free_ports(3)),
             "NODES": "2",
         },
     )

@@ -1,1 +1,18 @@
-"""Federated rounds: server, clients, and what happens when one comes back."""
+"""Train in federated rounds: one server, clients that come and go.
+
+What a client and the server agree on: `config`, `problem`, `terms`, `messages`,
+`transfer` (tensors by digest), `transport` (gRPC) and `security`.
+
+The server, from the command inwards: `server`, `coordinator` (drives the rounds),
+`attendance` and `peer` (who is connected), `rounds` (the state machine: no I/O, no
+clock), `intake` (looks at updates), `aggregate` (FedAvg), `global_model` (durable),
+`server_events`, `requests` (what an operator asks for).
+
+The client, from the command inwards: `client`, `membership` (connections, back-off),
+`participant` (answers the server), `part`, `arrival` (of a model), `training` (of a
+round), `workbench` (settle, train, store), `session` (what may be kept after a gap),
+`local`, `learner`, `optimizer_state`, `client_store`, `client_events`.
+
+`launch` starts both as processes, `replay` proves a round from its members, and
+`flower` runs the same federation on Flower.
+"""

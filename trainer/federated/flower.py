@@ -98,28 +98,28 @@ def _train(
 ) -> Update:
     """Settle what may be kept, train the round, and store it."""
     events = surroundings.make_events(ask.attempt, workbench)
-    last_round = ask.round_num - 1
-    reset = workbench.settle(
-        server_acked=ask.acked.get(key),
-        attempt=ask.attempt,
-        last_round=last_round,
-        restored_round=ask.restored_round,
-    )
-    if reset is not None:
-        events.reset(reset, ask.digest)
-    events.training(ask.round_num)
-    workbench.prepare(ask.round_num, parcel.unpack())
-    update = workbench.train(
-        ask.round_num,
-        ask.attempt,
-        ask.digest,
-        is_cancelled=lambda: False,
-        on_step=lambda result: events.step_done(workbench.local.num_steps, result),
-    )
-    assert update is not None, "nobody cancels"
-    if update.stored is not None:
-        events.stored(ask.round_num, update.stored)
-    events.ended("completed" if ask.is_last else "stopped")
+    with events.agent:  # an error is the last thing that it tells
+        reset = workbench.settle(
+            server_acked=ask.acked.get(key),
+            attempt=ask.attempt,
+            last_round=ask.round_num - 1,
+            restored_round=ask.restored_round,
+        )
+        if reset is not None:
+            events.reset(reset, ask.digest)
+        events.training(ask.round_num)
+        workbench.prepare(ask.round_num, parcel.unpack())
+        update = workbench.train(
+            ask.round_num,
+            ask.attempt,
+            ask.digest,
+            is_cancelled=lambda: False,
+            on_step=lambda done: events.step_done(workbench.local.num_steps, done),
+        )
+        assert update is not None, "nobody cancels"
+        if update.stored is not None:
+            events.stored(ask.round_num, update.stored)
+        events.ended("completed" if ask.is_last else "stopped")
     return update
 
 

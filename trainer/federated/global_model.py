@@ -76,6 +76,8 @@ class Committed:
     packed: Packed
     measured: Measured | None
     pulls: dict[str, Pull]
+    rounds_missed: dict[str, int]
+    """Between this round and each member's last one before; newcomers have none."""
     put: PutStats
     stats: StoreStats
 
@@ -191,6 +193,11 @@ class GlobalModel:
     ) -> Committed:
         tensors, measured = self._measured(result.tensors)
         acked = self.acked | dict.fromkeys(members, round_num)
+        rounds_missed = {
+            client: round_num - 1 - self.acked[client]
+            for client in members
+            if client in self.acked
+        }
         restored_round = self.restored_round if members else round_num
         record = _Record(
             run_id=self._run_id,
@@ -220,6 +227,7 @@ class GlobalModel:
             packed=self.packed,
             measured=measured,
             pulls=pulled,
+            rounds_missed=rounds_missed,
             put=put,
             stats=self._store.stats(),
         )

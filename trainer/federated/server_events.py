@@ -182,6 +182,7 @@ class ServerEvents:
             update_norm=pull.norm,
             cosine=pull.cosine,
             accuracy_frac=report.accuracy_frac,
+            rounds_missed=done.rounds_missed.get(client),
         )
 
     def _measured(self, done: Committed) -> None:

@@ -81,6 +81,8 @@ class ClientUpdate(Event, frozen=True, tag_field="kind", tag="client_update"):
     cosine: float | None = None
     """Of this update to the weighted mean of the others."""
     accuracy_frac: float | None = None
+    rounds_missed: int | None = None
+    """Between this round and the client's last one before; None: it is its first."""
 
 
 class UpdateRefused(Event, frozen=True, tag_field="kind", tag="update_refused"):

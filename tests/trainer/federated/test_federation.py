@@ -212,6 +212,10 @@ async def test_a_round_ends_at_its_deadline_with_a_client_that_is_silent(tmp_pat
     assert rounds[1].round_ns >= 1_000_000_000
     (reset,) = of_kind(events(tmp_path, "client-3"), OptimizerReset)
     assert reset.reason == "missed 1 round"
+    updates = of_kind(events(tmp_path, "server"), ClientUpdate)
+    missed = [e.rounds_missed for e in updates if e.client == "client-3"]
+    assert missed == [None, 1, 0]
+    assert {e.rounds_missed for e in updates if e.client == "client-1"} == {None, 0}
     assert_replays(tmp_path, config)
 
 
