@@ -6,13 +6,12 @@ and told. The agent issues no collective; a second thread beats once a second
 so that a stuck trainer is seen to be stuck.
 """
 
-import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from agent.emitter import Emitter
 from agent.probes.activity import Activity
@@ -20,10 +19,10 @@ from agent.probes.barrier import BarrierProbe
 from agent.probes.hang import DEFAULT_LIMIT_S
 from agent.probes.inbox import Inbox, PendingRequest
 from agent.probes.obeying import Obedience
+from agent.probes.place import Place, refuse_unsafe
 from agent.probes.pulse import Pulse
 from agent.probes.stacks import Stacks
 from agent.probes.watch import Watched, add_duties
-from agent.rundir.attempts import read_identity
 from agent.rundir.errors import RunDirError
 from agent.rundir.events import (
     EvalDone,
@@ -34,8 +33,7 @@ from agent.rundir.events import (
     StepDone,
 )
 from agent.rundir.joining import wait_for_attempt
-from agent.rundir.layout import SCHEMA, RunDir, is_safe_node, rank_stem
-from agent.rundir.process import this_process
+from agent.rundir.layout import RunDir
 from agent.start import RunStart, begin_run, launch_id_from_environment
 
 if TYPE_CHECKING:
@@ -44,23 +42,6 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 1.0
 _ATTEMPT_WAIT_S = 60.0
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-class _Place(NamedTuple):
-    """Which process of which start this is."""
-
-    run: RunDir
-    kind: str
-    attempt: int
-    rank: int
-    world_size: int
-    node: str | None
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process acts for the whole run."""
-        return self.node == "server" or (self.node is None and self.rank == 0)
 
 
 class Agent:
@@ -122,7 +103,7 @@ class Agent:
         """
         if os.environ.get("OPSDASH_AGENT", "").lower() == "off":
             return cls(Emitter(None, node="off", rank=None), None)
-        _refuse_unsafe(node)
+        refuse_unsafe(node)
         run = RunDir(Path(run_dir).absolute())
         rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         if world_size is None:
@@ -130,14 +111,19 @@ class Agent:
         start = None
         if attempt is None and rank == 0:
             start = begin_run(
-                run.path, kind=kind, config=config, launch_id=_launch_id()
+                run.path,
+                kind=kind,
+                config=config,
+                launch_id=launch_id_from_environment(),
             )
             start.record(resume_command=resume_command, world_size=world_size)
             attempt = start.attempt
         elif attempt is None:
-            attempt = wait_for_attempt(run, _launch_id(), timeout_s=_ATTEMPT_WAIT_S)
-        place = _Place(run, kind, attempt, rank, world_size, node)
-        emitter = _open_emitter(place)
+            attempt = wait_for_attempt(
+                run, launch_id_from_environment(), timeout_s=_ATTEMPT_WAIT_S
+            )
+        place = Place(run, kind, attempt, rank, world_size, node)
+        emitter = place.open_emitter()
         inbox = Inbox(emitter, run, attempt) if place.is_main else None
         agent = cls(emitter, start, inbox)
         agent._begin(place, heartbeat_s, hang_limit_s)
@@ -317,19 +303,8 @@ class Agent:
         if self._start is not None:
             self._start.release()
 
-    def _begin(self, place: _Place, heartbeat_s: float, hang_limit_s: float) -> None:
-        process = this_process()
-        self.emitter.begin(
-            schema=SCHEMA,
-            run_id=_run_id(place.run),
-            attempt=place.attempt,
-            run_kind=place.kind,
-            host=process.host,
-            boot_id=process.boot_id,
-            pid=process.pid,
-            pid_start=process.pid_start,
-            world_size=place.world_size if place.kind == "ddp" else None,
-        )
+    def _begin(self, place: Place, heartbeat_s: float, hang_limit_s: float) -> None:
+        place.begin(self.emitter)
         self._stacks = Stacks(self.emitter, place.run, place.attempt)
         try:
             self._stacks.register()
@@ -357,39 +332,3 @@ class Agent:
 
 def _ns(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1e9)
-
-
-def _open_emitter(place: _Place) -> Emitter:
-    run, attempt, node, rank = place.run, place.attempt, place.node, place.rank
-    if node is None:
-        path = run.telemetry_file(attempt, rank_stem(rank))
-        return Emitter(path, node=f"rank-{rank}", rank=rank)
-    return Emitter(run.telemetry_file(attempt, node), node=node, rank=None)
-
-
-def _refuse_unsafe(node: str | None) -> None:
-    if node is not None and not is_safe_node(node):
-        raise RunDirError(
-            f"`{node!a}` cannot name a client: use letters, digits, `.`, `_` and `-`",
-            hint="--key client-1",
-        )
-
-
-def _run_id(run: RunDir) -> str:
-    try:
-        return read_identity(run).run_id
-    except RunDirError:
-        return ""
-
-
-def _launch_id() -> str:
-    """Return what the ranks of this start share, spawned ones included.
-
-    Processes of `mp.spawn` on one host have a parent in common; without it two
-    starts with the same address and port could not be told apart.
-    """
-    launch_id = launch_id_from_environment()
-    is_spawned = multiprocessing.parent_process() is not None
-    if is_spawned and os.environ.get("MASTER_ADDR", _LOOPBACK[0]) in _LOOPBACK:
-        launch_id += f"/{os.getppid()}"
-    return launch_id

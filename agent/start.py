@@ -5,6 +5,7 @@ Unlike the rest of the agent it is strict: a start that must not happen is
 refused here, with the reason, before any training.
 """
 
+import multiprocessing
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ from agent.rundir.layout import SCHEMA, RunDir
 from agent.rundir.lock import Holder, release_lock, take_lock
 
 _OWN_NAMES = {"run.lock"}
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LAUNCH_VARIABLES = (
     "MASTER_ADDR",
     "MASTER_PORT",
@@ -168,13 +170,22 @@ def _begin(
 def launch_id_from_environment() -> str:
     """Return what all ranks of one start know, and no other start has.
 
-    Under torchrun the parent process is the launcher: it tells two starts with
-    the same address and port apart on one host.
+    On one host the parent process, which is torchrun or whoever called
+    `mp.spawn`, tells two starts with the same address and port apart.
     """
     known = [os.environ.get(name, "") for name in _LAUNCH_VARIABLES]
-    if "TORCHELASTIC_RUN_ID" in os.environ and not _is_multi_node():
+    if _is_launched_here() or _is_spawned_here():
         known.append(str(os.getppid()))
     return "/".join(known)
+
+
+def _is_launched_here() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ and not _is_multi_node()
+
+
+def _is_spawned_here() -> bool:
+    is_spawned = multiprocessing.parent_process() is not None
+    return is_spawned and os.environ.get("MASTER_ADDR", _LOOPBACK[0]) in _LOOPBACK
 
 
 def _is_multi_node() -> bool:
