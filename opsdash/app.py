@@ -29,7 +29,7 @@ from opsdash.jobs.attached import Attached
 from opsdash.operations.plan import Plan
 from opsdash.operations.preferences import read_theme, write_theme
 from opsdash.screens.help import HelpScreen, key_facts
-from opsdash.screens.palette import palette_commands
+from opsdash.screens.palette import key_commands, palette_commands
 from opsdash.screens.pane import ACTS
 from opsdash.screens.picker import PickerScreen
 from opsdash.screens.plan_words import shown_plan
@@ -124,7 +124,8 @@ class OpsdashApp(App[int]):
         """Leave acting to who may act, and to where a run is watched."""
         if action not in ACTS:
             return True
-        return not self.is_readonly and not isinstance(self.screen, PickerScreen)
+        is_picking = any(isinstance(one, PickerScreen) for one in self.screen_stack)
+        return not self.is_readonly and not is_picking
 
     def action_request(self, kind: str) -> None:
         """Show what a request to the running trainer would do."""
@@ -215,9 +216,10 @@ class OpsdashApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer every pane, checkpoint and action in the palette."""
-        yield from super().get_system_commands(screen)
         if self._attached is not None and self._watch is not None:
             yield from palette_commands(self._watch, self._attached.folded)
+        else:
+            yield from key_commands(screen.ancestors_with_self)
 
     @property
     def _acting(self) -> "Acting | None":

@@ -1,6 +1,6 @@
-"""What the palette offers beside Textual's own: every pane, action and checkpoint."""
+"""What the palette offers: every pane, every action and every checkpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from textual.app import SystemCommand
@@ -9,7 +9,9 @@ from textual.dom import DOMNode
 
 from opsdash import messages
 from opsdash.projections.run import Run
+from opsdash.screens.pane import Pane
 from opsdash.screens.watch import PANES, WatchScreen
+from opsdash.widgets.key_line import key_name
 
 _MAX_CHECKPOINTS = 50
 
@@ -20,9 +22,7 @@ def palette_commands(watch: WatchScreen, run: Run) -> Iterator[SystemCommand]:
         yield SystemCommand(
             f"show {pane.TITLE}", f"key {index + 1}", partial(_show, watch, index)
         )
-    nodes = (watch.pane or watch).ancestors_with_self
-    for node in nodes:
-        yield from _actions(node)
+    yield from key_commands((watch.pane or watch).ancestors_with_self)
     published = [row for row in run.checkpoints.rows() if row.is_published]
     for row in published[:_MAX_CHECKPOINTS]:
         name = row.directory
@@ -30,6 +30,12 @@ def palette_commands(watch: WatchScreen, run: Run) -> Iterator[SystemCommand]:
         yield _wish(watch, f"verify {name}", row.stage, partial(verify, (name,)))
         if watch.check_action("resume", ()):
             yield _wish(watch, f"resume from {name}", row.stage, partial(resume, name))
+
+
+def key_commands(nodes: Iterable[DOMNode]) -> Iterator[SystemCommand]:
+    """Yield a command per key of some nodes, from the innermost outwards."""
+    for node in nodes:
+        yield from _actions(node)
 
 
 def _show(watch: WatchScreen, index: int) -> None:
@@ -44,13 +50,14 @@ def _wish(
 
 def _actions(node: DOMNode) -> Iterator[SystemCommand]:
     """Yield what the keys of a node do, where it may be done."""
+    where = f"{node.TITLE}: " if isinstance(node, Pane) else ""
     for binding in Binding.make_bindings(getattr(type(node), "BINDINGS", [])):
         name = binding.action.partition("(")[0]
         is_offered = binding.description and not binding.action.startswith("pane(")
         if is_offered and node.check_action(name, ()):
             yield SystemCommand(
-                binding.description.lower(),
-                f"key {binding.key}",
+                f"{where}{binding.description.lower()}",
+                f"key {key_name(binding.key)}",
                 partial(_run, node, binding.action),
             )
 
