@@ -1,0 +1,105 @@
+"""Two ranks of one run on two hosts that share a disk and nothing else.
+
+The other host is made of namespaces: a name, a boot and process numbers of its
+own. So no rank can look at the other's process, as it is over a network.
+"""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.rundir.attempts import list_attempts
+from agent.rundir.events import RunStarted, decode_lines
+from agent.rundir.layout import RunDir
+from agent.rundir.requests import read_outcome, write_request
+
+ROOT = Path(__file__).parent.parent.parent
+
+WORKER = """
+    import sys, time
+    from pathlib import Path
+    from agent.session import Agent
+
+    def train_until_told(agent, folder):
+        step = 0
+        while not (folder / "enough").exists():
+            step += 1
+            agent.step_done(step)
+            time.sleep(0.02)
+
+    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+    place = {"rank": rank, "world_size": 2}
+    with Agent.attach(folder / "run", **place, heartbeat_s=0.1) as agent:
+        train_until_told(agent, folder)
+"""
+ELSEWHERE = """
+    set -e
+    hostname elsewhere
+    mount --bind "$0" /proc/sys/kernel/random/boot_id
+    exec "$@"
+"""
+UNSHARE = ["unshare", "-r", "--uts", "--pid", "--fork", "--mount", "--mount-proc"]
+
+
+def elsewhere(folder: Path) -> list[str]:
+    """Return what starts a command on the other host; skips where that cannot be."""
+    boot = folder / "boot"
+    boot.write_text("11111111-2222-3333-4444-555555555555\n")
+    prefix = [*UNSHARE, "sh", "-c", textwrap.dedent(ELSEWHERE), str(boot)]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no namespaces here: {error}")
+    return prefix
+
+
+def wait_until(is_so, ranks) -> None:
+    while not is_so():
+        assert all(rank.poll() is None for rank in ranks)
+        time.sleep(0.02)
+
+
+def started(run: RunDir, rank: int) -> RunStarted | None:
+    path = run.telemetry_file(1, f"rank-{rank:05d}")
+    if not path.exists():
+        return None
+    found = decode_lines(path.read_bytes().rpartition(b"\n")[0])
+    return next((event for event in found if isinstance(event, RunStarted)), None)
+
+
+@pytest.mark.slow
+def test_ranks_of_two_hosts_share_an_attempt_and_each_writes_its_own_stacks(tmp_path):
+    run = RunDir(tmp_path / "run")
+    own = [sys.executable, "-c", textwrap.dedent(WORKER), str(tmp_path)]
+    launched = {
+        "MASTER_ADDR": "host-0",
+        "MASTER_PORT": "29500",
+        "TORCHELASTIC_RUN_ID": "one",
+        "LOCAL_WORLD_SIZE": "1",
+        "WORLD_SIZE": "2",
+    }
+    ranks = [
+        subprocess.Popen([*where, *own, str(rank)], cwd=ROOT, env=os.environ | launched)
+        for rank, where in enumerate(([], elsewhere(tmp_path)))
+    ]
+    try:
+        wait_until(lambda: started(run, 0) and started(run, 1), ranks)
+        asked = write_request(run, "stacks", attempt=1)
+        wait_until(lambda: read_outcome(run, asked), ranks)
+    finally:
+        (tmp_path / "enough").touch()
+
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert list_attempts(run) == [1]
+    here, there = started(run, 0), started(run, 1)
+    assert there.host == "elsewhere"
+    assert here.host != there.host
+    assert here.boot_id != there.boot_id
+    for rank in range(2):
+        stacks = run.path / f"stacks/0001/rank-{rank:05d}.txt"
+        assert "train_until_told" in stacks.read_text()
