@@ -71,7 +71,7 @@ def straggler() -> None:
         training.wait_for_step(110)
         for size in SIZES:
             with watching(training, size) as terminal:
-                see(terminal, "rank 1 costs")
+                see(terminal, "degraded rank 1 costs")
                 take(terminal, f"straggler-{size}")
                 press(terminal, "2", "cost now")
                 take(terminal, f"straggler-barriers-{size}")
@@ -119,7 +119,7 @@ def federated() -> None:
         training.wait_for(_is_after(30))
         for size in SIZES:
             with watching(training, size) as terminal:
-                see(terminal, "round")
+                see(terminal, "training at round")
                 take(terminal, f"federated-{size}")
                 press(terminal, "6", "what happened")
                 take(terminal, f"reconnect-{size}")
@@ -171,7 +171,8 @@ def see(terminal: PtyTerminal, text: str) -> None:
 
 
 def take(terminal: PtyTerminal, name: str) -> None:
-    """Draw the screen after a moment: a live one never stands still."""
+    """Draw the screen when all was read, and a moment later: it never stands still."""
+    terminal.wait_until(lambda: "reading" not in terminal.text, "all read", PATIENCE_S)
     end = time.monotonic() + 1.0
     terminal.wait_until(lambda: time.monotonic() > end, "the moment")
     path = raster.draw(raster.from_pyte(terminal.terminal), OUT / f"{name}.png")

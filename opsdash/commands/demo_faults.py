@@ -24,7 +24,7 @@ from agent.rundir.tail import Tail
 _POLL_S = 0.1
 _AFTER_STEP, _AFTER_ROUND = 30, 5
 _VICTIM_RANK, _VICTIM_CLIENT = 1, "client-1"
-_STOPPED_S, _RUNNING_S = 0.08, 0.08
+_STOPPED_S, _RUNNING_S = 0.24, 0.08
 _HUNG_S = 120.0
 """Then it goes on, so that a demo that nobody watches ends."""
 _AWAY_S = 12.0
@@ -32,7 +32,7 @@ _AWAY_S = 12.0
 for two more: it comes back to a federation that went on without it."""
 
 WORDS = {
-    "straggler": "is stopped and let go six times a second",
+    "straggler": "is stopped three quarters of the time, a bit at a time",
     "hang": "is stopped for two minutes",
     "kill": "is killed",
     "corrupt": "has a bit flipped on the disk: v reads it again",
