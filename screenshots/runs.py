@@ -21,7 +21,10 @@ from agent.rundir.tail import Tail
 from opsdash.commands.demo_faults import Fault
 
 ROOT = Path(__file__).parent.parent
-DDP = ("--nproc", "2", "--save-every", "50", "--eval-every", "50", "--norms-every", "5")
+DDP = (
+    *("--nproc", "2", "--width", "96", "--layers", "3", "--heads", "3"),
+    *("--save-every", "50", "--eval-every", "50", "--norms-every", "5"),
+)
 PATIENCE_S = 300.0
 
 
