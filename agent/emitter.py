@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from agent.rundir.events import Event, EventsDropped, RunStarted, encode
+from agent.rundir.events import Event, EventsDropped, RunStarted
 from agent.rundir.layout import parse_telemetry_name
 from agent.writing.outlet import Outlet
 from agent.writing.rollups import RollupWriter
@@ -32,8 +32,21 @@ _NEWLINE = ord("\n")
 
 _INHERITED: "weakref.WeakSet[Emitter]" = weakref.WeakSet()
 
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a trainer has put into a field
+    """Return the number in a 0-d tensor or array; a GPU's is waited for.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not hasattr(value, "item"):
+        raise TypeError(f"`{type(value).__name__}` cannot stand in an event")
+    return value.item()
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
 # Bound once: every look-up counts at a microsecond per event.
-_encode_into = msgspec.json.Encoder().encode_into
+_encode_into = _encoder.encode_into
 _write = os.write
 _mono_ns = time.monotonic_ns
 
@@ -225,7 +238,7 @@ class Emitter:
             return False
         try:
             self._tell_drops()
-            is_taken = self._outlet.deliver(encode(event))
+            is_taken = self._outlet.deliver(_line_of(event))
         except Exception as error:  # noqa: BLE001 - training must not see it
             self.drop(f"{type(error).__name__}: {error}")
             return False
@@ -242,7 +255,7 @@ class Emitter:
         event = self._stamps[EventsDropped](
             num_dropped=told, reason=self.problem or "unknown", step=self.step
         )
-        if not self._outlet.deliver(encode(event)):
+        if not self._outlet.deliver(_line_of(event)):
             return
         self.num_dropped -= told
         self.problem = None
@@ -261,13 +274,17 @@ class Emitter:
         head = b""
         if self._start is not None:
             fields = {**self._start, "segment": self._outlet.file.segment + 1}
-            head = encode(self._stamps[RunStarted](**fields))
+            head = _line_of(self._stamps[RunStarted](**fields))
         self._outlet.open_next(head)
 
     def _leave_to_parent(self) -> None:
         """In a forked child: one file has one writer, and that is the parent."""
         self.is_off = True
         self._outlet.leave()
+
+
+def _line_of(event: Any) -> bytes:  # noqa: ANN401 - see `put`
+    return _encoder.encode(event) + b"\n"
 
 
 def _stem(path: Path) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
+import numpy as np
 import pytest
+import torch
 
 from agent.emitter import Emitter
 from agent.rundir.events import (
@@ -118,6 +120,23 @@ def test_an_event_with_wrong_fields_is_dropped_not_raised(tmp_path):
     assert not emitter.emit(StepDone, no_such_field=1)
 
     assert emitter.num_dropped == 1
+
+
+def test_a_tensor_stands_for_its_number_and_many_numbers_for_none(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+
+    assert emitter.emit(StepDone, step=np.int64(3), loss=torch.tensor(0.5))
+    assert emitter.emit(StepDone, loss=torch.tensor(torch.nan), lr=np.float32(0.25))
+    assert not emitter.emit(StepDone, loss=torch.ones(2))
+    assert not emitter.emit(StepDone, loss=object())
+    assert emitter.problem == "TypeError: `object` cannot stand in an event"
+    assert emitter.emit(StepDone, step=4, loss=torch.tensor(1))  # after the drops
+
+    first, second, *told, last = decode_lines((tmp_path / "x.jsonl").read_bytes())
+    assert (first.step, first.loss) == (3, 0.5)
+    assert (second.loss, second.lr) == (None, 0.25)
+    assert sum(dropped.num_dropped for dropped in told) == 2
+    assert (last.step, last.loss) == (4, 1.0)
 
 
 def test_a_path_that_cannot_be_opened_drops_and_never_raises(tmp_path):
