@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agent.rundir.errors import RunDirError
 
@@ -54,9 +54,9 @@ def why_not_loaded(error: Exception) -> str:
 
 
 def _without_data(value: Any) -> Any:  # noqa: ANN401 - any saved type
-    """Return a copy with empty tensors; what is no plain container stays itself."""
-    if isinstance(value, Tensor):
-        return torch.empty(0)
+    """Return a copy without tensors; what is no plain container stays itself."""
+    if type(value) in (Tensor, nn.Parameter):
+        return None  # always loadable, and each costs a record of its own
     if type(value) in (dict, OrderedDict):
         return {key: _without_data(item) for key, item in value.items()}
     if type(value) in (list, tuple):
