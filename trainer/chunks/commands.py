@@ -1,4 +1,4 @@
-"""`restore`, `repair` and `foreign` on the command line.
+"""`restore`, `repair`, `diff` and `export-foreign` on the command line.
 
 Each takes its arguments and returns an exit code; `RunDirError` is left to
 the caller, who prints it with its hint. With `--progress`, one JSON object
@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from agent.rundir.chunks.errors import EXIT_DAMAGED
@@ -18,6 +19,7 @@ from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.chunks.sources import stores_in
 from agent.rundir.errors import NotARunError
 from agent.rundir.layout import RunDir, is_safe_node
+from trainer.chunks.diff import diff_rounds
 from trainer.chunks.export import export_round
 from trainer.chunks.foreign import export_foreign
 from trainer.chunks.repair import repair_store
@@ -103,6 +105,30 @@ def repair_main(argv: Sequence[str]) -> int:
     return EXIT_DAMAGED if num_left else 0
 
 
+def diff_main(argv: Sequence[str]) -> int:
+    """Say how two rounds differ, a line for each tensor.
+
+    Raises:
+        RunDirError: a round is not there or cannot be read.
+        SystemExit: the arguments are wrong.
+    """
+    parser = argparse.ArgumentParser(prog="python -m trainer diff")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--node", required=True, help="`server` or a client's key")
+    parser.add_argument("--other-node", help="who has the newer round, if another")
+    parser.add_argument(
+        "--rounds", type=int, nargs=2, required=True, metavar=("OLD", "NEW")
+    )
+    options = parser.parse_args(argv)
+    old, new = options.rounds
+    path = _store_of(options.run_dir, options.node)
+    other_path = _store_of(options.run_dir, options.other_node or options.node)
+    with ChunkStoreReader(path) as reader, ChunkStoreReader(other_path) as other:
+        for tensor in diff_rounds(reader, old, new, other):
+            _say(asdict(tensor))
+    return 0
+
+
 def foreign_main(argv: Sequence[str]) -> int:
     """List a database of the original ChunkManager, or export a round of it.
 
@@ -110,7 +136,7 @@ def foreign_main(argv: Sequence[str]) -> int:
         RunDirError: it cannot be read; nothing was written.
         SystemExit: the arguments are wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m trainer foreign")
+    parser = argparse.ArgumentParser(prog="python -m trainer export-foreign")
     parser.add_argument("database", type=Path)
     parser.add_argument("--round", type=int, dest="round_num")
     parser.add_argument("--to", type=Path, metavar="FILE.pt")

@@ -6,6 +6,7 @@ A connection here never changes the database. SQLite still keeps its locks in
 no write-ahead log exists.
 """
 
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def check_format(conn: sqlite3.Connection, path: Path) -> None:
     if {"chunk_metadata", "chunk_data"} <= tables:
         raise ForeignStoreError(
             f"`{path}` was written by the original ChunkManager",
-            hint=f"python -m trainer foreign {path}",
+            hint=f"python -m trainer export-foreign {shlex.quote(str(path))}",
         )
     what = "another kind of database" if tables else "empty"
     raise NotAChunkStoreError(f"`{path}` is no chunk store: it is {what}")

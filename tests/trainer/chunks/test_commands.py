@@ -12,7 +12,12 @@ from tests.trainer.chunks.store_faults import (
     small_model,
     store_path,
 )
-from trainer.chunks.commands import foreign_main, repair_main, restore_main
+from trainer.chunks.commands import (
+    diff_main,
+    foreign_main,
+    repair_main,
+    restore_main,
+)
 from trainer.chunks.store import ChunkStore
 
 
@@ -158,3 +163,27 @@ def test_foreign_refuses_what_it_cannot_do(foreign, arguments, capsys):
         foreign_main([str(foreign), *arguments])
 
     assert "--to" in capsys.readouterr().err
+
+
+def test_diff_says_how_two_rounds_differ(run_dir, capsys):
+    changed = small_model()
+    changed["conv.bias"] = changed["conv.bias"] + torch.tensor([3.0, *[0.0] * 7])
+    with ChunkStore.open(store_path(run_dir)) as store:
+        store.put_round(4, changed)
+
+    diff_main([str(run_dir), "--node", "server", "--rounds", "3", "4"])
+    at_one_node = lines(capsys)
+    nodes = ["--node", "client-1", "--other-node", "server"]
+    diff_main([str(run_dir), *nodes, "--rounds", "3", "4"])
+
+    states = {tensor["name"]: tensor["state"] for tensor in at_one_node}
+    assert states == {**dict.fromkeys(small_model(), "same"), "conv.bias": "changed"}
+    (tensor,) = (t for t in at_one_node if t["state"] == "changed")
+    assert tensor["l2"] == pytest.approx(3.0)
+    assert tensor["num_changed_chunks"] == 1
+    assert lines(capsys) == at_one_node
+
+
+def test_a_round_to_compare_with_must_be_there(run_dir):
+    with pytest.raises(NoSuchRoundError):
+        diff_main([str(run_dir), "--node", "server", "--rounds", "3", "4"])

@@ -163,7 +163,7 @@ def test_the_originals_database_is_called_foreign(tmp_path):
     with pytest.raises(ForeignStoreError) as caught:
         ChunkStoreReader(path)
 
-    assert caught.value.hint == f"python -m trainer foreign {path}"
+    assert caught.value.hint == f"python -m trainer export-foreign {path}"
 
 
 def test_a_newer_store_is_refused(path):
