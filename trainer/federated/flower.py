@@ -163,6 +163,7 @@ def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:
     with agent:
         try:
             told = Settings(config=config, shape=data.shape)
-            FlowerRounds(grid, told, start, model, ServerEvents(agent)).run()
+            rounds = FlowerRounds(grid, told, start, model, ServerEvents(agent))
+            agent.ended(rounds.run())
         finally:
             model.close()

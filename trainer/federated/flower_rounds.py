@@ -19,6 +19,7 @@ from trainer.federated.flower_messages import (
     flower,
     receive,
 )
+from trainer.federated.flower_requests import FlowerRequests
 from trainer.federated.global_model import GlobalModel
 from trainer.federated.intake import Given, examine
 from trainer.federated.problem import Settings
@@ -41,14 +42,19 @@ class FlowerRounds:
     events: ServerEvents
     num_tries: int = 0
 
-    def run(self) -> None:
-        """Run rounds until all are committed.
+    def run(self) -> str:
+        """Run rounds; return how it ended: `completed`, or `stopped` by request.
 
         Raises:
             RunDirError: too few nodes came or answered.
         """
         config = self.settings.config
+        requests = FlowerRequests(self.model, self.events, self.start.run)
         while self.model.round_num < config.rounds:
+            if not requests.settle():
+                return "stopped"
+            if self.model.round_num == config.rounds:
+                break  # a restored model was the last round
             if self._run_one(self.model.round_num + 1):
                 self.num_tries = 0
                 continue
@@ -58,6 +64,7 @@ class FlowerRounds:
                     f"{config.max_tries} rounds in a row had fewer than "
                     f"{config.min_updates} updates"
                 )
+        return "completed"
 
     def _run_one(self, round_num: int) -> bool:
         """Ask all nodes and average what they answer; False: too few did."""

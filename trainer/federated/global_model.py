@@ -6,7 +6,6 @@ of every client. What is returned has been committed; telemetry comes after.
 Called by one thread at a time.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase as Normalisation
 
 from agent.rundir.chunks.reader import ChunkStoreReader, StoreStats
 from agent.rundir.errors import UnreadableFileError
@@ -34,8 +31,9 @@ from trainer.federated.aggregate import (
     pulls,
 )
 from trainer.federated.config import FederatedConfig
+from trainer.federated.evaluation import Evaluation, Measured
 from trainer.federated.local import averaged_names
-from trainer.federated.problem import ServerData, make_model, measure
+from trainer.federated.problem import ServerData, make_model
 from trainer.federated.transfer import Packed, pack
 
 _RECORD = "federated.ledger"
@@ -53,18 +51,6 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     """Last round with this client among its members."""
     restored_round: int | None = None
     """Last round that was adopted; None: none was."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """The global model on held-out examples."""
-
-    loss: float | None
-    accuracy_frac: float | None
-    buffers: str
-    """Whose normalisation statistics it used: `calibration`, `average`, `initial`,
-    or `none` where the model has no such."""
-    eval_ns: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +80,10 @@ class GlobalModel:
             RunDirError: the store cannot be opened, or is another run's.
         """
         self._config = config
-        self._data = data
         self._run_id = run_id
-        self._model = make_model(data.shape, config.seed)
-        self._kinds = model_tensors(self._model)
+        model = make_model(data.shape, config.seed)
+        self._evaluation = Evaluation(model, data, config)
+        self._kinds = model_tensors(model)
         self.averaged = averaged_names(
             self._kinds, average_buffers=config.average_buffers
         )
@@ -191,7 +177,7 @@ class GlobalModel:
         kept: dict[str, Any],
         pulled: dict[str, Pull],
     ) -> Committed:
-        tensors, measured = self._measured(result.tensors)
+        tensors, measured = self._evaluation.of(result.tensors)
         acked = self.acked | dict.fromkeys(members, round_num)
         rounds_missed = {
             client: round_num - 1 - self.acked[client]
@@ -255,46 +241,6 @@ class GlobalModel:
     def _pack(self, tensors: Mapping[str, Tensor]) -> Packed:
         averaged = {name: tensors[name] for name in self.averaged}
         return pack(averaged, buffers=self._kinds.buffers & averaged.keys())
-
-    def _measured(
-        self, tensors: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Measured | None]:
-        """Return the tensors with buffers that fit them, and how good they are."""
-        began_ns = time.monotonic_ns()
-        own = model_tensors(self._model).tensors
-        with torch.no_grad():
-            for name, mine in own.items():
-                mine.copy_(tensors[name])
-        buffers = self._fit_buffers()
-        fitted = _cloned(own)
-        if self._data.held_out is None:
-            return fitted, None
-        loss, accuracy = measure(self._model, self._data.held_out)
-        return fitted, Measured(
-            loss=loss if loss - loss == 0 else None,
-            accuracy_frac=accuracy,
-            buffers=buffers,
-            eval_ns=time.monotonic_ns() - began_ns,
-        )
-
-    def _fit_buffers(self) -> str:
-        """Take normalisation statistics from the calibration examples."""
-        norms = [m for m in self._model.modules() if isinstance(m, Normalisation)]
-        if not norms:
-            return "none"
-        if self._config.average_buffers:
-            return "average"
-        if self._data.calibration is None:
-            return "initial"
-        for norm in norms:
-            norm.reset_running_stats()
-            # A mean over everything seen, not a moving one.
-            norm.momentum = None
-        self._model.train()
-        with torch.no_grad():
-            self._model(self._data.calibration.inputs)
-        self._model.eval()
-        return "calibration"
 
 
 def server_momentum(config: FederatedConfig) -> ServerMomentum | None:

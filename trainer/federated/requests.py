@@ -8,7 +8,8 @@ durable as any and every client sees that it has missed nothing but that.
 import asyncio
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from agent.probes.inbox import PendingRequest
@@ -16,11 +17,52 @@ from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir, parse_checkpoint_name
 from agent.session import Agent
 from trainer.federated.coordinator import Coordinator
-from trainer.federated.global_model import GlobalModel
+from trainer.federated.global_model import Committed, GlobalModel
 from trainer.federated.terms import SERVER
 
 LOOK_EVERY_S = 0.5
 ACCEPTED = ("pause", "continue", "stop", "restore", "resume")
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """Another model to go on from."""
+
+    change: Callable[[int], Committed]
+    """Commits it as the round of this number; raises RunDirError."""
+    source: str
+    """Whose round it is, in words."""
+
+
+def adoption(request: PendingRequest, model: GlobalModel, run: RunDir) -> Adoption:
+    """Return what a `restore` or a `resume` asks for; nothing is done yet.
+
+    Raises:
+        RunDirError: the name is not that of a round.
+    """
+    args = request.args
+    if request.kind == "resume":
+        args = {"node": SERVER, "round_num": _named_round(args, model)}
+    node, round_num = args["node"], args["round_num"]
+    change = functools.partial(
+        model.adopt,
+        source=run.chunk_store(node),
+        source_round=round_num,
+        pattern=args.get("tensors"),
+        mapping=args.get("mapping"),
+    )
+    return Adoption(change, f"{node} round {round_num}")
+
+
+def _named_round(args: Mapping[str, Any], model: GlobalModel) -> int:
+    """Return what rolling back to a checkpoint means here: a server's round."""
+    name = args.get("checkpoint")
+    if name is None:
+        return model.round_num
+    parsed = parse_checkpoint_name(name)
+    if parsed is None or parsed.kind != "round":
+        raise RunDirError(f"`{name}` is not a federated round")
+    return parsed.number
 
 
 class Obeying:
@@ -55,25 +97,10 @@ class Obeying:
                 self._coordinator.proceed()
             elif request.kind == "stop":
                 self._coordinator.stop_gently()
-            elif request.kind == "restore":
-                await self._restore(request.args)
             else:
-                await self._restore(self._as_restore(request.args))
+                await self._adopt(adoption(request, self._model, self._run))
 
-    def _as_restore(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what rolling back to a checkpoint means here: a server's round.
-
-        Raises:
-            RunDirError: the name is not that of a round.
-        """
-        name = args.get("checkpoint")
-        parsed = None if name is None else parse_checkpoint_name(name)
-        if name is not None and (parsed is None or parsed.kind != "round"):
-            raise RunDirError(f"`{name}` is not a federated round")
-        round_num = parsed.number if parsed else self._model.round_num
-        return {"node": SERVER, "round_num": round_num}
-
-    async def _restore(self, args: Mapping[str, Any]) -> None:
+    async def _adopt(self, adopted: Adoption) -> None:
         """Wait for the open round to end, then go on from another model.
 
         Raises:
@@ -86,17 +113,7 @@ class Obeying:
                 if self._coordinator.is_over:
                     raise RunDirError("the federation ended before that")
                 await asyncio.sleep(LOOK_EVERY_S / 10)
-            node, round_num = args["node"], args["round_num"]
-            await self._coordinator.adopt(
-                functools.partial(
-                    self._model.adopt,
-                    source=self._run.chunk_store(node),
-                    source_round=round_num,
-                    pattern=args.get("tensors"),
-                    mapping=args.get("mapping"),
-                ),
-                source=f"{node} round {round_num}",
-            )
+            await self._coordinator.adopt(adopted.change, adopted.source)
         finally:
             if not was_paused and not self._coordinator.is_over:
                 self._coordinator.proceed()
