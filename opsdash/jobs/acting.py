@@ -30,7 +30,7 @@ from opsdash.operations.export import EventExport
 from opsdash.operations.plan import Plan
 from opsdash.operations.request_plans import plan_request
 from opsdash.operations.requests import ask
-from opsdash.operations.standing import running
+from opsdash.operations.standing import running, why_deaf
 from opsdash.operations.start import start_resume
 from opsdash.operations.store_plans import plan_pin, plan_repair, plan_restore
 from opsdash.operations.targets import Target
@@ -152,7 +152,7 @@ class Acting:
 
     def repair(self, node: str) -> None:
         """Mend a store: by the trainer that owns it, or where nobody runs, here."""
-        if self.is_live:
+        if self.is_live and why_deaf(self._run, "repair") is None:
             self.request("repair", {"node": node})
             return
         with _told(self._desk):

@@ -63,17 +63,20 @@ def plan_repair(run: RunDir, node: str) -> Plan:
     Raises:
         RunDirError: there is no such store.
     """
-    path = store_path(run, node)
+    store_path(run, node)
     holder = running(run)
     why_not = None
     if holder is not None:
-        why_not = f"attempt {holder.holder.attempt} is running and owns the stores"
+        why_not = (
+            f"attempt {holder.holder.attempt} is running and owns the stores: "
+            "S stops it, then this mends them"
+        )
     words = ("repair", str(run.path.absolute()), "--node", node, "--progress")
     return Plan(
         kind="repair",
         title=f"repair the chunk store of {node}",
-        reads=(f"{run.chunks}: every chunk of {node}, and sound ones of other nodes",),
-        writes=(f"{path}: the chunks that are damaged or missing",),
+        reads=(f"chunks/: every chunk of {node}, and sound ones of other nodes",),
+        writes=(f"chunks/{node}: the chunks that are damaged or missing",),
         loses=(),
         command=trainer_command(*words),
         cwd=str(PACKAGES),
@@ -92,7 +95,7 @@ def plan_pin(run: RunDir, name: str, *, is_pinned: bool) -> Plan:
         kind=word,
         title=f"{word} {name}",
         reads=(),
-        writes=(f"{run.verified}: that retention {never}",),
+        writes=(f"checkpoints/verified.jsonl: that retention {never}",),
         loses=(),
         command=trainer_command(word, str(run.path.absolute()), name),
         cwd=str(PACKAGES),
