@@ -24,8 +24,8 @@ FAST_S, SLOW_S, IDLE_S = 0.05, 0.25, 1.0
 """Between two passes: while lines come, shortly after, in silence."""
 _FAST_FOR_S = 2.0
 _SLOW_FOR_S = 10.0
-_MAX_WAITING = 64
-"""Batches that nobody took yet; then reading waits."""
+_MAX_WAITING = 4
+"""Batches that nobody took yet, megabytes each of many files; then reading waits."""
 FOLD_S = 0.02
 """Of each call of `take`: keys wait for no more than one batch longer."""
 _STOP_S = 5.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from agent.rundir.layout import RunDir
 from agent.rundir.verify.verdict import Verdict
 from opsdash.feed.cursor import Clocks
+from opsdash.feed.memory import map_large_blocks
 from opsdash.feed.reader import RunReader, system_clocks
 from opsdash.feed.thread import Feed
 from opsdash.jobs.board import JobBoard
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from opsdash.operations.standing import Standing
 
 _SHOW_S = 0.24
-"""From one picture to the next, however much is new."""
+"""From one picture of something new to the next, however much comes."""
 _IDLE_SHOW_S = 1.0
 """Without news the screen is shown anew once a second: ages go on."""
 
@@ -48,12 +49,13 @@ class Attached:
         self._clocks = clocks
         self._feed = Feed(RunReader(run, clocks=clocks))
         self._has_news = False
-        self._shown_s = 0.0
+        self._shown_s = self._news_shown_s = 0.0
         self._shown = ""
         """Which part of the history the last picture was of."""
 
     def start(self) -> None:
         """Begin to read."""
+        map_large_blocks()
         self._feed.start()
 
     def stop(self) -> None:
@@ -80,12 +82,16 @@ class Attached:
         """
         if self._part() != self._shown:
             return True
-        age_s = time.monotonic() - self._shown_s
-        return age_s >= (_SHOW_S if self._has_news else _IDLE_SHOW_S)
+        now_s = time.monotonic()
+        if self._has_news and now_s - self._news_shown_s >= _SHOW_S:
+            return True
+        return now_s - self._shown_s >= _IDLE_SHOW_S
 
     def view(self) -> View:
         """Return this moment of the run."""
-        self._has_news, self._shown_s = False, time.monotonic()
+        self._shown_s = time.monotonic()
+        if self._has_news:
+            self._has_news, self._news_shown_s = False, self._shown_s
         self._shown = self._part()
         now = self._clocks()
         verdict = self.folded.verdict(now.mono_ns, now.time_ns)

@@ -16,7 +16,7 @@ from agent.rundir.chunks.records import ChunkRow
 from agent.rundir.errors import RunDirError
 
 _BATCH_ROWS = 1_000
-_MAX_AHEAD = 8
+_MAX_AHEAD = 4
 _PAUSE_S = 0.002
 """Between two batches: the screen's thread wants the interpreter too."""
 

@@ -141,17 +141,26 @@ class EventsLog:
             offset=self._offsets[index],
         )
 
-    def select(self, wanted: EventFilter, since: int = 0) -> list[int]:
-        """Return the numbers of the rows that a filter lets through, from `since`."""
+    def select(
+        self, wanted: EventFilter, since: int = 0, before: int | None = None
+    ) -> list[int]:
+        """Return the numbers of the rows that a filter lets through.
+
+        Args:
+            wanted: Which rows.
+            since: The first row to look at.
+            before: The first row not to look at any more; None: look at all.
+        """
         kinds = self._wanted_kinds(wanted)
         files = self._wanted_files(wanted)
         when = wanted.step
         if when is None and wanted.round_num is not None:
             when = _FIRST_ROUND - wanted.round_num
         start = max(since, self.first)
+        stop = self.stop if before is None else min(before, self.stop)
         return [
             number
-            for number in range(start, self.stop)
+            for number in range(start, stop)
             if self._severities[number - self.first] >= wanted.min_severity
             and (kinds is None or self._kinds[number - self.first] in kinds)
             and (files is None or self._files[number - self.first] in files)
@@ -164,11 +173,18 @@ class EventsLog:
 
     def search_text(self, number: int) -> str:
         """Return what a search looks at: kind, process, step, and words if kept."""
-        row = self.row(number)
-        when = "" if row.step is None else str(row.step)
-        if row.round_num is not None:
-            when = f"round {row.round_num}"
-        return f"{row.kind} {row.node} {when} {row.text or ''}"
+        index, when = number - self.first, ""
+        if not 0 <= index < len(self):
+            raise IndexError(number)
+        # A filter looks at every row: making one of each would take thrice as long.
+        step = self._steps[index]
+        if step >= 0:
+            when = str(step)
+        elif step <= _FIRST_ROUND:
+            when = f"round {_FIRST_ROUND - step}"
+        kind_name = self._kind_names[self._kinds[index]]
+        stem = self._file_names[self._files[index]].stem
+        return f"{kind_name} {stem} {when} {self._texts.get(number) or ''}"
 
     def _append(
         self,

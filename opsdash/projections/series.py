@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from opsdash.projections.plausible import whole
 
-MAX_POINTS = 1 << 17
+MAX_POINTS = 1 << 15
 """Of one series of one attempt; then its older half is thinned."""
 _MAX_SERIES = 512
 _MAX_BRANCHES = 4_096

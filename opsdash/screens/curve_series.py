@@ -6,6 +6,7 @@ there, and starts over only when history changed: a resume from further back, a
 projection that thinned its older points, or one that took another's place.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from opsdash.projections.series import Curve, Span
@@ -55,6 +56,7 @@ class CurveSeries:
         return True
 
 
-def _points(span: Span, start: int) -> "list[tuple[float, float]]":
+def _points(span: Span, start: int) -> Iterator[tuple[float, float]]:
+    # One by one: a list of a long history would be a hundred bytes a point.
     part = slice(start, span.stop)
-    return list(zip(span.series.steps[part], span.series.values[part], strict=True))
+    return zip(span.series.steps[part], span.series.values[part], strict=True)

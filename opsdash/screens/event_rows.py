@@ -5,7 +5,9 @@ between; the count beside the filter says how far it is. An expression that
 takes too long is taken literally.
 """
 
+import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 
 from agent.rundir.events import Undecodable, decode
@@ -26,7 +28,9 @@ COLUMNS = (
     Column("kind", 20, sortable=False),
     Column("what", 20, flex=1, sortable=False),
 )
-_SLICE = 20_000
+_SLICE = 1_000
+_LOOK_S = 0.012
+"""Of each call of `advance`: a key waits no longer."""
 _PATIENCE_S = 0.25
 _MAX_SAID = 4_096
 _TONES = {Severity.ERROR: "bad", Severity.WARNING: "warn", Severity.DETAIL: "dim"}
@@ -60,27 +64,14 @@ class EventRows:
         self._restrict(matcher(pattern), wanted)
 
     def advance(self) -> bool:
-        """Look at the next slice; True: there is more to look at."""
-        if not self.is_filtered:
-            return False
-        log = self.log
-        start = max(self._looked_upto, log.first)
-        stop = min(log.stop, start + _SLICE)
-        numbers = [n for n in log.select(self._wanted, start) if n < stop]
-        try:
-            with patience(_PATIENCE_S):
-                found = self._matching(numbers)
-        except OutOfPatienceError:
-            literally = matcher(self._pattern.pattern, is_literal=True)
-            self._restrict(literally, self._wanted)
-            return True
-        self._found.extend(found)
-        num_gone = next(
-            (i for i, n in enumerate(self._found) if n >= log.first), len(self._found)
-        )
-        del self._found[:num_gone]
-        self._looked_upto = stop
-        return stop < log.stop
+        """Look on for a moment; True: there is more to look at."""
+        until_s = time.monotonic() + _LOOK_S
+        while self.is_filtered and self._looked_upto < self.log.stop:
+            self._look_at_slice()
+            if time.monotonic() >= until_s:
+                break
+        self._forget_dropped()
+        return self.is_filtered and self._looked_upto < self.log.stop
 
     def __len__(self) -> int:
         return len(self._found) if self.is_filtered else len(self.log)
@@ -97,7 +88,9 @@ class EventRows:
             return (
                 key - self.log.first if self.log.first <= key < self.log.stop else None
             )
-        return self._found.index(key) if key in self._found else None
+        place = bisect_left(self._found, key)
+        is_here = place < len(self._found) and self._found[place] == key
+        return place if is_here else None
 
     def row(self, index: int) -> Sequence[Cell]:
         """Return the cells of an event."""
@@ -143,6 +136,23 @@ class EventRows:
         if self.is_filtered:
             return array("q", self._found)
         return range(self.log.first, self.log.stop)
+
+    def _look_at_slice(self) -> None:
+        start = max(self._looked_upto, self.log.first)
+        stop = min(self.log.stop, start + _SLICE)
+        numbers = self.log.select(self._wanted, start, stop)
+        try:
+            with patience(_PATIENCE_S):
+                self._found.extend(self._matching(numbers))
+        except OutOfPatienceError:
+            literally = matcher(self._pattern.pattern, is_literal=True)
+            self._restrict(literally, self._wanted)
+            return
+        self._looked_upto = stop
+
+    def _forget_dropped(self) -> None:
+        """Let go of events that the log has dropped."""
+        del self._found[: bisect_left(self._found, self.log.first)]
 
     def _matching(self, numbers: list[int]) -> list[int]:
         text, matches = self.log.search_text, self._pattern

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.timer import Timer
 from textual.widgets import Input
 
 from agent.rundir.layout import RunDir, rank_stem
@@ -46,6 +47,8 @@ class EventsPane(Pane):
     def __init__(self) -> None:
         super().__init__()
         self._rows: EventRows | None = None
+        self._timer: Timer | None = None
+        """Goes on with a filter that has not seen every event."""
         self._pattern = ""
         self._wanted = EventFilter()
 
@@ -150,20 +153,27 @@ class EventsPane(Pane):
         self._pattern, self._wanted = pattern, wanted
         if self._rows is not None:
             self._rows.restrict(pattern, wanted)
+            if self._timer is not None:  # a key is answered at once
+                self._timer.stop()
+                self._timer = None
             self._advance()
             self._show_details()
 
     def _advance(self) -> None:
         """Filter the next slice, and go on in a moment where there is more."""
         rows = self._rows
-        if rows is None or not self.is_attached:
+        if rows is None or not self.is_attached or self._timer is not None:
             return
         if rows.advance():
-            self.set_timer(_SLICE_PAUSE_S, self._advance)
+            self._timer = self.set_timer(_SLICE_PAUSE_S, self._go_on)
         self.query_one(VirtualTable).show(rows)
         self.query_one(FilterBar).show_count(
             len(rows), len(rows.log), is_literal=rows.is_literal
         )
+
+    def _go_on(self) -> None:
+        self._timer = None
+        self._advance()
 
     def _highlighted(self) -> tuple[int, EventRow] | None:
         rows, key = self._rows, self.query_one(VirtualTable).cursor_key
