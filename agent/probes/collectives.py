@@ -80,6 +80,8 @@ class CollectivesProbe:
         self._activity = activity
         self._sampled_steps = 0
         self._told_ids: dict[str, int] = {}
+        self._still_told: dict[str, int] = {}
+        """By group: the progress at which the main thread was told to stand still."""
         self._budget_s = _BUDGET_S
         self._counted_s = time.monotonic()
 
@@ -96,15 +98,19 @@ class CollectivesProbe:
         if num_new >= every and self._can_afford():
             self.sample()
 
-    def sample(self) -> Collective | None:
-        """Write what is new; return the latest collective of this rank."""
+    def sample(self, *, is_still: bool = False) -> Collective | None:
+        """Write what is new; return the latest collective of this rank.
+
+        `is_still`: the main thread stands still and the others may wait for it, so
+        that nothing is new is written too, once.
+        """
         dump = _dump_function()
         if isinstance(dump, str):
             self._say_absent(dump)
             return None
         if not _is_recording():
             return None
-        began = time.thread_time()
+        began, progress = time.thread_time(), self._activity.progress
         entries = _decoder.decode(dump()).entries
         self._budget_s -= time.thread_time() - began
         self._sampled_steps = self._activity.num_steps
@@ -112,8 +118,12 @@ class CollectivesProbe:
         groups: dict[str, list[_Entry]] = {}
         for entry in mine:
             groups.setdefault(entry.group, []).append(entry)
+        # It may have gone on meanwhile.
+        still_at = (
+            progress if is_still and progress == self._activity.progress else None
+        )
         for group in list(groups)[:_MAX_GROUPS]:
-            self._tell(group, groups[group])
+            self._tell(group, groups[group], still_at)
         if not mine:
             return None
         last = max(mine, key=lambda entry: entry.time_created_ns)
@@ -125,18 +135,21 @@ class CollectivesProbe:
         self._budget_s, self._counted_s = min(_BUDGET_S, saved_s), now
         return self._budget_s > 0
 
-    def _tell(self, group: str, entries: list[_Entry]) -> None:
+    def _tell(self, group: str, entries: list[_Entry], still_at: int | None) -> None:
         told = self._told_ids.get(group, -1)
         run = _last_without_gap(entries)[-_MAX_STARTS:]
         new = [entry for entry in run if entry.collective_seq_id > told]
-        if not new:
+        if not new and still_at in (None, self._still_told.get(group)):
             return
-        self._told_ids[group] = new[-1].collective_seq_id
+        self._told_ids[group] = run[-1].collective_seq_id
+        if still_at is not None:
+            self._still_told[group] = still_at
         self._emitter.emit(
             CollectivesSampled,
             group=group,
-            first_id=new[0].collective_seq_id,
+            first_id=new[0].collective_seq_id if new else told + 1,
             started_ns=tuple(entry.started_ns for entry in new),
+            is_still=still_at is not None,
         )
 
     def _say_absent(self, reason: str) -> None:

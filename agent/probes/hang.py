@@ -77,9 +77,12 @@ class HangWatch:
         self._lead_ns = int(_LEAD_BEATS * period_s * 1e9)
         self._still: tuple[int, int] = (-1, 0)
         """The last count of progress, and when it was first seen."""
+        self._sampled = self._still
+        """For which of them collectives were sampled last."""
         self._looked_ns = time.monotonic_ns()
         self._dumped: tuple[str, int] | None = None
         self._asked: set[int] = set()
+        """Who was asked for stacks because of that wait."""
         self._named: _Wait | None = None
         self._told: tuple[int, ...] = ()
 
@@ -112,6 +115,7 @@ class HangWatch:
         what = f"`{wait.name}` has waited {wait.age_ns / 1e9:.1f} s"
         if self._dumped != wait.place:
             self._dumped = wait.place
+            self._asked.clear()
             self._parts.write_stacks(what)
         alive = [r for r in there if r == me or self._parts.peers.is_alive(r)]
         if me == min(alive) and missing != self._told:
@@ -125,14 +129,20 @@ class HangWatch:
     ) -> tuple[int, ...]:
         """Return who is behind for certain, and not only seen long ago.
 
-        A rank that stands still has told its latest collective for that very
-        reason, unless it waits at a barrier with a name, whose own watch tells.
+        That is who is silent, and who has told its latest collective because it
+        stands still itself. Who waits at a barrier with a name has a watch that
+        tells of that.
         """
         peers = self._parts.peers
-        alive = {r for r in standings if r == me or peers.is_alive(r)}
-        if any(standings[r].waiting_at is not None for r in alive):
+        heard = [r for r in standings if r == me or not peers.is_silent(r)]
+        if any(standings[r].waiting_at is not None for r in heard):
             return ()
-        return tuple(r for r in behind if r not in alive or peers.is_still(r))
+        return tuple(
+            rank
+            for rank in behind
+            if rank not in heard
+            or (standings[rank].has_told_latest and peers.is_still(rank))
+        )
 
     def _tell(
         self, wait: _Wait, missing: tuple[int, ...], standings: dict[int, Standing]
@@ -178,7 +188,6 @@ class HangWatch:
         assert self._named is not None
         self._emit(self._named, ())
         self._named, self._told = None, ()
-        self._asked.clear()
 
     def _open_wait(self) -> _Wait | None:
         now = time.monotonic_ns()
@@ -198,18 +207,22 @@ class HangWatch:
         if self._still[0] != activity.progress or was_frozen:
             self._still = (activity.progress, now)
             return None
-        phase = activity.phase
+        phase, default_ns = activity.phase, self._default_limit_ns()
         limit_ns = phase.limit_ns
         if limit_ns is None and phase.name == "training":
-            limit_ns = self._default_limit_ns()
-        age_ns = now - self._still[1]
-        if limit_ns is None or age_ns < limit_ns - self._lead_ns:
+            limit_ns = default_ns
+        age_ns = now - self._still[1] + self._lead_ns
+        if age_ns < min(default_ns, limit_ns or default_ns):
             return None
-        last = self._parts.sample_collectives()
-        if last is None:
+        is_wait = limit_ns is not None and age_ns >= limit_ns
+        if not is_wait and self._sampled == self._still:
+            return None
+        # Also where this rank may take longer: the others may wait for it by now.
+        last, self._sampled = self._parts.sample_collectives(), self._still
+        if last is None or limit_ns is None or not is_wait:
             return None
         name = f"{last.name} {last.id} of group {last.group}"
-        return _Wait(name, last.id, age_ns, limit_ns, last)
+        return _Wait(name, last.id, age_ns - self._lead_ns, limit_ns, last)
 
     def _default_limit_ns(self) -> int:
         step_ns = self._parts.activity.step_ns() or 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.rundir.events import (
     AnyEvent,
     BarrierArrived,
+    BarrierReleased,
     CollectivesSampled,
     Heartbeat,
     PhaseChanged,
@@ -27,6 +28,11 @@ from agent.rundir.layout import RunDir, parse_telemetry_name, rank_stem
 _TAIL_BYTES = 128 << 10
 _SILENT_BEATS = 3.5
 """A file that has not grown for so many beats belongs to a silent process."""
+_SILENT_LOOKS = 4
+"""The same in looks: they come late, on a busy host, where beats do."""
+
+_WENT_ON = (BarrierArrived, BarrierReleased, PhaseChanged, StepDone)
+"""Told by a main thread that does not stand still."""
 
 
 @dataclass
@@ -44,6 +50,8 @@ class Standing:
     """By barrier: the greatest index that it has arrived at."""
     collectives: dict[str, int] = field(default_factory=dict)
     """By group: the greatest sequence number that it has started."""
+    has_told_latest: bool = False
+    """Whether it told those while it stood still, and nothing since."""
     has_ended: bool = False
 
     def has_arrived(self, name: str, index: int) -> bool:
@@ -54,6 +62,7 @@ class Standing:
         """Take in one of its events; they come in order."""
         if event.step is not None:
             self.step = event.step
+        self.has_told_latest &= not isinstance(event, _WENT_ON)
         match event:
             case Heartbeat():
                 self.phase, self.progress = event.phase, event.progress
@@ -71,6 +80,7 @@ class Standing:
             case CollectivesSampled():
                 last = event.first_id + len(event.started_ns) - 1
                 self.collectives[event.group] = last
+                self.has_told_latest = event.is_still
             case RunEnded():
                 self.has_ended = True
 
@@ -97,6 +107,8 @@ class Peers:
         self._world_size = world_size
         self._sizes: dict[int, int] = {}
         self._grown_s: dict[int, float] = {}
+        self._num_same: dict[int, int] = {}
+        """Looks since its file grew, by rank."""
         self._progress: dict[int, int | None] = {}
         self._moved: set[int] = set()
         self._num_looks = 0
@@ -120,6 +132,10 @@ class Peers:
         grown_s = self._grown_s.get(rank)
         return grown_s is not None and time.monotonic() - grown_s < self._silent_s
 
+    def is_silent(self, rank: int) -> bool:
+        """Whether its file has not grown in so many looks that it must be stuck."""
+        return self._num_same.get(rank, 0) >= _SILENT_LOOKS
+
     def is_still(self, rank: int) -> bool:
         """Whether its main thread told nothing between the last two looks."""
         return rank in self._progress and rank not in self._moved
@@ -129,6 +145,7 @@ class Peers:
         self._num_looks = 0
         self._sizes.clear()
         self._grown_s.clear()
+        self._num_same.clear()
         self._progress.clear()
         self._moved.clear()
 
@@ -151,8 +168,11 @@ class Peers:
         for event in decode_lines(data):
             if not isinstance(event, Undecodable):
                 standing.observe(event)
-        if rank in self._sizes and self._sizes[rank] != size:
+        has_grown = rank in self._sizes and self._sizes[rank] != size
+        if has_grown:
             self._grown_s[rank] = time.monotonic()
+        if rank in self._sizes:
+            self._num_same[rank] = 0 if has_grown else self._num_same.get(rank, 0) + 1
         self._sizes[rank] = size
         if self._progress.get(rank, -1) != standing.progress:
             self._moved.add(rank)

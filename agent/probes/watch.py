@@ -6,6 +6,7 @@ inbox reads it.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from agent.emitter import Emitter
 from agent.probes.activity import Activity
@@ -77,7 +78,7 @@ def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
             peers=_peers(pulse, watched),
             host=HostStacks(emitter, run, attempt),
             write_stacks=watched.stacks.write,
-            sample_collectives=collectives.sample,
+            sample_collectives=partial(collectives.sample, is_still=True),
         ),
         limit_s=watched.hang_limit_s,
         period_s=pulse.period_s,

@@ -40,6 +40,8 @@ class CollectivesSampled(
     """Wall clock of this host: align ranks before comparing."""
     unavailable: str | None = None
     """Why there are no samples from this process, and will be none."""
+    is_still: bool = False
+    """The main thread stood still, so these are the latest it has started."""
 
 
 class StragglerNamed(Event, frozen=True, tag_field="kind", tag="straggler_named"):

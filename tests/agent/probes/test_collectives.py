@@ -75,6 +75,22 @@ def test_nothing_new_is_no_event(recorded, group):
     assert len(recorded.samples()) == num_samples
 
 
+def test_a_thread_that_stands_still_says_so_once_though_nothing_is_new(recorded, group):
+    reduce(2)
+    recorded.probe.sample()
+    for _ in range(3):
+        recorded.probe.sample(is_still=True)
+    *_, new, still = recorded.samples()
+    num_samples = len(recorded.samples())
+    recorded.activity.progress += 1
+    recorded.probe.sample(is_still=True)
+
+    assert (new.is_still, still.is_still) == (False, True)
+    assert still.first_id == new.first_id + len(new.started_ns)
+    assert still.started_ns == ()
+    assert len(recorded.samples()) == num_samples + 1
+
+
 def test_it_looks_often_at_first_and_rarely_then(recorded, group):
     sampled_at = []
     for step in range(1, 400):
