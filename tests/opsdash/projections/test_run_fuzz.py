@@ -25,6 +25,9 @@ from opsdash.reports.events import make_events, render_events
 from opsdash.reports.report import to_json
 from tests.runs import RunWriter, Watcher
 
+# A failing example is written out: that it is long must not hide why it failed.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 WILD_INTS = st.one_of(
     st.integers(-3, 40),
     st.sampled_from([-1, 0, 2**31, 2**53, 2**63, 2**64, 10**9, 10**26, -(10**26)]),

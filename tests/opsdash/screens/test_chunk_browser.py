@@ -1,0 +1,144 @@
+"""Where the browser of chunk stores stands, without any screen."""
+
+import contextlib
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from opsdash.screens.chunk_browser import ChunkBrowser, Level, stores
+from opsdash.screens.pane import View
+from tests.run_states import STATES
+from tests.runs import RunWriter, Watcher
+from tests.watched import still_clocks
+
+PATIENCE_S = 30
+
+
+class Walk:
+    """An operator in front of the browser of one run."""
+
+    def __init__(self, writer: RunWriter) -> None:
+        watcher = Watcher(writer.run)
+        clocks = still_clocks(writer)
+        verdict = watcher.run.verdict(clocks.mono_ns, clocks.time_ns)
+        self.view = View(watcher.run, clocks.mono_ns, clocks.time_ns, verdict)
+        self.told = threading.Semaphore(0)
+        self.browser = ChunkBrowser(self.told.release)
+
+    def enter(self, key) -> None:
+        """Open a row, and wait for what must be read first."""
+        if not self.browser.enter(self.view, key):
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until what was read led to another level."""
+        while not self.told.acquire(timeout=PATIENCE_S) or not self.browser.take():
+            pass
+
+    def words(self, key=None) -> str:
+        """What is told of where it stands and of a row."""
+        facts = self.browser.where() + self.browser.facts(self.view, key)
+        return "\n".join(f"{fact.label} {fact.value}" for fact in facts)
+
+
+@pytest.fixture
+def walk(tmp_path):
+    walk = Walk(STATES["federated"](tmp_path / "run"))
+    yield walk
+    walk.browser.leave()
+
+
+def test_enter_goes_down_to_the_parts_and_up_comes_back(walk):
+    browser, levels = walk.browser, []
+    for key in ("client-1", 8, 0):
+        walk.enter(key)
+        levels.append(browser.level)
+    deepest = walk.words()
+    while browser.up():
+        levels.append(browser.level)
+
+    assert levels == [
+        Level.ROUNDS,
+        Level.CHUNKS,
+        Level.PARTS,
+        Level.CHUNKS,
+        Level.ROUNDS,
+        Level.STORES,
+    ]
+    assert "client-1 > round 8 > chunk 0" in deepest
+    assert browser.store is None
+
+
+def test_two_rounds_are_compared_beside_the_screen(walk):
+    walk.enter("client-1")
+    walk.browser.store.compare(7, 8)
+    during = walk.words()
+    walk.wait()
+
+    assert "comparing round 7 with round 8" in during
+    assert walk.browser.level is Level.DIFF
+    assert "1 of 3 chunks" in walk.words()
+    assert walk.browser.records(walk.view)
+
+
+def test_up_gives_a_comparison_up_before_it_goes_anywhere(walk):
+    walk.enter("client-1")
+    walk.browser.store.compare(7, 8)
+    walk.browser.up()
+    words = walk.words()
+    walk.browser.take()
+
+    assert "comparing" not in words
+    assert walk.browser.level is Level.ROUNDS
+
+
+def test_a_comparison_that_fails_stays_where_it_was_and_says_why(walk):
+    walk.enter("client-1")
+    walk.browser.store.compare(7, 99)
+    while walk.browser.store.comparing:
+        assert walk.told.acquire(timeout=PATIENCE_S)
+        walk.browser.take()
+
+    assert walk.browser.level is Level.ROUNDS
+    assert "99" in str(walk.browser.store.diff_error)
+
+
+def test_which_rounds_are_compared(walk):
+    walk.enter("client-1")
+    two = walk.browser.two_rounds
+
+    assert two([8, 3], 5) == (3, 8)
+    assert two([], 8) == (7, 8)
+    assert two([], walk.browser.store.rounds[-1].round_num) is None
+
+
+def test_a_database_of_somebody_else_is_said_to_be_one(walk):
+    path = walk.view.run.directory.path + "/chunks/other/other_chunks.db"
+    _make_foreign(path)
+
+    assert "other" in {store.node for store in stores(walk.view)}
+    walk.enter("other")
+
+    assert walk.browser.level is Level.ROUNDS
+    assert walk.browser.records(walk.view) == []
+    assert "cannot" in walk.words()
+
+
+def test_bytes_that_are_no_database_are_said_to_be_none(walk):
+    path = walk.view.run.directory.path + "/chunks/other/other_chunks.db"
+    _make_foreign(path, content=b"\x1b[2J" * 4_000)
+
+    walk.enter("other")
+
+    assert "cannot" in walk.words()
+
+
+def _make_foreign(path: str, content: bytes | None = None) -> None:
+    Path(path).parent.mkdir()
+    if content is not None:
+        Path(path).write_bytes(content)
+        return
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("CREATE TABLE t (x)")
