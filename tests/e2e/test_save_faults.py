@@ -118,7 +118,7 @@ def test_a_rank_whose_view_lags_is_waited_for_and_then_ends_all_alike(tmp_path, 
     assert ended[0].error == ended[1].error
 
 
-def train_with_a_fault(run_dir, rank, fault):
+def train_with_a_fault(run_dir, rank, fault, limit_s):
     """Let one rank be hit when it arrives at the barrier around a save."""
     real = Agent.barrier
 
@@ -129,7 +129,7 @@ def train_with_a_fault(run_dir, rank, fault):
 
     Agent.barrier = barrier
     try:
-        return train_on(run_dir, {"save_every": 2, "save_limit_s": 1.0})
+        return train_on(run_dir, {"save_every": 2, "save_limit_s": limit_s})
     finally:
         (run_dir / "given-up").touch()
 
@@ -148,7 +148,7 @@ def be_stopped_until(path):
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_that_is_killed_in_the_barrier_around_a_save_is_named(tmp_path, rank):
     ended = on_ranks(
-        3, train_with_a_fault, tmp_path / "run", rank, be_killed, joins=False
+        3, train_with_a_fault, tmp_path / "run", rank, be_killed, 60.0, joins=False
     )
 
     others = [end for index, end in enumerate(ended) if index != rank]
@@ -162,10 +162,10 @@ def test_a_rank_that_is_stopped_in_the_barrier_is_named_and_does_not_go_on_alone
     tmp_path,
 ):
     ended = on_ranks(
-        3, train_with_a_fault, tmp_path / "run", 1, be_stopped_until, joins=False
+        3, train_with_a_fault, tmp_path / "run", 1, be_stopped_until, 3.0, joins=False
     )
 
-    told = "`checkpoint.save`: rank 1 did not arrive within 1 s"
+    told = "`checkpoint.save`: rank 1 did not arrive within 3 s"
     assert [(end.kind, end.error) for end in ended] == [("RankMissingError", told)] * 3
 
 
