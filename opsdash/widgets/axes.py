@@ -146,18 +146,29 @@ class ValueAxis(NamedTuple):
     def label(self, fraction: float, most: int = 7) -> str:
         """Return the value at a height, with the digits that tell it apart.
 
-        `most` characters are enough for a number in its shortest form, too.
+        In at most `most` characters; empty where no form of it is so short.
         """
         if self.is_log:
             floor, ceiling = math.log10(self.bottom), math.log10(self.top)
-            return number(10 ** (floor + (ceiling - floor) * fraction))
+            return _short(10 ** (floor + (ceiling - floor) * fraction), most)
         value = self.bottom + (self.top - self.bottom) * fraction
         decimals = max(0, 1 - math.floor(math.log10(self.step)))
         text = f"{value:.{decimals}f}" if decimals <= 6 and abs(value) < 1e6 else ""
         text = text.rstrip("0").rstrip(".") if "." in text else text
         if not text or len(text) > most:
-            return number(value)
+            return _short(value, most)
         return "0" if text == "-0" else text
+
+
+def _short(value: float, most: int) -> str:
+    """Return a number with as many digits as there is room; a cut one would lie."""
+    text = number(value)
+    for digits in (1, 0):
+        if len(text) <= most:
+            return text
+        mantissa, _, exponent = f"{value:.{digits}e}".partition("e")
+        text = f"{mantissa}e{int(exponent)}"
+    return text if len(text) <= most else ""
 
 
 def _round_down_log(value: float) -> float:

@@ -43,7 +43,7 @@ def value_labels(
     if height >= 5:
         places[middle] = 1 - (middle + 0.5) / height
     for row, fraction in places.items():
-        text = axis.label(fraction, margin - 1)[: margin - 1]
+        text = axis.label(fraction, margin - 1)
         labels[row] = text.rjust(margin - 1) + glyphs.tick
     return labels
 

@@ -151,3 +151,17 @@ def test_labels_have_the_digits_that_tell_them_apart(low, high, labels):
     axis = ValueAxis.around(low, high, log=False)
 
     assert [axis.label(fraction) for fraction in (0, 0.5, 1)] == labels
+
+
+@given(VALUES, VALUES, st.floats(0, 1), st.booleans())
+def test_a_label_fits_into_its_room(one, other, fraction, log):
+    low, high = sorted((abs(one), abs(other)) if log else (one, other))
+    axis = ValueAxis.around(low, high, log=log)
+
+    assert len(axis.label(fraction, 5)) <= 5
+
+
+def test_a_small_value_keeps_its_power_in_little_room():
+    axis = ValueAxis.around(0.0, 0.00183, log=False)
+
+    assert [axis.label(11 / 24, most) for most in (7, 5, 3)] == ["0.00092", "9e-4", ""]
