@@ -23,7 +23,6 @@ OUT = ROOT / "screenshots"
 SIZES = {"wide": (120, 36), "small": (80, 24)}
 ENVIRONMENT = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
 PATIENCE_S = 120
-_TRIES, _TRY_S = 10, 15.0
 
 
 def main() -> int:
@@ -82,7 +81,8 @@ def hang() -> None:
     """A rank that never comes to the barrier, and where it stands."""
     with Training("ddp", "ddp-3", "--steps", "5000") as training:
         training.wait_for_step(60)
-        with watching(training, "wide") as terminal, _hung(training, terminal):
+        with training.suffers("hang"), watching(training, "wide") as terminal:
+            see(terminal, "missing: rank 1")
             press(terminal, "2", "hang ")
             press(terminal, "K", "enter confirms")
             press(terminal, "\r", "ok write the Python stacks")
@@ -104,11 +104,16 @@ def damaged() -> None:
             take(terminal, f"dead-{size}")
             press(terminal, "3", newest.name)
             press(terminal, "v", "failed verify")
+            # The verdict itself, and the list, which has it from the run's files.
+            see(terminal, "damaged: state.pt, byte")
+            see(terminal, "no: ")
             take(terminal, f"damaged-{size}")
             terminal.send("1")
             press(terminal, "r", "enter confirms")
             take(terminal, f"resume-plan-{size}")
             terminal.send("\x1b")
+            # What is sent in one go with an escape is another key.
+            see_no(terminal, "enter confirms")
 
 
 def federated() -> None:
@@ -170,6 +175,13 @@ def see(terminal: PtyTerminal, text: str) -> None:
     terminal.wait_for(text, PATIENCE_S)
 
 
+def see_no(terminal: PtyTerminal, text: str) -> None:
+    """Wait until a text is off the screen."""
+    terminal.wait_until(
+        lambda: text not in terminal.text, f"end of `{text}`", PATIENCE_S
+    )
+
+
 def take(terminal: PtyTerminal, name: str) -> None:
     """Draw the screen when all was read, and a moment later: it never stands still."""
     terminal.wait_until(lambda: "reading" not in terminal.text, "all read", PATIENCE_S)
@@ -177,19 +189,6 @@ def take(terminal: PtyTerminal, name: str) -> None:
     terminal.wait_until(lambda: time.monotonic() > end, "the moment")
     path = raster.draw(raster.from_pyte(terminal.terminal), OUT / f"{name}.png")
     print(path.relative_to(ROOT), flush=True)
-
-
-@contextlib.contextmanager
-def _hung(training: Training, terminal: PtyTerminal) -> Iterator[None]:
-    """Stop a rank between two barriers: elsewhere nobody is seen to be missing."""
-    for _ in range(_TRIES):
-        with training.suffers("hang"):
-            with contextlib.suppress(AssertionError):
-                terminal.wait_for("missing: rank 1", _TRY_S)
-                yield
-                return
-        see(terminal, "healthy")
-    raise SystemExit("no rank could be stopped before a barrier")
 
 
 def _size(name: str) -> Sequence[int]:
