@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from agent.rundir.chunks.connection import open_readonly, reading
 from agent.rundir.chunks.errors import translated
@@ -30,8 +30,6 @@ from agent.rundir.chunks.verify import (
     StoreReport,
     verify_store,
 )
-
-_Result = TypeVar("_Result")
 
 _EVERYTHING = 1 << 62
 _MAX_VARIABLES = 500
@@ -231,7 +229,8 @@ class ChunkStoreReader:
         def get(lane: PayloadReader, spec: ChunkSpec) -> Buffer:
             return lane.get_of_round(round_num, spec)
 
-        yield from self._iter_results(get, specs)
+        sized = [(spec, spec.size_bytes) for spec in specs]
+        yield from iter_results(self._payloads, get, sized, _total_bytes(sized))
 
     def deliver(
         self,
@@ -257,17 +256,11 @@ class ChunkStoreReader:
         def deliver(lane: PayloadReader, spec: ChunkSpec) -> None:
             lane.deliver(round_num, spec, taker(spec))
 
-        for _ in self._iter_results(deliver, specs):
-            continue
-
-    def _iter_results(
-        self,
-        work: Callable[[PayloadReader, ChunkSpec], _Result],
-        specs: Iterable[ChunkSpec],
-    ) -> Iterator[tuple[ChunkSpec, _Result]]:
         sized = [(spec, spec.size_bytes) for spec in specs]
-        total_bytes = sum(size for _, size in sized)
-        return iter_results(self._payloads, work, sized, total_bytes)
+        # Nothing is held of what was handed over, however large a chunk is.
+        items = ((spec, 0) for spec, _ in sized)
+        for _ in iter_results(self._payloads, deliver, items, _total_bytes(sized)):
+            continue
 
     def verify(
         self,
@@ -315,6 +308,10 @@ class ChunkStoreReader:
             for finding in self._report.findings
             if finding.finding in {Finding.DAMAGED, Finding.UNREADABLE}
         }
+
+
+def _total_bytes(sized: Iterable[tuple[ChunkSpec, int]]) -> int:
+    return sum(size for _, size in sized)
 
 
 def file_bytes(path: Path) -> int:

@@ -71,6 +71,20 @@ def test_chunks_come_in_order(path):
     assert seen == list(range(len(specs)))
 
 
+def test_chunks_are_handed_over_beside_each_other_however_large(path, monkeypatch):
+    monkeypatch.setattr(lanes, "_MAX_AHEAD_BYTES", 0)
+    both = threading.Barrier(2, timeout=60)
+
+    def taker(_spec):
+        both.wait()
+        return lambda _at, _piece: None
+
+    with ChunkStoreReader(path) as reader:
+        reader.deliver(1, reader.layout(1).chunks[:2], taker)
+
+    assert not both.broken
+
+
 def test_the_first_of_several_damaged_chunks_is_named(path):
     held = digests(path)
     flip_bit(path, held[5])
