@@ -12,7 +12,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,6 +26,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import DataTable, Sparkline
 
+from benchmarks.table import Row, print_table, times
 from opsdash.theme import THEMES
 from opsdash.widgets.chart import Chart
 from opsdash.widgets.heat_map import HeatMap
@@ -37,6 +38,7 @@ from opsdash.widgets.thin_screen import ThinScreen
 
 SIZE = (120, 36)
 TITLES = ("round", "client", "chunk", "bytes", "codec", "sha256", "state", "age")
+TABLE_WORK = ("fill and show", "append a row to", "move the cursor in")
 COLUMNS = [Column(title, 9, flex=1) for title in TITLES]
 
 
@@ -257,44 +259,48 @@ async def bytes_per_step(screen: type[Screen]) -> float:
         return app.num_bytes / num_steps
 
 
-def row(what: str, ours: float, peer: float | None, unit: str, name: str = "") -> None:
-    beside = "" if peer is None else f"{peer:12.1f} {peer / ours:9.1f} x  {name}"
-    print(f"{what:44} {ours:9.2f} {unit:5} {beside}")
+def measure(points: int, rows: int) -> Iterator[Row]:
+    run = asyncio.run
+    few, many = run(chart_ms(points // 100)), run(chart_ms(points))
+    sparkline = run(sparkline_ms(points))
+    yield beside(f"append and repaint, {points:,} points", many, sparkline, "Sparkline")
+    yield alone(f"append and repaint, {points // 100:,} points", few)
+
+    ours, theirs = run(table_ms(rows)), run(data_table_ms(rows))
+    for what, spent, peer in zip(TABLE_WORK, ours, theirs, strict=True):
+        yield beside(f"{what} {rows:,} rows", spent, peer, "DataTable")
+    for what, spent in zip(TABLE_WORK, run(table_ms(1_000_000)), strict=True):
+        yield alone(f"{what} 1,000,000 rows", spent)
+
+    step, anew = run(heat_ms())
+    yield alone("one more step in a heat map of 64 ranks", step)
+    yield alone("the whole heat map anew", anew)
+
+    thin, plain = run(bytes_per_step(ThinScreen)), run(bytes_per_step(Screen))
+    yield Row(
+        "bytes per step, six charts, 120 x 36",
+        f"{thin:,.0f} B",
+        f"Textual's screen: {plain:,.0f} B",
+        **times(thin, plain, least=None),
+    )
 
 
-def main() -> None:
+def beside(what: str, ours_ms: float, peer_ms: float, peer: str) -> Row:
+    ratio = times(ours_ms, peer_ms, least=None)
+    return Row(what, f"{ours_ms:.2f} ms", f"{peer}: {peer_ms:.1f} ms", **ratio)
+
+
+def alone(what: str, ours_ms: float) -> Row:
+    return Row(what, f"{ours_ms:.2f} ms", "")
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=1_000_000)
     parser.add_argument("--rows", type=int, default=20_000)
     options = parser.parse_args()
-    points, rows = options.points, options.rows
-    run = asyncio.run
-
-    print(f"{'':44} {'ours':>9} {'':5} {'peer':>12} {'ratio':>9}")
-    few, many = run(chart_ms(points // 100)), run(chart_ms(points))
-    sparkline = run(sparkline_ms(points))
-    row(f"append and repaint, {points:,} points", many, sparkline, "ms", "Sparkline")
-    row(f"append and repaint, {points // 100:,} points", few, None, "ms")
-
-    fill, append, move = run(table_ms(rows))
-    peer_fill, peer_append, peer_move = run(data_table_ms(rows))
-    row(f"fill and show {rows:,} rows", fill, peer_fill, "ms", "DataTable")
-    row(f"append a row to {rows:,}", append, peer_append, "ms", "DataTable")
-    row(f"move the cursor in {rows:,} rows", move, peer_move, "ms", "DataTable")
-    for what, spent in zip(
-        ("fill and show", "append a row to", "move the cursor in"),
-        run(table_ms(1_000_000)),
-        strict=True,
-    ):
-        row(f"{what} 1,000,000 rows", spent, None, "ms")
-
-    step, anew = run(heat_ms())
-    row("one more step in a heat map of 64 ranks", step, None, "ms")
-    row("the whole heat map anew", anew, None, "ms")
-
-    thin, plain = run(bytes_per_step(ThinScreen)), run(bytes_per_step(Screen))
-    row("bytes per step, six charts, 120 x 36", thin, plain, "B", "Textual's screen")
+    return print_table(measure(options.points, options.rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
