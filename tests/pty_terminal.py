@@ -127,6 +127,13 @@ class PtyTerminal:
         """Type; `\x1b` is escape, `\r` is enter."""
         os.write(self._fd, keys.encode())
 
+    def close(self) -> None:
+        """Close the window, as an operator or a lost connection does."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, self._fd)  # the number stays taken until the program ended
+        os.close(nothing)
+        self._is_open = False
+
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the terminal."""
         self.terminal.resize(lines=rows, columns=columns)

@@ -1,10 +1,13 @@
 """`opsdash attach`: the screen, or its text where there is no terminal."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from opsdash.commands.console import has_terminal
 from opsdash.commands.find_run import find_run, has_several_runs
+from opsdash.commands.hangup import leave_with_terminal
 from opsdash.commands.paths import config_file
 from opsdash.commands.watching import Watched, attach, open_run
 
@@ -21,7 +24,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def open_screen(
-    arguments: argparse.Namespace, path: Path | None, *, runs: Path | None = None
+    arguments: argparse.Namespace,
+    path: Path | None,
+    *,
+    runs: Path | None = None,
+    last: Callable[[], None] | None = None,
 ) -> int:
     """Run the dashboard until it is left; return its exit code.
 
@@ -29,12 +36,14 @@ def open_screen(
         arguments: Of the command line.
         path: The run to watch; None: one of `runs` is chosen on the screen.
         runs: A directory of runs.
+        last: Called before the process ends because its terminal went.
 
     Raises:
         RunDirError: the directory is no run.
     """
     from opsdash.app import run_app  # noqa: PLC0415 - Textual is loaded for a screen only
 
+    leave_with_terminal(sys.stdin.fileno(), last)
     return run_app(
         None if path is None else open_run(path),
         is_readonly=arguments.readonly,

@@ -52,6 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
     ]
     say(shlex.join(command))
     sickness: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    fault = None
     if arguments.fault:
         fault = Fault(RunDir(path), arguments.kind, arguments.fault)
         say(fault.words)
@@ -68,7 +69,8 @@ def main(arguments: argparse.Namespace) -> int:
         say("the trainer loads; the screen opens when it begins")
         _wait_for_run(path, process)
         with sickness:
-            exit_code = open_screen(arguments, path)
+            last = fault.undo if fault else None
+            exit_code = open_screen(arguments, path, last=last)
         if process.poll() is None:
             say(f"the run goes on: opsdash attach {path}")
             say(f"to stop it: kill {process.pid}")

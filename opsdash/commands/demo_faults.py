@@ -90,9 +90,13 @@ class Fault:
         try:
             yield
         finally:
-            self._stopping.set()
-            self._thread.join()
-            self._let_go()
+            self.undo()
+
+    def undo(self) -> None:
+        """Do no more, and let a process that was stopped go on."""
+        self._stopping.set()
+        self._thread.join()
+        self._let_go()
 
     def _work(self) -> None:
         if not self._wait_until_ripe():

@@ -285,3 +285,12 @@ def _publish_sound(run: RunWriter, step: int) -> None:
     torch.save({"w": torch.ones(4)}, run.path / "sound.pt")
     data = (run.path / "sound.pt").read_bytes()
     run.checkpoint(step, content=data)
+
+
+def test_it_ends_with_its_terminal(finished):
+    with attach(finished.path) as terminal:
+        terminal.wait_for("completed at step 30")
+
+        terminal.close()
+
+        assert terminal.exit_code() in (129, -signal.SIGHUP)
