@@ -1,5 +1,6 @@
 """Pane 7: everything that was told, filtered as it is typed."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +24,8 @@ from opsdash.widgets.filter_bar import FilterBar
 from opsdash.widgets.table import VirtualTable
 
 _SLICE_PAUSE_S = 0.02
+_DRAW_S = 0.15
+"""From one picture to the next while a filter is worked off: drawing is half of it."""
 _LEVELS = (Severity.DETAIL, Severity.INFO, Severity.WARNING, Severity.ERROR)
 
 
@@ -49,6 +52,7 @@ class EventsPane(Pane):
         self._rows: EventRows | None = None
         self._timer: Timer | None = None
         """Goes on with a filter that has not seen every event."""
+        self._drawn_s = 0.0
         self._pattern = ""
         self._wanted = EventFilter()
 
@@ -153,7 +157,8 @@ class EventsPane(Pane):
         self._pattern, self._wanted = pattern, wanted
         if self._rows is not None:
             self._rows.restrict(pattern, wanted)
-            if self._timer is not None:  # a key is answered at once
+            self._drawn_s = 0.0  # a key is answered at once
+            if self._timer is not None:
                 self._timer.stop()
                 self._timer = None
             self._advance()
@@ -164,8 +169,12 @@ class EventsPane(Pane):
         rows = self._rows
         if rows is None or not self.is_attached or self._timer is not None:
             return
-        if rows.advance():
+        is_more, now_s = rows.advance(), time.monotonic()
+        if is_more:
             self._timer = self.set_timer(_SLICE_PAUSE_S, self._go_on)
+            if now_s - self._drawn_s < _DRAW_S:
+                return
+        self._drawn_s = now_s
         self.query_one(VirtualTable).show(rows)
         self.query_one(FilterBar).show_count(
             len(rows), len(rows.log), is_literal=rows.is_literal
