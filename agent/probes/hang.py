@@ -27,6 +27,11 @@ _STEPS_OF_LIMIT = 10
 _LEAD_BEATS = 4
 """Looking begins so early before the limit, to know who is alive at it."""
 
+_MAX_ASKS = 4
+"""For the stacks of one rank while one wait lasts: it may still go on, slowly."""
+
+_Place = tuple[int | None, int | None, str | None]
+
 
 class _Wait(NamedTuple):
     """What this rank waits for."""
@@ -81,8 +86,8 @@ class HangWatch:
         """For which of them collectives were sampled last."""
         self._looked_ns = time.monotonic_ns()
         self._dumped: tuple[str, int] | None = None
-        self._asked: set[int] = set()
-        """Who was asked for stacks because of that wait."""
+        self._asked: dict[int, list[_Place]] = {}
+        """Who was asked for stacks because of that wait, and where it stood then."""
         self._named: _Wait | None = None
         self._told: tuple[int, ...] = ()
 
@@ -122,7 +127,9 @@ class HangWatch:
             self._tell(wait, missing, standings)
         here = self._parts.host.ranks_here()
         if me == min(r for r in alive if r in here or r == me):
-            self._ask(what, [r for r in missing if r not in self._asked], standings)
+            self._ask(
+                what, [r for r in missing if self._must_ask(standings[r])], standings
+            )
 
     def _missing_at_collective(
         self, me: int, behind: tuple[int, ...], standings: dict[int, Standing]
@@ -171,12 +178,20 @@ class HangWatch:
             stacks=self._parts.host.file_of(standing.rank),
         )
 
+    def _must_ask(self, standing: Standing) -> bool:
+        """Whether a rank was not asked yet, or has come to another place since."""
+        rank, asked = standing.rank, self._asked.get(standing.rank, [])
+        if not asked:
+            return True
+        has_moved = asked[-1] != _place(standing) and self._parts.peers.is_still(rank)
+        return has_moved and len(asked) < _MAX_ASKS
+
     def _ask(
         self, what: str, missing: list[int], standings: dict[int, Standing]
     ) -> None:
         for rank in missing:
             standing = standings[rank]
-            self._asked.add(rank)
+            self._asked.setdefault(rank, []).append(_place(standing))
             self._parts.host.ask(
                 [rank],
                 f"{what} for rank {rank}, last seen in phase "
@@ -227,3 +242,8 @@ class HangWatch:
     def _default_limit_ns(self) -> int:
         step_ns = self._parts.activity.step_ns() or 0
         return max(self._limit_ns, _STEPS_OF_LIMIT * step_ns)
+
+
+def _place(standing: Standing) -> _Place:
+    """Return what changes when a rank goes on, also between two of its beats."""
+    return standing.progress, standing.step, standing.phase

@@ -41,6 +41,8 @@ class Ranks:
         self.activity = Activity()
         self.barriers = BarrierProbe(self.emitters[me])
         self.num_samples = 0
+        self.progress = 7
+        """What the beats of the others count."""
         self.watch = HangWatch(
             HangParts(
                 emitter=self.emitters[me],
@@ -72,7 +74,7 @@ class Ranks:
     def beat(self, *ranks):
         for rank in ranks:
             self.emitters[rank].emit(
-                Heartbeat, phase="training", phase_age_ns=1, progress=7
+                Heartbeat, phase="training", phase_age_ns=1, progress=self.progress
             )
 
     def look(self, times, *beating):
@@ -151,14 +153,24 @@ def test_a_rank_that_may_take_its_time_says_where_it_stands_once_all_the_same(ra
     assert ranks.blamed() == []
 
 
+def asked(ranks, me):
+    events = decode_lines(ranks.files[me].read_bytes())
+    return [event.reason for event in events if isinstance(event, StacksWritten)]
+
+
+@pytest.fixture
+def neighbour(tmp_path):
+    """Leave what shows that rank 2 runs on this host; it has no signal to give."""
+    path = stacks_file(RunDir(tmp_path), 1, rank_stem(2))
+    path.parent.mkdir(parents=True)
+    header = StacksHeader(node="rank-2", rank=2, process=this_process(), signum=None)
+    path.write_bytes(encode_header(header))
+
+
 def test_who_does_not_tell_the_hang_asks_its_neighbour_for_stacks_at_every_one(
-    tmp_path,
+    tmp_path, neighbour
 ):
     ranks = Ranks(tmp_path, me=1)
-    neighbour = stacks_file(ranks.run, 1, rank_stem(2))
-    neighbour.parent.mkdir(parents=True)
-    header = StacksHeader(node="rank-2", rank=2, process=this_process(), signum=None)
-    neighbour.write_bytes(encode_header(header))
 
     for name in ("gate-1", "gate-2"):
         ranks.emitters[0].emit(BarrierArrived, name=name, index=0, limit_ns=1)
@@ -166,7 +178,20 @@ def test_who_does_not_tell_the_hang_asks_its_neighbour_for_stacks_at_every_one(
             ranks.look(6, 0)
     ranks.look(1)
 
-    events = list(decode_lines(ranks.files[1].read_bytes()))
-    asked = [event.reason for event in events if isinstance(event, StacksWritten)]
-    assert [reason.split()[0] for reason in asked] == ["`gate-1`", "`gate-2`"]
+    found = [reason.split()[0] for reason in asked(ranks, 1)]
+    assert found == ["`gate-1`", "`gate-2`"]
+    events = decode_lines(ranks.files[1].read_bytes())
     assert not any(isinstance(event, HangNamed) for event in events)
+
+
+def test_who_has_come_to_another_place_is_asked_again_a_few_times(ranks, neighbour):
+    ranks.emitters[1].emit(BarrierArrived, name="gate", index=0, limit_ns=1)
+    found = []
+    with ranks.barriers.barrier("gate", limit_ns=1):
+        for _ in range(6):
+            ranks.look(4, 1, 2)
+            found.append(len(asked(ranks, 0)))
+            ranks.progress += 1
+
+    # The first reason is that rank 0 has written its own.
+    assert found == [1, 2, 3, 4, 4, 4]
