@@ -1,10 +1,12 @@
 """The jobs of one attached run, and the lines that show how far they are.
 
-Threads and processes do the work and never touch a widget; the app looks at
-them four times a second and shows what they have reached.
+Threads and processes do the work and never touch a widget; the board looks at
+them four times a second, however often it is asked to, and shows what they have
+reached.
 """
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +14,10 @@ from opsdash.widgets.progress import JobState
 
 if TYPE_CHECKING:
     from opsdash.screens.watch import WatchScreen
+
+
+_LOOK_S = 0.24
+"""Between two looks: a look may do some of the work, and a line costs bytes."""
 
 
 class Job(Protocol):
@@ -37,6 +43,7 @@ class JobBoard:
     def __init__(self) -> None:
         self._numbers = itertools.count()
         self._jobs: dict[str, tuple[Job, Callable[[], bool] | None]] = {}
+        self._looked_s = 0.0
 
     def add(self, job: Job, when_done: Callable[[], bool] | None = None) -> None:
         """Show a job; `when_done` returns whether its line may go then."""
@@ -62,6 +69,10 @@ class JobBoard:
 
     async def show_on(self, watch: "WatchScreen") -> None:
         """Bring every line up to date; a job that ended keeps its last line."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = now_s
         for key, (job, when_done) in list(self._jobs.items()):
             state = job.state()
             await watch.show_job(key, state)

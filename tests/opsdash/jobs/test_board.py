@@ -1,0 +1,45 @@
+"""How often jobs are looked at while the app looks at everything."""
+
+from types import SimpleNamespace
+
+from opsdash.jobs import board as module
+from opsdash.jobs.board import JobBoard
+from opsdash.widgets.progress import JobState
+
+
+class Counted:
+    """A job that counts how often it is looked at."""
+
+    title = "count"
+    num_looks = 0
+
+    def state(self):
+        self.num_looks += 1
+        return JobState(self.title)
+
+    def cancel(self):
+        """It never ends."""
+
+    leave = cancel
+
+
+class Lines:
+    """What a screen does with jobs, without one."""
+
+    async def show_job(self, key, state):
+        """Nothing is drawn."""
+
+
+async def test_jobs_are_looked_at_four_times_a_second_however_often_it_is_asked(
+    monkeypatch,
+):
+    now = SimpleNamespace(s=100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.s))
+    board, job = JobBoard(), Counted()
+    board.add(job)
+
+    for _ in range(100):  # two seconds at the pace of the app
+        await board.show_on(Lines())
+        now.s += 0.02
+
+    assert job.num_looks == 8
