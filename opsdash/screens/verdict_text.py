@@ -5,6 +5,7 @@ from opsdash.projections.run_state import State, Verdict
 from opsdash.screens.pane import View
 
 _KEYS = {
+    "status": "1 shows who",
     "barriers": "2 shows where",
     "checkpoints": "3 shows it",
     "verify": "3 shows it, v reads it again",
