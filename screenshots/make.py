@@ -23,6 +23,7 @@ OUT = ROOT / "screenshots"
 SIZES = {"wide": (120, 36), "small": (80, 24)}
 ENVIRONMENT = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
 PATIENCE_S = 120
+_TRIES, _TRY_S = 10, 12.0
 
 
 def main() -> int:
@@ -81,8 +82,7 @@ def hang() -> None:
     """A rank that never comes to the barrier, and where it stands."""
     with Training("ddp", "ddp-3", "--steps", "5000") as training:
         training.wait_for_step(60)
-        with training.suffers("hang"), watching(training, "wide") as terminal:
-            see(terminal, "missing: rank 1")
+        with watching(training, "wide") as terminal, _hung(training, terminal):
             press(terminal, "2", "hang ")
             press(terminal, "K", "enter confirms")
             press(terminal, "\r", "ok write the Python stacks")
@@ -189,6 +189,26 @@ def take(terminal: PtyTerminal, name: str) -> None:
     terminal.wait_until(lambda: time.monotonic() > end, "the moment")
     path = raster.draw(raster.from_pyte(terminal.terminal), OUT / f"{name}.png")
     print(path.relative_to(ROOT), flush=True)
+
+
+@contextlib.contextmanager
+def _hung(training: Training, terminal: PtyTerminal) -> Iterator[None]:
+    """Stop a rank before a barrier: inside a reduction nobody is seen to be missing."""
+    for _ in range(_TRIES):
+        with training.suffers("hang"):
+            if _is_missing(terminal):
+                yield
+                return
+        see(terminal, "healthy")
+    raise SystemExit("no rank could be stopped before a barrier")
+
+
+def _is_missing(terminal: PtyTerminal) -> bool:
+    try:
+        terminal.wait_for("missing: rank 1", _TRY_S)
+    except AssertionError:
+        return False
+    return True
 
 
 def _size(name: str) -> Sequence[int]:
