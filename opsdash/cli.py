@@ -24,7 +24,7 @@ from opsdash.commands.console import (
     use_safe_output,
 )
 
-_PANES = ("status", "barriers", "checkpoints", "optimizer", "chunks", "rounds")
+_PANES = ("status", "barriers", "checkpoints", "optimizer", "rounds")
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 

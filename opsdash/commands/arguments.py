@@ -114,6 +114,36 @@ def _events(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _chunks(parser: argparse.ArgumentParser) -> None:
+    _pane(parser)
+    parser.add_argument(
+        "--node", help="`server` or a client's key: the rounds of its store"
+    )
+    parser.add_argument(
+        "--round",
+        type=_count,
+        dest="round_num",
+        metavar="K",
+        help="of that store: the chunks of this round",
+    )
+    parser.add_argument(
+        "--diff",
+        type=_count,
+        metavar="K2",
+        help="which tensors changed from round K to round K2",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--verify", action="store_true", help="read every chunk again, of all stores"
+    )
+    what.add_argument(
+        "--repair",
+        action="store_true",
+        help="mend a store from the others, while nobody runs",
+    )
+    _plan(parser)
+
+
 def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
@@ -183,11 +213,15 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     _carefully(parser)
 
 
-def _carefully(parser: argparse.ArgumentParser) -> None:
+def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the plan only")
     parser.add_argument(
         "--yes", action="store_true", help="confirm what cannot be undone"
     )
+
+
+def _carefully(parser: argparse.ArgumentParser) -> None:
+    _plan(parser)
     parser.add_argument(
         "--no-wait", action="store_true", help="do not wait for the outcome"
     )
@@ -225,7 +259,7 @@ COMMANDS = {
     "barriers": ("who waits where, and who costs what", _pane),
     "checkpoints": ("what is saved, and whether it resumes", _pane),
     "optimizer": ("norms, and what broke their flow", _pane),
-    "chunks": ("the chunk stores of a federated run", _pane),
+    "chunks": ("the chunk stores of a federated run", _chunks),
     "rounds": ("federated rounds and clients", _pane),
     "verify": ("read checkpoints again, every byte", _verify),
     "resume": ("go on from the newest sound checkpoint", _resume),

@@ -1,10 +1,10 @@
 """`opsdash restore`: put a round into a file, or into the running federation."""
 
 import argparse
-import time
 from pathlib import Path
 
 from agent.rundir.errors import RunDirError
+from opsdash.commands.carry_out import wait_for
 from opsdash.commands.confirm import confirm
 from opsdash.commands.console import say
 from opsdash.commands.request import make_request
@@ -13,8 +13,6 @@ from opsdash.commands.watching import attach, open_run
 from opsdash.operations.record import OperationLog
 from opsdash.operations.store_plans import plan_restore, store_path
 from opsdash.operations.trainer_command import TrainerCommand
-
-_POLL_S = 0.1
 
 
 class NotRestoredError(RunDirError):
@@ -40,13 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _run(command: TrainerCommand, to: Path) -> int:
-    try:
-        while not command.is_done:
-            time.sleep(_POLL_S)
-    except BaseException:
-        command.cancel()
-        command.wait()
-        raise
+    wait_for(command)
     if command.exit_code:
         raise NotRestoredError(f"`{to}` was not written: {command.error}")
     say("", f"wrote {to}")

@@ -8,6 +8,7 @@ no write-ahead log exists.
 
 import shlex
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,6 @@ from agent.rundir.chunks.schema import APPLICATION_ID, SCHEMA
 
 BUSY_TIMEOUT_S = 5.0
 """How long a lock of another process is waited for."""
-
-_SQLITE_MAGIC = b"SQLite format 3\0"
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
@@ -58,7 +57,7 @@ def connect_readonly(path: Path) -> sqlite3.Connection:
         StoreLockedError: locked exclusively for too long.
         DamagedStoreError: SQLite cannot read it.
     """
-    _check_magic(path)
+    _check_file(path)
     with translated(path):
         try:
             return _connect(path, "mode=ro")
@@ -142,17 +141,25 @@ def _lenient_text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def _check_magic(path: Path) -> None:
+def _check_file(path: Path) -> None:
+    """Refuse what SQLite would take for an empty database, or wait for.
+
+    The file is not opened: closing any descriptor of it drops the locks that
+    this process holds on it through SQLite (<https://sqlite.org/howtocorrupt.html>,
+    2.2), and then another process may take the write-ahead log away.
+    """
     try:
-        with path.open("rb") as file:
-            head = file.read(len(_SQLITE_MAGIC))
+        status = path.stat()
     except OSError as error:
         raise NotAChunkStoreError(
             f"`{path}` cannot be opened: {error.strerror}"
         ) from error
-    if head != _SQLITE_MAGIC:
-        what = "is not a SQLite database" if head else "is empty"
-        raise NotAChunkStoreError(f"`{path}` {what}")
+    if stat.S_ISDIR(status.st_mode):
+        raise NotAChunkStoreError(f"`{path}` cannot be opened: Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAChunkStoreError(f"`{path}` is not a SQLite database")
+    if status.st_size == 0:
+        raise NotAChunkStoreError(f"`{path}` is empty")
 
 
 def _may_be_immutable(error: sqlite3.Error, path: Path) -> bool:

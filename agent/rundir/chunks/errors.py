@@ -5,6 +5,7 @@ need to know whether a file is foreign, newer, locked, full or damaged.
 """
 
 import errno
+import os
 import shlex
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -169,11 +170,12 @@ def full_error(path: Path, detail: str = "no space left on its disk") -> StoreFu
 
 
 def _why_not(path: Path) -> str:
-    try:
-        with path.open("rb"):
-            return "its directory cannot be written"
-    except OSError as error:
-        return error.strerror or errno.errorcode.get(error.errno or 0, "unknown")
+    """Ask without opening: that would drop the locks of this process."""
+    if not path.exists():
+        return os.strerror(errno.ENOENT)
+    if not os.access(path, os.R_OK):
+        return os.strerror(errno.EACCES)
+    return "its directory cannot be written"
 
 
 def _named_tensors(names: Sequence[str]) -> str:

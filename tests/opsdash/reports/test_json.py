@@ -19,6 +19,11 @@ from opsdash.reports.optimizer import OptimizerReport
 from opsdash.reports.report import news_of, to_json
 from opsdash.reports.rounds import RoundsReport
 from opsdash.reports.status import StatusReport
+from opsdash.reports.store import (
+    RoundsDiffReport,
+    StoredChunksReport,
+    StoredRoundsReport,
+)
 from tests.runs import RunWriter, Watcher
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "json.md"
@@ -30,7 +35,8 @@ REPORTS = {
     "chunks": ChunksReport,
     "rounds": RoundsReport,
 }
-ALL = [*REPORTS.values(), EventsReport, EventReport, VerifyReport]
+OF_ONE_STORE = [StoredRoundsReport, StoredChunksReport, RoundsDiffReport]
+ALL = [*REPORTS.values(), *OF_ONE_STORE, EventsReport, EventReport, VerifyReport]
 
 
 def structs_of(kind):

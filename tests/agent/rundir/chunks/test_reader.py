@@ -110,6 +110,21 @@ def test_a_live_writers_rounds_are_seen_before_they_are_folded_in(tmp_path):
             assert reader.num_rounds == round_num
 
 
+def test_reading_leaves_the_log_to_the_writer_in_the_same_process(tmp_path):
+    """Closing the file by hand would drop the lock that keeps the log in place."""
+    path = tmp_path / "server_chunks.db"
+    another = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+    another += "c.execute('CREATE TABLE IF NOT EXISTS other (x)'); c.close()"
+    with ChunkStore(path, node="server") as store:
+        store.put_round(1, {"w": torch.ones(4)})
+        with ChunkStoreReader(path) as reader:
+            assert reader.num_rounds == 1
+
+        subprocess.run([sys.executable, "-c", another, str(path)], check=True)
+
+        assert path.with_name(path.name + "-wal").exists()
+
+
 def test_reading_changes_nothing(path):
     before = path.read_bytes()
 
