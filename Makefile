@@ -39,7 +39,7 @@ $(VENV)/flower/.stamp: $(VENV)/.train
 demo: $(VENV)/.train ## train on two ranks and attach the dashboard (FAULT=straggler|hang|corrupt|kill)
 	@$(VENV)/bin/opsdash demo ddp $(if $(FAULT),--fault $(FAULT))
 
-demo-fl: $(VENV)/.train ## one server, three clients, and the dashboard
+demo-fl: $(VENV)/.train ## one server, three clients, and the dashboard (FAULT=reconnect too)
 	@$(VENV)/bin/opsdash demo fl $(if $(FAULT),--fault $(FAULT))
 
 flower: $(VENV)/flower/.stamp ## what the test of the Flower adapter needs; it is skipped without

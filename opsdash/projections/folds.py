@@ -108,6 +108,7 @@ class Folds:
             ev.NonfiniteFound: (optimizer.on_nonfinite,),
             ev.RoundStarted: (rounds.on_started,),
             ev.RoundCommitted: (rounds.on_committed,),
+            ev.RoundAbandoned: (rounds.on_abandoned,),
             ev.ClientJoined: (rounds.on_joined,),
             ev.ClientLost: (rounds.on_lost,),
             ev.ClientUpdate: (rounds.on_update,),

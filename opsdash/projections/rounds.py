@@ -15,6 +15,7 @@ from agent.rundir.events import (
     ClientLost,
     ClientUpdate,
     OptimizerReset,
+    RoundAbandoned,
     RoundCommitted,
     RoundStarted,
     UpdateRefused,
@@ -54,6 +55,8 @@ class Update(NamedTuple):
     update_norm: float | None
     cosine: float | None
     """To the weighted mean of the others."""
+    rounds_missed: int | None
+    """Since the client's last round; None: this is its first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class RoundRow:
     loss: float | None
     accuracy_frac: float | None
     reason: str | None
-    """`complete` or `deadline`; None: not committed."""
+    """`complete`, `deadline` or `restored`; None: not committed."""
     model_digest: str | None
     num_clients: int
     num_members: int | None
@@ -81,6 +84,8 @@ class RoundRow:
     refused: dict[str, str]
     reset: tuple[str, ...]
     """Clients that cleared their optimizer in this round."""
+    why_abandoned: str | None
+    """Why it was given up; None: it was not, or was opened again."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -124,6 +129,7 @@ class _Round:
     is_detailed: bool = True
     updates: dict[str, Update] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    why_abandoned: str | None = None
 
 
 @dataclass
@@ -154,6 +160,7 @@ class Rounds:
         if opened is not None:
             opened.clients = tuple(clip(c, 64) for c in event.clients[:_MAX_CLIENTS])
             opened.num_clients = len(event.clients)
+            opened.why_abandoned = None
             self._now = opened.round_num
 
     def on_committed(self, origin: Origin, event: RoundCommitted) -> None:
@@ -162,6 +169,12 @@ class Rounds:
         if done is not None:
             done.committed = _commit(event)
             self._now = done.round_num
+
+    def on_abandoned(self, origin: Origin, event: RoundAbandoned) -> None:
+        """Take in that a round was given up."""
+        given_up = self._round(origin, event.round_num)
+        if given_up is not None:
+            given_up.why_abandoned = clip(event.reason)
 
     def on_joined(self, origin: Origin, event: ClientJoined) -> None:  # noqa: ARG002 - one signature for all folds
         """Take in that a client opened a session."""
@@ -334,6 +347,7 @@ def _update(event: ClientUpdate) -> Update:
         num_bytes=whole(event.num_bytes),
         update_norm=finite(event.update_norm),
         cosine=finite(event.cosine),
+        rounds_missed=whole(event.rounds_missed),
     )
 
 
@@ -367,4 +381,5 @@ def _row(found: _Round, reset: Sequence[str]) -> RoundRow:
         updates=dict(found.updates),
         refused=dict(found.refused),
         reset=tuple(reset[:_MAX_CLIENTS]),
+        why_abandoned=None if done else found.why_abandoned,
     )

@@ -45,6 +45,8 @@ class StepsNow(NamedTuple):
     """All ranks together, median of the last steps."""
     step_ns: int | None
     """Median of the last steps."""
+    agent_ns: int | None
+    """What the agent itself costs in a step, median of the last ones."""
     eval_loss: float | None
     eval_step: int | None
     num_skipped: int
@@ -62,6 +64,7 @@ class Steps:
         self._step: int | None = None
         self._num_skipped = 0
         self._step_ns: deque[int] = deque(maxlen=_RECENT)
+        self._agent_ns: deque[int] = deque(maxlen=_RECENT)
         self._tokens_per_s: deque[float] = deque(maxlen=_RECENT)
 
     def on_step(self, origin: Origin, event: StepDone) -> None:
@@ -135,6 +138,7 @@ class Steps:
             grad_norm=self._last(GRAD_NORM),
             tokens_per_s=median(self._tokens_per_s) if self._tokens_per_s else None,
             step_ns=self.typical_step_ns,
+            agent_ns=int(median(self._agent_ns)) if self._agent_ns else None,
             eval_loss=finite(evaluated[1]) if evaluated else None,
             eval_step=evaluated[0] if evaluated else None,
             num_skipped=self._num_skipped,
@@ -157,6 +161,7 @@ class Steps:
         if self._attempt is None or attempt > self._attempt:
             self._attempt, self._step, self._num_skipped = attempt, None, 0
             self._step_ns.clear()
+            self._agent_ns.clear()
             self._tokens_per_s.clear()
         if attempt == self._attempt and (self._step is None or step > self._step):
             self._step = step
@@ -169,6 +174,9 @@ class Steps:
         num_tokens = whole(event.num_tokens)
         if attempt == self._attempt:
             self._step_ns.append(step_ns)
+            agent_ns = nanoseconds(event.agent_ns)
+            if agent_ns is not None:
+                self._agent_ns.append(agent_ns)
         if num_tokens is not None:
             per_s = num_tokens / step_ns * 1e9
             self.curves.append(attempt, TOKENS_PER_S, step, per_s)

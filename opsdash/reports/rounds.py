@@ -23,6 +23,7 @@ class UpdateReport(msgspec.Struct, frozen=True):
     num_bytes: int | None
     update_norm: float | None
     cosine: float | None
+    rounds_missed: int | None
 
 
 class RoundReport(msgspec.Struct, frozen=True):
@@ -41,6 +42,7 @@ class RoundReport(msgspec.Struct, frozen=True):
     loss: float | None
     accuracy_frac: float | None
     reason: str | None
+    why_abandoned: str | None
     model_digest: str | None
     updates: tuple[UpdateReport, ...]
 
@@ -119,6 +121,8 @@ def _members(row: RoundReport) -> str:
 
 def _remarks(row: RoundReport) -> str:
     remarks = [] if row.reason in (None, "complete") else [f"{row.reason}"]
+    if row.why_abandoned is not None:
+        remarks.append(f"given up: {row.why_abandoned}")
     if row.missing and row.reason is not None:
         remarks.append(f"missing {', '.join(row.missing[:3])}")
     if row.reset:
@@ -141,6 +145,7 @@ def _round(row: RoundRow) -> RoundReport:
         loss=row.loss,
         accuracy_frac=row.accuracy_frac,
         reason=row.reason,
+        why_abandoned=row.why_abandoned,
         model_digest=row.model_digest,
         updates=tuple(
             UpdateReport(client, *update) for client, update in row.updates.items()

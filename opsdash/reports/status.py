@@ -96,6 +96,8 @@ class StatusReport(Report, frozen=True, kw_only=True):
     """All ranks together, median of the last steps."""
     step_ns: int | None
     """Median of the last steps, or rounds."""
+    agent_ns: int | None
+    """What the agent itself costs in a step, median of the last ones."""
     num_skipped: int
     """Steps of this attempt whose gradient was not finite."""
     straggler: StragglerReport | None
@@ -142,6 +144,7 @@ def make_status(run: Run, now_mono_ns: int, now_ns: int) -> StatusReport:
         grad_norm=now.grad_norm,
         tokens_per_s=now.tokens_per_s,
         step_ns=run.rounds.typical_ns if last_round else now.step_ns,
+        agent_ns=now.agent_ns,
         num_skipped=now.num_skipped,
         straggler=(StragglerReport(*late) if late else None),
         last_verified=_brief(verdict.last_verified, now_ns),

@@ -40,9 +40,10 @@ def _cell(client: str, row: RoundRow) -> GridCell:
         return GridCell("!", "bad", f"refused: {refusal}")
     if client not in row.clients:
         return GridCell(".", "dim", "not asked")
-    if row.reason is None:
+    ended = row.reason or row.why_abandoned
+    if ended is None:
         return GridCell("?", "accent", "asked, nothing came yet")
-    return GridCell("-", "bad", f"asked, missing when the round ended ({row.reason})")
+    return GridCell("-", "bad", f"asked, missing when the round ended ({ended})")
 
 
 def _contribution(update: Update, *, is_reset: bool) -> str:
@@ -55,6 +56,8 @@ def _contribution(update: Update, *, is_reset: bool) -> str:
     ]
     if update.cosine is not None:
         parts.append(f"cosine {units.number(update.cosine)}")
+    if update.rounds_missed:
+        parts.append(f"had missed {units.count(update.rounds_missed)} rounds")
     if is_reset:
         parts.append("optimizer reset")
     return ", ".join(parts)

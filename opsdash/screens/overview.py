@@ -8,7 +8,7 @@ from textual.containers import Horizontal
 from opsdash import units
 from opsdash.messages import RoundOpened, StacksOpened, StepOpened
 from opsdash.projections.event_words import Severity
-from opsdash.projections.steps import EVAL_LOSS, LOSS, TOKENS_PER_S
+from opsdash.projections.steps import EVAL_LOSS, LOSS, TOKENS_PER_S, StepsNow
 from opsdash.screens.client_cells import LEGEND, show_clients
 from opsdash.screens.curve_series import CurveSeries
 from opsdash.screens.late_heat import BOUNDS_NS, LatenessHeat
@@ -156,8 +156,17 @@ def _standing(view: View) -> list[Fact]:
         facts.append(Fact("loss", _loss(now.loss, now.eval_loss, now.eval_step)))
     if now.tokens_per_s is not None:
         speed = f"{units.number(now.tokens_per_s)} tokens/s"
-        facts.append(Fact("speed", f"{speed}, {units.duration(now.step_ns)} a step"))
+        speed += f", {units.duration(now.step_ns)} a step"
+        facts.append(Fact("speed", speed + _own_cost(now)))
     return facts
+
+
+def _own_cost(now: StepsNow) -> str:
+    """Return what watching costs the run."""
+    if now.agent_ns is None or not now.step_ns:
+        return ""
+    share = units.percent(now.agent_ns / now.step_ns)
+    return f", of which the agent {units.duration(now.agent_ns)} ({share})"
 
 
 def _loss(loss: float, held_out: float | None, step: int | None) -> str:

@@ -167,6 +167,8 @@ class RoundsPane(Pane):
 
 
 def _happened(row: RoundRow) -> tuple[str, str]:
+    if row.why_abandoned is not None:
+        return (f"given up: {row.why_abandoned}", "bad")
     if row.reason is None:
         return ("running", "accent")
     parts = [f"{client} missing" for client in row.missing]

@@ -26,6 +26,7 @@ WORKER = """
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3
     )
     LATE = {("backward", 1), ("forward", 2)}
+    LATE_S = 0.05  # far more than what a busy machine does to a rank
     slow_in = None
 
     class SlowBackward(torch.autograd.Function):
@@ -36,7 +37,7 @@ WORKER = """
         @staticmethod
         def backward(ctx, grad):
             if slow_in == "backward":
-                time.sleep(0.03)
+                time.sleep(LATE_S)
             return grad
 
     torch.manual_seed(0)
@@ -53,7 +54,7 @@ WORKER = """
             loss = ddp(data).square().mean()
             time.sleep(0.02)
             if slow_in == "forward":
-                time.sleep(0.02)
+                time.sleep(LATE_S)
             with agent.wait("step.agree"):
                 dist.all_reduce(torch.ones(1))
             loss.backward()

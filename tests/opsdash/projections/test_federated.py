@@ -63,6 +63,30 @@ def test_a_round_knows_who_took_part_and_who_is_missing(writer):
     assert newest.updates["client-1"].num_examples == 10
 
 
+def test_a_round_that_was_given_up_says_why_until_it_is_opened_again(writer):
+    given_up = {"reason": "1 of 2 updates", "num_updates": 1, "num_selected": 3}
+    opened = {"clients": CLIENTS, "model_digest": "m", "round_num": 1}
+    writer.emit("server", ev.RoundStarted, **opened)
+    writer.emit("server", ev.RoundAbandoned, round_num=1, **given_up)
+    watcher = Watcher(writer.run)
+    (before,) = watcher.run.rounds.rows()
+    writer.emit("server", ev.RoundStarted, **opened)
+
+    (after,) = watcher.read().rounds.rows()
+
+    assert (before.why_abandoned, before.reason) == ("1 of 2 updates", None)
+    assert (after.why_abandoned, after.reason) == (None, None)
+
+
+def test_an_update_tells_how_many_rounds_its_client_had_missed(writer):
+    update = {"client": "client-1", "num_examples": 10, "round_num": 4}
+    writer.emit("server", ev.ClientUpdate, rounds_missed=3, **update)
+
+    (row,) = Watcher(writer.run).run.rounds.rows()
+
+    assert row.updates["client-1"].rounds_missed == 3
+
+
 def test_a_client_that_was_lost_is_missing_until_it_is_back(writer):
     play(writer, 1)
     writer.emit("server", ev.ClientLost, client="client-2", session="s", reason="cut")

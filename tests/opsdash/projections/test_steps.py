@@ -39,6 +39,16 @@ def test_throughput_and_step_length_are_medians_of_the_last_steps(writer):
     assert (now.step, now.step_ns, now.tokens_per_s) == (40, 2 * 10**9, 500.0)
 
 
+def test_what_the_agent_costs_is_a_median_of_the_last_steps(writer):
+    before = Watcher(writer.run).run.steps.now()
+    writer.steps(1, 40, agent_ns=30_000)
+    writer.steps(41, 41, agent_ns=9_000_000)
+
+    now = Watcher(writer.run).run.steps.now()
+
+    assert (before.agent_ns, now.agent_ns) == (None, 30_000)
+
+
 def test_a_resume_goes_back_and_keeps_what_was_rolled_back(writer):
     writer.steps(1, 10)
     writer.begin()
