@@ -6,6 +6,7 @@ through operations. This file wires them to keys and to the terminal's end.
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -296,7 +297,18 @@ def run_app(
     if look.glyphs.ascii_only:
         ScrollBar.renderer = PlainScrollBar
     app = OpsdashApp(run_dir, look, is_readonly=is_readonly, runs=runs, config=config)
+    _spare_the_collector()
     code = app.run(mouse=has_mouse)
     if app.crash is not None:
         raise app.crash
     return code or 0
+
+
+def _spare_the_collector() -> None:
+    """Have it look at less and less often: a full pass held a key up for 50 ms.
+
+    What is imported stays anyway. Textual leaves cycles at every picture, so it
+    must not be switched off; a few megabytes of them may wait.
+    """
+    gc.freeze()
+    gc.set_threshold(2_000, 10, 10)

@@ -25,9 +25,9 @@ _FIRST_STEPS = 20
 _LEARNING_STEPS = 60
 """Samples are frequent so long, because nothing is known yet."""
 _SUSPICIOUS_STEPS = 4
-_BUDGET_FRAC = 0.002
+_BUDGET_FRAC = 0.001
 """Of the time may be spent on samples."""
-_BUDGET_S = 0.3
+_BUDGET_S = 0.15
 """Of it may be saved up, for when the pace changes."""
 _MAX_STARTS = 256
 """Collectives in one event."""
