@@ -1,6 +1,7 @@
 """Lines for whoever watches the trainer's own output: rank 0 writes them."""
 
 import contextlib
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -10,9 +11,14 @@ from agent.rundir.errors import RunDirError
 
 def say(text: str) -> None:
     """Write one line to standard output now; a reader that left is no error."""
-    with contextlib.suppress(BrokenPipeError):
+    try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+    except BrokenPipeError:
+        # What is buffered would be tried again, and told, when Python ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def complain(error: RunDirError) -> None:

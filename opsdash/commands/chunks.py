@@ -10,18 +10,22 @@ import time
 from pathlib import Path
 
 from agent.rundir.chunks.reader import ChunkStoreReader
-from agent.rundir.errors import EXIT_USAGE, RunDirError
+from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
-from opsdash.commands import panes, verify
+from agent.rundir.verify.verdict import Level
+from opsdash.commands import panes
+from opsdash.commands.arguments import UsageError
 from opsdash.commands.carry_out import wait_for
 from opsdash.commands.confirm import confirm
 from opsdash.commands.console import say, write
 from opsdash.commands.resume import NotStartedError, render_plan
+from opsdash.commands.verify import verify_all
 from opsdash.commands.watching import open_run
 from opsdash.operations.diff_rounds import diff_rounds
 from opsdash.operations.plan import Plan
 from opsdash.operations.record import OperationLog
 from opsdash.operations.store_plans import plan_repair, store_path
+from opsdash.operations.targets import stores_of
 from opsdash.operations.trainer_command import TrainerCommand
 from opsdash.reports.report import Report, to_json
 from opsdash.reports.store import (
@@ -38,12 +42,6 @@ from opsdash.reports.store import (
 )
 
 
-class NoNodeError(RunDirError):
-    """What was asked for is of one store, and none was named."""
-
-    exit_code = EXIT_USAGE
-
-
 class NotRepairedError(RunDirError):
     """The trainer's command did not end well."""
 
@@ -55,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
     run = open_run(arguments.run_dir)
     path = store_path(run, arguments.node)
     if arguments.verify:
-        return _verify(arguments, [path])
+        return _verify(run, path, is_json=arguments.json)
     if arguments.repair:
         return _repair(run, arguments)
     if arguments.diff is not None:
@@ -67,21 +65,22 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _all_stores(arguments: argparse.Namespace) -> int:
     if arguments.verify:
-        run = open_run(arguments.run_dir)
-        stores = sorted(run.chunks.glob("*/*_chunks.db"))
-        return _verify(arguments, stores or [store_path(run, "server")])
-    if arguments.repair or arguments.round_num is not None:
+        return _verify(open_run(arguments.run_dir), None, is_json=arguments.json)
+    if arguments.repair or (arguments.round_num, arguments.diff) != (None, None):
         shown = shlex.quote(str(arguments.run_dir))
-        raise NoNodeError(
-            "a round and a repair are of one store: name it with `--node`",
+        raise UsageError(
+            "rounds and repairs are of one store: name it with `--node`",
             hint=f"opsdash chunks {shown}   # lists the nodes",
         )
     return panes.main(arguments)
 
 
-def _verify(arguments: argparse.Namespace, paths: list[Path]) -> int:
-    asked = argparse.Namespace(paths=paths, level="content", json=arguments.json)
-    return verify.main(asked)
+def _verify(run: RunDir, only: Path | None, *, is_json: bool) -> int:
+    """Read one store of a run, or all; a run that has none says so."""
+    stores = [one for one in stores_of(run) if only in (None, one.path)]
+    if not stores:
+        store_path(run, "server")
+    return verify_all(stores, Level.CONTENT, is_json=is_json)
 
 
 def _repair(run: RunDir, arguments: argparse.Namespace) -> int:
@@ -141,7 +140,7 @@ def _chunks(path: Path, arguments: argparse.Namespace) -> int:
 
 def _diff(path: Path, arguments: argparse.Namespace) -> int:
     if arguments.round_num is None:
-        raise NoNodeError(
+        raise UsageError(
             "`--diff` compares two rounds: name the older one with `--round`",
             hint=f"opsdash chunks {shlex.quote(str(arguments.run_dir))} "
             f"--node {arguments.node} --round 1 --diff {arguments.diff}",

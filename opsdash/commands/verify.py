@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -38,18 +39,22 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(arguments: argparse.Namespace) -> int:
     """Verify each path; end with the worst verdict's exit code."""
-    level = Level(arguments.level)
     targets = [target for path in arguments.paths for target in find_targets(path)]
+    return verify_all(targets, Level(arguments.level), is_json=arguments.json)
+
+
+def verify_all(targets: Sequence[Target], level: Level, *, is_json: bool) -> int:
+    """Print a verdict for each; return the worst one's exit code."""
     verdicts = []
     for target in targets:
         progress = _Progress(target)
         verdict = verify_target(target, level, progress=progress)
         progress.clear()
         verdicts.append(verdict)
-        if not arguments.json:
+        if not is_json:
             say(*_render(target, verdict))
     exit_code = worst_exit_code(verdicts)
-    if arguments.json:
+    if is_json:
         report = VerifyReport(
             time_ns=time.time_ns(), exit_code=exit_code, verdicts=tuple(verdicts)
         )

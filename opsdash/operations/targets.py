@@ -49,7 +49,7 @@ def find_targets(path: Path) -> list[Target]:
         for checkpoint in list_checkpoints(run)
         if checkpoint.stage in _IN_PLACE
     ]
-    found += _stores(run)
+    found += stores_of(run)
     if not found:
         raise NoCheckpointError(
             f"`{path}` has no checkpoint and no chunk store to verify",
@@ -103,7 +103,8 @@ def _short(value: str) -> str:
     return value if len(value) <= 24 else f"{value[:20]}..."
 
 
-def _stores(run: RunDir) -> Iterator[Target]:
+def stores_of(run: RunDir) -> Iterator[Target]:
+    """Yield the chunk stores of a run, by node."""
     try:
         nodes = sorted(path.name for path in run.chunks.iterdir() if path.is_dir())
     except OSError:

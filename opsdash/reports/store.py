@@ -23,14 +23,19 @@ class StoredRound(msgspec.Struct, frozen=True):
 
     round_num: int
     created_ns: int
+    """Wall clock when it was stored, Unix ns."""
     digest: str
+    """Of the round's layout: equal digests mean the same model, bit for bit."""
     num_chunks: int
     num_bytes: int
     new_bytes: int
+    """That no earlier round held."""
     shared_bytes: int
     num_tensors: int
     nonfinite: tuple[str, ...]
+    """Tensors with a NaN or an infinity."""
     members: tuple[str, ...] | None
+    """Whose updates it was made of; None where that has no meaning."""
     has_optimizer: bool
 
 
@@ -47,8 +52,11 @@ class StoredPart(msgspec.Struct, frozen=True):
     name: str
     dtype: str
     shape: tuple[int, ...]
+    """Of the whole tensor."""
     flat_start: int
+    """First element, in the contiguous tensor."""
     flat_end: int
+    """One past the last element."""
 
 
 class StoredChunk(msgspec.Struct, frozen=True):
@@ -58,6 +66,7 @@ class StoredChunk(msgspec.Struct, frozen=True):
     digest: str
     size_bytes: int
     shared_with: int
+    """Other rounds of this node that hold the same bytes."""
     is_missing: bool
     parts: tuple[StoredPart, ...]
 
@@ -76,9 +85,12 @@ class ChangedTensor(msgspec.Struct, frozen=True):
 
     name: str
     state: str
+    """`same`, `changed`, `added` or `removed`."""
     num_chunks: int
+    """Of the newer round, that hold a part of it."""
     num_changed: int
     changed_bytes: int
+    """Of those chunks, which may hold parts of other tensors too."""
 
 
 class RoundsDiffReport(Report, frozen=True, kw_only=True):

@@ -7,7 +7,6 @@ per line goes to standard output, for whoever started the process.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from trainer.chunks.export import export_round
 from trainer.chunks.foreign import export_foreign
 from trainer.chunks.repair import repair_store
 from trainer.chunks.restore import select_names
+from trainer.console import say
 
 _PROGRESS_INTERVAL_S = 0.2
 
@@ -221,5 +221,4 @@ def _nodes(run_dir: Path) -> list[str]:
 
 
 def _say(facts: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
+    say(json.dumps(facts))

@@ -104,6 +104,7 @@ def test_a_damaged_chunk_is_found_and_mended_from_another_node(run):
     [
         (["--repair"], "name it with `--node`", 64),
         (["--round", "1"], "name it with `--node`", 64),
+        (["--diff", "2"], "name it with `--node`", 64),
         (["--node", "server", "--diff", "1"], "name the older one", 64),
         (["--node", "nobody"], "no chunk store of", 66),
         (["--node", "server", "--round", "9"], "does not hold round 9", 66),

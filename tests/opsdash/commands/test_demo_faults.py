@@ -63,11 +63,15 @@ def is_stopped(process):
     return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
 
 
-def test_nothing_happens_before_the_run_has_come_far_enough(run, victim):
+def test_nothing_happens_before_the_run_has_come_far_enough(run, victim, monkeypatch):
+    looks, decode = [], module.decode_lines
+    monkeypatch.setattr(
+        module, "decode_lines", lambda data: looks.append(data) or decode(data)
+    )
     run.steps(1, module._AFTER_STEP - 1)
 
     with Fault(run.run, "ddp", "kill").applied():
-        time.sleep(0.3)
+        until(lambda: len(looks) > 1 and any(looks))
         before = victim.poll()
         run.steps(module._AFTER_STEP, module._AFTER_STEP)
         until(lambda: victim.poll() is not None)
@@ -102,8 +106,9 @@ def test_a_process_that_took_the_pid_is_not_touched(run, victim, monkeypatch):
     header = StacksHeader(node="rank-1", rank=1, process=other, signum=None)
     path.write_bytes(encode_header(header))
 
-    with Fault(run.run, "ddp", "kill").applied():
-        time.sleep(0.5)
+    fault = Fault(run.run, "ddp", "kill")
+    with fault.applied():
+        until(lambda: not fault._thread.is_alive())
 
     assert victim.poll() is None
 

@@ -5,7 +5,6 @@ import torch
 
 from agent.rundir.errors import UnreadableFileError
 from agent.rundir.layout import MANIFEST_NAME, STATE_NAME, RunDir
-from agent.rundir.manifest import FileEntry, Manifest, encode_manifest
 from opsdash.operations.compare import (
     Measure,
     compare_checkpoints,
@@ -13,25 +12,7 @@ from opsdash.operations.compare import (
     read_measures,
 )
 from opsdash.operations.trainer_command import TrainerCommand
-from trainer.checkpoint.describe import describe_tensors
-
-
-def publish(run: RunDir, name: str, state: dict, *, crc32: bool = True) -> None:
-    path = run.checkpoints / name
-    path.mkdir(parents=True)
-    torch.save(state, path / STATE_NAME)
-    size = (path / STATE_NAME).stat().st_size
-    manifest = Manifest(
-        schema=1,
-        run_id="cafe",
-        attempt=1,
-        created_ns=1,
-        reason="interval",
-        files=(FileEntry(name=STATE_NAME, size_bytes=size, digest="blake3:00"),),
-        tensors=describe_tensors(state, STATE_NAME),
-        crc32=crc32,
-    )
-    (path / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+from tests.published import publish
 
 
 @pytest.fixture
@@ -39,8 +20,8 @@ def run(tmp_path):
     run = RunDir(tmp_path / "run")
     old = {"model": {"a.w": torch.ones(4), "b": torch.zeros(2), "c": torch.ones(3)}}
     new = {"model": {"a.w": torch.ones(4), "b": torch.ones(2), "d": torch.ones(5)}}
-    publish(run, "step-00000001", {**old, "x": torch.ones(2, 2)})
-    publish(run, "step-00000002", {**new, "x": torch.ones(4)})
+    publish(run.checkpoints / "step-00000001", {**old, "x": torch.ones(2, 2)})
+    publish(run.checkpoints / "step-00000002", {**new, "x": torch.ones(4)})
     return run
 
 
@@ -59,8 +40,8 @@ def test_each_tensor_is_same_changed_added_removed_or_reshaped(run):
 
 def test_without_checksums_nothing_is_claimed(tmp_path):
     run = RunDir(tmp_path / "run")
-    publish(run, "step-00000001", {"w": torch.ones(2)}, crc32=False)
-    publish(run, "step-00000002", {"w": torch.ones(2)}, crc32=False)
+    publish(run.checkpoints / "step-00000001", {"w": torch.ones(2)}, crc32=False)
+    publish(run.checkpoints / "step-00000002", {"w": torch.ones(2)}, crc32=False)
 
     compared = compare_checkpoints(run, "step-00000001", "step-00000002")
 

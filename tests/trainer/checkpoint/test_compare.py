@@ -2,33 +2,14 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from agent.rundir.errors import UnreadableFileError
-from agent.rundir.layout import MANIFEST_NAME, STATE_NAME
-from agent.rundir.manifest import FileEntry, Manifest, encode_manifest
+from agent.rundir.layout import STATE_NAME
+from tests.published import publish
 from trainer.checkpoint.compare import compare, main
-from trainer.checkpoint.describe import describe_tensors
-
-
-def publish(path: Path, state: dict) -> Path:
-    path.mkdir()
-    torch.save(state, path / STATE_NAME)
-    size = (path / STATE_NAME).stat().st_size
-    manifest = Manifest(
-        schema=1,
-        run_id="cafe",
-        attempt=1,
-        created_ns=1,
-        reason="interval",
-        files=(FileEntry(name=STATE_NAME, size_bytes=size, digest="blake3:00"),),
-        tensors=describe_tensors(state, STATE_NAME),
-    )
-    (path / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
-    return path
 
 
 def distances(tmp_path, old, new):
