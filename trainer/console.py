@@ -1,7 +1,6 @@
 """Lines for whoever watches the trainer's own output: rank 0 writes them."""
 
 import contextlib
-import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -11,14 +10,9 @@ from agent.rundir.errors import RunDirError
 
 def say(text: str) -> None:
     """Write one line to standard output now; a reader that left is no error."""
-    try:
+    with contextlib.suppress(BrokenPipeError):
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        # What is buffered would be tried again, and told, when Python ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 def complain(error: RunDirError) -> None:
