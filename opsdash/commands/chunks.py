@@ -9,6 +9,7 @@ import shlex
 import time
 from pathlib import Path
 
+from agent.rundir.chunks.errors import EXIT_DAMAGED
 from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
@@ -44,6 +45,12 @@ from opsdash.reports.store import (
 
 class NotRepairedError(RunDirError):
     """The trainer's command did not end well."""
+
+
+class StillDamagedError(RunDirError):
+    """Nobody has the chunks that are damaged or missing."""
+
+    exit_code = EXIT_DAMAGED
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -102,11 +109,17 @@ def _repair(run: RunDir, arguments: argparse.Namespace) -> int:
 def _carry_out(plan: Plan, log: OperationLog) -> None:
     command = TrainerCommand(plan, log)
     wait_for(command)
+    left: list[str] = []
+    for result in command.results:
+        left += result.get("left") or ()
+        say("", f"repaired {len(result.get('repaired') or ())} chunks")
+    if left:
+        raise StillDamagedError(
+            f"{len(left)} chunks of `{plan.subject}` are in no other store of the run: "
+            f"first {left[0]}"
+        )
     if command.exit_code:
         raise NotRepairedError(f"`{plan.subject}`: {command.error}", hint=plan.shell)
-    for result in command.results:
-        repaired, left = result.get("repaired") or (), result.get("left") or ()
-        say("", f"repaired {len(repaired)} chunks, {len(left)} could not be")
 
 
 def _rounds(path: Path, arguments: argparse.Namespace) -> int:

@@ -72,7 +72,7 @@ class StoredChunk(msgspec.Struct, frozen=True):
 
 
 class StoredChunksReport(Report, frozen=True, kw_only=True):
-    """The chunks of one round, missing ones first."""
+    """The first chunks of one round; among these missing ones first."""
 
     node: str
     round_num: int

@@ -95,8 +95,18 @@ def test_a_damaged_chunk_is_found_and_mended_from_another_node(run):
     assert found.returncode == 2
     assert "chunks/server" in found.stdout
     assert mended.returncode == 0, mended.stderr
-    assert "repaired 1 chunks, 0 could not be" in mended.stdout
+    assert "repaired 1 chunks" in mended.stdout
     assert again.returncode == 0
+
+
+def test_a_chunk_that_nobody_has_whole_any_more_is_named(run):
+    for node in ("server", "client-1"):
+        damage(run, node)
+
+    done = opsdash("chunks", run.path, "--node", "server", "--repair")
+
+    assert done.returncode == 2
+    assert "1 chunks of `chunks/server` are in no other store" in done.stderr
 
 
 @pytest.mark.parametrize(
