@@ -187,7 +187,13 @@ class Coordinator:
         try:
             given = await asyncio.to_thread(examine, peer.key, offer, parcel)
         except RunDirError as error:
-            return self._tell_refusal(peer, offer, str(error))
+            told = self._tell_refusal(peer, offer, str(error))
+            # Asked again, the client would train the same: nobody waits for it.
+            now_ns = time.monotonic_ns()
+            self._obey(
+                self._rounds.decline(peer.key, peer.session, offer.round_num, now_ns)
+            )
+            return told
         refusal, effects = self._rounds.update(
             _identity(peer, offer), time.monotonic_ns()
         )

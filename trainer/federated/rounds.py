@@ -34,6 +34,13 @@ class _Round:
     opened_ns: int
     deadline_ns: int
     delivered: set[str] = field(default_factory=set)
+    declined: set[str] = field(default_factory=set)
+    """Asked, and known to give nothing."""
+
+    @property
+    def waited_for(self) -> frozenset[str]:
+        """Who may still deliver."""
+        return self.selected - self.delivered - self.declined
 
 
 class Rounds:
@@ -133,6 +140,20 @@ class Rounds:
             assert self._round is not None
             self._round.delivered.add(offer.client)
         return refusal, self.tick(now_ns)
+
+    def decline(
+        self, client: str, session: str, round_num: int, now_ns: int
+    ) -> list[Effect]:
+        """A client has nothing to give to this round: it is not waited for.
+
+        What it delivers all the same still counts.
+        """
+        effects = self.tick(now_ns)
+        is_current = round_num == self.round_num and self._round is not None
+        if is_current and self._sessions.get(client) == session:
+            assert self._round is not None
+            self._round.declined.add(client)
+        return effects + self.tick(now_ns)
 
     def commit_done(
         self, round_num: int, model_digest: str, now_ns: int
@@ -239,14 +260,17 @@ class Rounds:
         has_enough = len(current.delivered) >= self.rules.min_updates
         if has_enough and self._nobody_comes(now_ns):
             return [self._close("complete", now_ns)]
+        if not current.waited_for:
+            return self._abandon(", and nobody else has one to give", now_ns)
         if now_ns < current.deadline_ns:
             return []
         if has_enough:
             return [self._close("deadline", now_ns)]
-        return self._abandon(now_ns)
+        seconds = self.rules.limit_ns / SECOND_NS
+        return self._abandon(f" within {seconds:g} s", now_ns)
 
     def _waited_for(self) -> frozenset[str]:
-        return self.selected - self.delivered
+        return self._round.waited_for if self._round else frozenset()
 
     def _nobody_comes(self, now_ns: int) -> bool:
         grace_ns = self.rules.return_grace_ns
@@ -293,10 +317,9 @@ class Rounds:
             closed_ns=now_ns,
         )
 
-    def _abandon(self, now_ns: int) -> list[Effect]:
+    def _abandon(self, why: str, now_ns: int) -> list[Effect]:
         found, needed = len(self.delivered), self.rules.min_updates
-        seconds = self.rules.limit_ns / SECOND_NS
-        detail = f"{found} of at least {needed} updates within {seconds:g} s"
+        detail = f"{found} of at least {needed} updates{why}"
         abandoned = Abandon(self.round_num, detail, len(self.selected))
         self._num_tries += 1
         self._gather(now_ns)

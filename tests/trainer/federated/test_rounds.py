@@ -125,6 +125,52 @@ def test_a_round_without_enough_updates_is_opened_again_and_then_given_up():
     ]
 
 
+def test_a_client_that_has_nothing_to_give_does_not_hold_its_round_up():
+    machine, _ = begin("a", "b", "c")
+    machine.update(offer("a"), 10)
+    machine.update(offer("b"), 20)
+
+    effects = machine.decline("c", "c/1", 1, 30)
+
+    assert effects == [Close(1, ("a", "b"), 3, "complete", 0, LIMIT_NS, 30)]
+
+
+def test_a_round_that_nobody_has_anything_to_give_to_is_abandoned_at_once():
+    machine, _ = begin("a", "b", "c")
+
+    effects = [machine.decline(client, f"{client}/1", 1, 30) for client in "abc"]
+
+    detail = "0 of at least 1 updates, and nobody else has one to give"
+    assert effects[:2] == [[], []]
+    assert effects[2] == [
+        Abandon(1, detail, 3),
+        Open(1, ("a", "b", "c"), "m0", 30 + LIMIT_NS),
+    ]
+
+
+@pytest.mark.parametrize(("session", "round_num"), [("c/0", 1), ("c/1", 2)])
+def test_who_declines_another_round_or_has_left_is_still_waited_for(session, round_num):
+    machine, _ = begin("a", "b", "c")
+    machine.update(offer("a"), 10)
+    machine.update(offer("b"), 20)
+
+    assert machine.decline("c", session, round_num, 30) == []
+    assert machine.phase is Phase.OPEN
+
+
+def test_who_declined_may_still_deliver_and_is_not_asked_again():
+    machine, _ = begin("a", "b", "c")
+    machine.decline("c", "c/1", 1, 10)
+
+    machine.lose("c", "c/1", 20)
+    effects = machine.join("c", "c/2", 30)
+    refusal, _ = machine.update(offer("c", session=2), 40)
+
+    assert effects == []
+    assert refusal is None
+    assert machine.delivered == {"c"}
+
+
 def test_an_update_from_the_abandoned_try_of_a_round_still_counts():
     machine, _ = begin("a", "b", "c")
     machine.tick(LIMIT_NS)

@@ -62,7 +62,7 @@ class Federation(RuleBasedStateMachine):
         last = len(self.committed)
         self.sessions = {}
         self.open = self.closing = self.finished = None
-        self.accepted = []
+        self.accepted, self.declined = [], set()
         self.machine = Rounds(
             self.rules,
             attempt=self.attempt,
@@ -80,12 +80,17 @@ class Federation(RuleBasedStateMachine):
             elif isinstance(effect, Ask):
                 assert self.open is not None
                 assert effect.client in self.open.clients
-                assert effect.client not in self.accepted
+                assert effect.client not in {*self.accepted, *self.declined}
             elif isinstance(effect, Close):
                 self.obey_close(effect)
             elif isinstance(effect, Abandon):
                 assert self.open is not None
-                self.open, self.accepted = None, []
+                assert (
+                    self.now_ns >= self.open.deadline_ns
+                    or effect.reason == "stopped"
+                    or set(self.open.clients) <= {*self.accepted, *self.declined}
+                )
+                self.open, self.accepted, self.declined = None, [], set()
             else:
                 self.finished = effect
 
@@ -98,7 +103,7 @@ class Federation(RuleBasedStateMachine):
         assert set(effect.clients) <= self.sessions.keys()
         assert len(effect.clients) >= self.rules.min_clients
         assert effect.deadline_ns == self.now_ns + self.rules.limit_ns
-        self.open, self.accepted = effect, []
+        self.open, self.accepted, self.declined = effect, [], set()
 
     def obey_close(self, effect):
         assert self.open is not None
@@ -131,6 +136,17 @@ class Federation(RuleBasedStateMachine):
             before = list(self.accepted)
             self.offer(client, self.machine.round_num, self.attempt, "any")
             assert self.accepted == before
+
+    @precondition(lambda self: self.open is not None)
+    @rule(client=names, is_current=st.booleans())
+    def decline(self, client, is_current):
+        round_num = self.open.round_num + (not is_current)
+        session = self.sessions.get(client)
+        if is_current and session is not None:
+            self.declined.add(client)
+        self.obey(
+            self.machine.decline(client, session or "none", round_num, self.now_ns)
+        )
 
     @rule(
         client=names,
