@@ -21,6 +21,8 @@ from agent.rundir.events import GroupNorms, OptimizerNorms
 
 _MAX_NAMED = 8
 """Names of tensors in one event: the first few tell what happened."""
+_MAX_REASON = 200
+"""Characters."""
 _UPDATE = (-1, "update")
 """The bucket of the last step's change; no group has this index."""
 
@@ -55,7 +57,7 @@ class _Bucket:
 
     def add(self, name: str, tensor: Tensor) -> None:
         local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        self.tensors.append(local.detach())
+        self.tensors.append(_real_values(local.detach()))
         self.names.append(name)
 
 
@@ -80,9 +82,13 @@ class OptimizerProbe:
         optimizer.register_step_post_hook(self._after_step)
 
     def _before_step(self, optimizer: Optimizer, *_: object) -> None:
-        if self._num_steps % self._every == 0:
+        if self._num_steps % self._every:
+            return
+        try:
             with torch.no_grad():
                 self._before = [p.detach().clone() for p in _parameters(optimizer)]
+        except Exception as error:  # noqa: BLE001 - e.g. no memory is left for a copy
+            self._drop(error)
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
         self._num_steps += 1
@@ -107,7 +113,16 @@ class OptimizerProbe:
                 probe_ns=time.perf_counter_ns() - began,
             )
         except Exception as error:  # noqa: BLE001 - training must not see it
-            self._emitter.drop(f"optimizer probe: {error}")
+            self._drop(error)
+
+    def _drop(self, error: Exception) -> None:
+        self._emitter.drop(f"optimizer probe: {in_brief(error)}")
+
+
+def in_brief(error: Exception) -> str:
+    """Return what torch says in its first line; pages of its kernels may follow."""
+    first = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {first[:_MAX_REASON]}"
 
 
 @torch.no_grad()
@@ -132,13 +147,16 @@ def measure(
     for index, group in enumerate(optimizer.param_groups):
         for place, param in enumerate(group["params"]):
             name = (names or {}).get(id(param), f"group{index}.{place}")
-            _collect(buckets, index, name, param, optimizer.state.get(param, {}))
-            step = optimizer.state.get(param, {}).get("step")
+            state = optimizer.state.get(param, {})
+            _collect(buckets, index, name, param, state)
+            # LBFGS counts under another name, and on its first parameter only.
+            step = state.get("step", state.get("n_iter"))
             if step is not None:
                 steps.append(step)
     if before:
         torch._foreach_sub_(before, _parameters(optimizer))
-        buckets[_UPDATE] = _Bucket(before, ["update"] * len(before))
+        change = [_real_values(tensor) for tensor in before]
+        buckets[_UPDATE] = _Bucket(change, ["update"] * len(change))
     values, nonfinite, read_steps = _read(buckets, steps)
     update = values.pop(_UPDATE, None)
     groups = tuple(
@@ -170,7 +188,7 @@ def _collect(
         buckets.setdefault((index, key), _Bucket()).add(label, tensor)
 
     add("param", name, param)
-    if param.grad is not None:
+    if param.grad is not None and _has_norm(param.grad):
         add("grad", f"{name}.grad", param.grad)
     for key, value in state.items():
         if isinstance(value, Tensor) and key != "step" and _has_norm(value):
@@ -183,7 +201,19 @@ def _collect(
 
 
 def _has_norm(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and not tensor.is_sparse and tensor.numel() > 0
+    is_number = tensor.is_floating_point() or tensor.is_complex()
+    return is_number and tensor.layout in (torch.strided, torch.sparse_coo)
+
+
+def _real_values(tensor: Tensor) -> Tensor:
+    """Return a dense, real tensor of the same norm.
+
+    The gradient of a sparse embedding may hold a row several times, as parts of
+    a sum. A complex number's square is that of its two parts.
+    """
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce().values()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _read(
@@ -219,8 +249,10 @@ def _read(
 
 def _foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return 0-d float32 norms; reduced precisions are accumulated in float32."""
-    norms = torch._foreach_norm(list(tensors), 2, dtype=torch.float32)  # noqa: SLF001 - the only norm of many tensors in one kernel
-    return list(norms)
+    is_double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if is_double else torch.float32  # torch narrows none
+    norms = torch._foreach_norm(list(tensors), 2, dtype=dtype)  # noqa: SLF001 - the only norm of many tensors in one kernel
+    return [norm.float() for norm in norms] if is_double else list(norms)
 
 
 def _joint(values: Sequence[float]) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch.optim import Adagrad, Optimizer
 
 from agent.emitter import Emitter
-from agent.probes.optimizer import measure
+from agent.probes.optimizer import in_brief, measure
 from agent.rundir.events import OptimizerReset
 
 
@@ -79,5 +79,5 @@ def _norms(emitter: Emitter, optimizer: Optimizer) -> dict[str, float | None]:
     try:
         return measure(optimizer).state
     except Exception as error:  # noqa: BLE001 - the change must happen all the same
-        emitter.drop(f"optimizer probe: {error}")
+        emitter.drop(f"optimizer probe: {in_brief(error)}")
         return {}

@@ -76,8 +76,13 @@ def test_lbfgs_keeps_its_history_in_lists():
         return loss
 
     optimizer.step(closure)
+    norms = measure(optimizer)
 
-    assert {"old_dirs", "old_stps"} <= set(measure(optimizer).state)
+    assert {"old_dirs", "old_stps"} <= set(norms.state)
+    # It counts under a name of its own: every one of its inner steps.
+    num_steps = optimizer.state[model.weight]["n_iter"]
+    assert num_steps > 0
+    assert norms.state_steps == (num_steps, num_steps)
 
 
 def test_groups_are_told_apart():
@@ -116,6 +121,45 @@ def test_reduced_precision_is_accumulated_in_float32():
     optimizer = torch.optim.SGD([param], lr=0.1)
 
     assert measure(optimizer).param == pytest.approx(3.0 * 70_000**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128])
+def test_wide_and_complex_parameters_are_measured_beside_others(dtype):
+    params = [
+        torch.nn.Parameter(torch.full((3,), 2.0, dtype=dtype)),
+        torch.nn.Parameter(torch.full((2,), 1.0)),
+    ]
+    optimizer = torch.optim.AdamW(params, lr=0.1)
+    for param in params:
+        param.grad = torch.ones_like(param) * (1j if param.is_complex() else 1)
+    before = [p.detach().clone() for p in params]
+    optimizer.step()
+
+    norms = measure(optimizer, before=before)
+
+    assert norms.grad == pytest.approx(5**0.5)
+    assert norms.param == pytest.approx(sum(plain_size(p) for p in params) ** 0.5)
+    assert norms.state.keys() == {"exp_avg", "exp_avg_sq"}
+    assert norms.state["exp_avg"] == pytest.approx(0.1 * 5**0.5)
+    assert norms.update > 0
+    assert norms.nonfinite == ()
+
+
+def plain_size(tensor) -> float:
+    return tensor.detach().abs().square().sum().item()
+
+
+def test_a_sparse_gradient_counts_each_row_once():
+    table = torch.nn.Embedding(10, 3, sparse=True)
+    optimizer = torch.optim.SparseAdam(table.parameters())
+    table(torch.tensor([4, 4, 7])).sum().backward()
+    optimizer.step()
+
+    norms = measure(optimizer)
+
+    # Row 4 was used twice: its gradient is the sum.
+    assert norms.grad == pytest.approx((3 * 2**2 + 3 * 1**2) ** 0.5)
+    assert norms.state.keys() == {"exp_avg", "exp_avg_sq"}
 
 
 def test_without_state_or_gradients_there_is_less_to_tell():
@@ -228,3 +272,20 @@ def test_a_probe_that_fails_is_counted_and_training_goes_on(tmp_path):
     assert not torch.equal(model.weight, before)
     assert emitter.num_dropped == 1
     assert "optimizer probe" in emitter.problem
+
+
+def test_no_memory_for_a_copy_costs_a_sample_and_not_the_step(tmp_path):
+    class Full(torch.nn.Parameter):
+        def detach(self):
+            raise torch.OutOfMemoryError("no memory\n" + "and a page of kernels\n" * 99)
+
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+    param = Full(torch.ones(2))
+    optimizer = torch.optim.SGD([param], lr=0.1, foreach=False)
+    OptimizerProbe(emitter, optimizer, [("w", param)], every=1)
+    param.grad = torch.ones(2)
+
+    optimizer.step()
+
+    assert param.tolist() == pytest.approx([0.9, 0.9])
+    assert emitter.problem == "optimizer probe: OutOfMemoryError: no memory"
