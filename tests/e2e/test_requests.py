@@ -207,6 +207,46 @@ def flip_a_byte(path):
     path.write_bytes(bytes(data))
 
 
+def test_what_cannot_be_saved_is_told_and_training_goes_on(launch, small_disk):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 3_600_000)
+    trainer = launch(small_disk / "run", 2, *ENDLESS)
+    operator = Operator(trainer, small_disk / "run")
+
+    for kind in ("checkpoint-now", "stop"):
+        assert "could not be saved: no room" in operator.obeyed(kind)
+        operator.wait_for_another_step()
+    ballast.unlink()
+
+    assert operator.obeyed("checkpoint-now") is None
+    assert len(list_checkpoints(operator.run)) == 1
+    assert operator.obeyed("stop") is None
+    assert trainer.wait() == 143, trainer.text()
+
+
+def test_asked_for_in_the_background_or_not_a_save_is_done_when_it_is_verified(operate):
+    operator = operate("--async-save")
+
+    assert operator.obeyed("checkpoint-now") is None
+
+    [saved] = list_checkpoints(operator.run)
+    assert saved.stage is CheckpointStage.VERIFIED
+    assert saved.manifest.reason == "checkpoint-now"
+
+
+def test_one_profile_is_taken_at_a_time(operator):
+    profiles = operator.run.path / "profiles"
+
+    first = operator.ask("profile", steps=1000)
+    second = operator.ask("profile", steps=1)
+
+    assert operator.outcome(first).stage == "done"
+    assert "are being profiled already" in operator.outcome(second).error
+    assert operator.obeyed("stop") is None
+    assert operator.trainer.wait() == 143, operator.trainer.text()
+    assert len(list(profiles.glob("*.json"))) == 1
+
+
 def checkpoints(operator):
     """Return the names of those that are in their place."""
     return {e.path.name for e in list_checkpoints(operator.run)}

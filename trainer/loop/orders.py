@@ -78,7 +78,8 @@ def _wait_while_paused(loop: "Loop") -> None:
 
 
 def _save(loop: "Loop", request: PendingRequest) -> None:
-    loop.save(request.kind)
+    # Also where saves go on in the background: the outcome is told here.
+    loop.save(request.kind, is_needed=True)
 
 
 def _stop(loop: "Loop", request: PendingRequest) -> None:
@@ -144,6 +145,11 @@ def _profile(loop: "Loop", request: PendingRequest) -> None:
         return
     step = loop.state.progress.step
     window = loop.profile
+    if window.is_open:
+        raise RunDirError(
+            f"steps are being profiled already, {window.num_left} of them to come",
+            hint=f"ls {window.folder}",
+        )
     stem = f"{window.stem.partition('-step-')[0]}-step-{step}"
     loop.profile = ProfileWindow(
         window.folder, stem, step, int(request.args.get("steps", window.num_steps))

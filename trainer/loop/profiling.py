@@ -27,18 +27,27 @@ class ProfileWindow:
     at: int | None
     """Completed steps before the first one that is profiled; None: never."""
     num_steps: int
+    num_left: int = 0
+    """Steps that the open window has still to see."""
     _open: profile | None = None
-    _end: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether steps are being profiled now."""
+        return self._open is not None
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[None]:
         """Surround the step that follows `step` completed ones."""
         if step == self.at and self._open is None:
-            self._end = step + self.num_steps
+            self.num_left = self.num_steps
             self._start()
         yield
-        if self._open is not None and step + 1 >= self._end:
-            self._stop()
+        if self._open is not None:
+            # Counted here: a skipped step or a rollback does not raise the number.
+            self.num_left -= 1
+            if self.num_left <= 0:
+                self._stop()
 
     def close(self) -> None:
         """Write what was profiled so far: the run ends before the window does."""

@@ -225,9 +225,13 @@ class Loop:
             self.held_out.forget()  # it was of weights that are gone
 
     def stop_here(self, reason: str) -> None:
-        """Save, and let this step be the last."""
-        self.ending = "stopped"
+        """Save, and let this step be the last; what cannot be saved goes on.
+
+        Raises:
+            RunDirError: there was no room.
+        """
         self.save(reason, is_needed=True)
+        self.ending = "stopped"
 
     def rewind(self, decision: Decision) -> None:
         """Go on from another checkpoint, which has been loaded."""

@@ -3,6 +3,7 @@
 import json
 
 from tests.trainer.small import make
+from trainer.loop.profiling import ProfileWindow
 
 
 def test_a_window_leaves_a_table_and_a_trace(tmp_path):
@@ -22,6 +23,19 @@ def test_a_run_that_ends_within_the_window_writes_what_there_is(tmp_path):
 
     folder = tmp_path / "run" / "profiles"
     assert "aten::linear" in (folder / "0001-rank-00000.txt").read_text()
+
+
+def test_steps_are_counted_and_not_their_numbers(tmp_path):
+    window = ProfileWindow(tmp_path, "x", at=5, num_steps=3)
+
+    open_after = []
+    for step in (4, 5, 5, 2, 3):  # one is skipped, then it goes back
+        with window.around(step):
+            pass
+        open_after.append(window.is_open)
+
+    assert open_after == [False, True, True, False, False]
+    assert (tmp_path / "x.json").exists()
 
 
 def test_without_a_window_nothing_is_written(tmp_path):
