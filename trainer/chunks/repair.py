@@ -34,11 +34,15 @@ from trainer.chunks.database import (
 class RepairedChunk:
     """One chunk that was put right."""
 
-    digest: str
+    finding: StoreFinding
+    """What was wrong with it."""
     taken_from: Path
     """The store that had it."""
-    rounds: tuple[int, ...]
-    """Rounds that hold it here."""
+
+    @property
+    def digest(self) -> str:
+        """Of the chunk."""
+        return self.finding.place.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def repair_store(
         found = {d: chunk for d, chunk in found.items() if d not in refused}
     return RepairReport(
         repaired=tuple(
-            RepairedChunk(f.place.digest, found[f.place.digest][1], f.rounds)
+            RepairedChunk(f, found[f.place.digest][1])
             for f in needed
             if f.place.digest in found
         ),

@@ -9,6 +9,7 @@ says, and need no message to fire. A round is durable before it is told.
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -35,6 +36,8 @@ from trainer.federated.terms import (
 from trainer.federated.transfer import Packed
 from trainer.federated.transport import Link
 from trainer.federated.worker import Worker
+
+_T = TypeVar("_T")
 
 
 class Coordinator:
@@ -143,11 +146,15 @@ class Coordinator:
         """
         assert self.is_between_rounds, "a round is open"
         began_ns = time.monotonic_ns()
-        done = await self._worker.run(lambda: change(self._rounds.round_num))
+        done = await self.work(lambda: change(self._rounds.round_num))
         self._events.adopted(done, source, began_ns)
         self._attendance.tell_model()
         if not self._over.done():
             self._obey(self._rounds.adopt(done.packed.digest, time.monotonic_ns()))
+
+    async def work(self, call: Callable[[], _T]) -> _T:
+        """Call something on the thread that averages and stores."""
+        return await self._worker.run(call)
 
     def arrived(self, peer: Peer) -> None:
         """Welcome a client; an older session of it is over."""

@@ -1,14 +1,19 @@
 """Carry out what operators ask of a federation on Flower, between its rounds."""
 
-import contextlib
 import time
 from dataclasses import dataclass
 
 from agent.probes.inbox import PendingRequest
-from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
+from trainer.chunks.repair import repair_store
 from trainer.federated.global_model import GlobalModel
-from trainer.federated.requests import ACCEPTED, LOOK_EVERY_S, adoption
+from trainer.federated.requests import (
+    ACCEPTED,
+    LOOK_EVERY_S,
+    adoption,
+    tell_mended,
+    telling_damage,
+)
 from trainer.federated.server_events import ServerEvents
 
 
@@ -32,8 +37,7 @@ class FlowerRequests:
             request = agent.at_step(0)
             agent.emitter.step = None  # a server takes no steps
             if request is not None and agent.claim(request):
-                # What fails is told with the request; the federation goes on.
-                with contextlib.suppress(RunDirError):
+                with telling_damage(self.events):
                     self._obey(request)
             elif not self.is_paused:
                 return True
@@ -47,6 +51,9 @@ class FlowerRequests:
                 self.is_paused = request.kind == "pause"
             elif request.kind == "stop":
                 self.is_stopping = True
+            elif request.kind == "repair":
+                path = self.run.chunk_store(request.args["node"])
+                tell_mended(self.events, repair_store(path))
             else:
                 adopted = adoption(request, self.model, self.run)
                 began_ns = time.monotonic_ns()

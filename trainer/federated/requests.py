@@ -8,20 +8,25 @@ durable as any and every client sees that it has missed nothing but that.
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from agent.probes.inbox import PendingRequest
+from agent.rundir.chunks.errors import ChunkError
 from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir, parse_checkpoint_name
-from agent.session import Agent
+from trainer.chunks.repair import RepairReport, repair_store
 from trainer.federated.coordinator import Coordinator
 from trainer.federated.global_model import Committed, GlobalModel
+from trainer.federated.server_events import ServerEvents
 from trainer.federated.terms import SERVER
 
 LOOK_EVERY_S = 0.5
-ACCEPTED = ("pause", "continue", "stop", "restore", "resume")
+BETWEEN_ROUNDS = ("restore", "resume", "repair")
+"""What is begun when no round is open."""
+ACCEPTED = ("pause", "continue", "stop", *BETWEEN_ROUNDS)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,35 @@ def adoption(request: PendingRequest, model: GlobalModel, run: RunDir) -> Adopti
     return Adoption(change, f"{node} round {round_num}")
 
 
+def tell_mended(events: ServerEvents, report: RepairReport) -> None:
+    """Tell what was wrong with a store, and what others could help with.
+
+    Raises:
+        RunDirError: something is left that nobody has.
+    """
+    events.mended(report)
+    if report.left:
+        more = f", nor {len(report.left) - 1} others" if len(report.left) > 1 else ""
+        raise RunDirError(
+            f"no other store of this run has {report.left[0].place}{more}"
+        )
+
+
+@contextlib.contextmanager
+def telling_damage(events: ServerEvents) -> Iterator[None]:
+    """Let a request fail without its failing the federation.
+
+    Why it failed is told with its outcome; a chunk that was not what its digest
+    says is told besides, for whoever looks after the stores.
+    """
+    with contextlib.suppress(RunDirError):
+        try:
+            yield
+        except ChunkError as error:
+            events.damaged(error)
+            raise
+
+
 def _named_round(args: Mapping[str, Any], model: GlobalModel) -> int:
     """Return what rolling back to a checkpoint means here: a server's round."""
     name = args.get("checkpoint")
@@ -69,14 +103,19 @@ class Obeying:
     """Stands between the agent's inbox and the coordinator."""
 
     def __init__(
-        self, agent: Agent, coordinator: Coordinator, model: GlobalModel, run: RunDir
+        self,
+        events: ServerEvents,
+        coordinator: Coordinator,
+        model: GlobalModel,
+        run: RunDir,
     ) -> None:
         """Say what is taken; `watch` does it."""
-        self._agent = agent
+        self._events = events
+        self._agent = events.agent
         self._coordinator = coordinator
         self._model = model
         self._run = run
-        agent.accept(*ACCEPTED)
+        self._agent.accept(*ACCEPTED)
 
     async def watch(self) -> None:
         """Carry out requests, one after the other, until cancelled."""
@@ -84,8 +123,7 @@ class Obeying:
             request = self._agent.at_step(0)
             self._agent.emitter.step = None  # a server takes no steps
             if request is not None and self._agent.claim(request):
-                # What fails is told with the request; the federation goes on.
-                with contextlib.suppress(RunDirError):
+                with telling_damage(self._events):
                     await self._obey(request)
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -97,14 +135,29 @@ class Obeying:
                 self._coordinator.proceed()
             elif request.kind == "stop":
                 self._coordinator.stop_gently()
+            elif request.kind == "repair":
+                await self._repair(self._run.chunk_store(request.args["node"]))
             else:
-                await self._adopt(adoption(request, self._model, self._run))
+                adopted = adoption(request, self._model, self._run)
+                async with self._between_rounds():
+                    await self._coordinator.adopt(adopted.change, adopted.source)
 
-    async def _adopt(self, adopted: Adoption) -> None:
-        """Wait for the open round to end, then go on from another model.
+    async def _repair(self, path: Path) -> None:
+        """Mend a store while nothing is put into the server's.
 
         Raises:
-            RunDirError: the round is not there, does not fit, or came too late.
+            RunDirError: it cannot be read, or not all of it could be mended.
+        """
+        async with self._between_rounds():
+            report = await self._coordinator.work(lambda: repair_store(path))
+        tell_mended(self._events, report)
+
+    @contextlib.asynccontextmanager
+    async def _between_rounds(self) -> AsyncIterator[None]:
+        """Wait for the open round to end, and let no other begin meanwhile.
+
+        Raises:
+            RunDirError: it came too late.
         """
         was_paused = self._coordinator.is_paused
         self._coordinator.pause()
@@ -113,7 +166,7 @@ class Obeying:
                 if self._coordinator.is_over:
                     raise RunDirError("the federation ended before that")
                 await asyncio.sleep(LOOK_EVERY_S / 10)
-            await self._coordinator.adopt(adopted.change, adopted.source)
+            yield
         finally:
             if not was_paused and not self._coordinator.is_over:
                 self._coordinator.proceed()

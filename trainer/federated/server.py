@@ -148,19 +148,20 @@ class _Serving:
         self, endpoint: Endpoint, security: ServerSecurity
     ) -> tuple[Finish, int | None]:
         """Return how it ended, and by which signal if by one."""
+        events = ServerEvents(self.agent)
         coordinator = Coordinator(
             self.settings,
             self.model,
             run_id=self.start.identity.run_id,
             attempt=self.start.attempt,
-            events=ServerEvents(self.agent),
+            events=events,
         )
         stops = Stops(coordinator.stop, self.known.lifeline_fd)
         transport = TransportServer(
             endpoint, security, coordinator.serve, coordinator.turned_away
         )
         _announce(await transport.start(), self.known.announce_fd)
-        obeying = Obeying(self.agent, coordinator, self.model, self.start.run)
+        obeying = Obeying(events, coordinator, self.model, self.start.run)
         watching = asyncio.create_task(obeying.watch())
         try:
             finish = await coordinator.run()

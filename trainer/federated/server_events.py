@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns
 
+from agent.rundir.chunks.errors import ChunkError, ChunkPlace, MissingChunkError
+from agent.rundir.chunks.sources import node_of
+from agent.rundir.chunks.verify import Finding
 from agent.rundir.events import (
+    ChunkDamaged,
+    ChunkRepaired,
     ClientJoined,
     ClientLost,
     ClientRefused,
@@ -20,6 +25,7 @@ from agent.rundir.events import (
     UpdateRefused,
 )
 from agent.session import Agent
+from trainer.chunks.repair import RepairReport
 from trainer.console import say
 from trainer.federated.global_model import Committed
 from trainer.federated.messages import Report
@@ -113,6 +119,27 @@ class ServerEvents:
         )
         self._measured(done)
         self._stored(done)
+        say(f"round {done.round_num}: restored from {source}")
+
+    def damaged(self, error: ChunkError) -> None:
+        """A chunk that was needed could not be had."""
+        is_missing = isinstance(error, MissingChunkError)
+        self._damaged(error.place, Finding.MISSING if is_missing else Finding.DAMAGED)
+
+    def mended(self, report: RepairReport) -> None:
+        """A store was looked through and mended, as far as others could help."""
+        for chunk in report.repaired:
+            place = chunk.finding.place
+            self._damaged(place, chunk.finding.finding)
+            self.agent.emit(
+                ChunkRepaired,
+                round_num=place.round_num,
+                store=place.node,
+                digest=place.digest,
+                source=node_of(chunk.taken_from),
+            )
+        for finding in report.left:
+            self._damaged(finding.place, finding.finding)
 
     def abandoned(self, effect: Abandon, clients: Sequence[str]) -> None:
         """A round ended without enough updates; these had come in vain."""
@@ -161,6 +188,16 @@ class ServerEvents:
         """An update does not count."""
         self.agent.emit(
             UpdateRefused, client=client, round_num=round_num, reason=reason
+        )
+
+    def _damaged(self, place: ChunkPlace, finding: Finding) -> None:
+        self.agent.emit(
+            ChunkDamaged,
+            round_num=place.round_num,
+            store=place.node,
+            chunk=place.chunk_id or 0,
+            digest=place.digest,
+            reason=finding.value,
         )
 
     def _update(

@@ -40,12 +40,13 @@ class Server:
             node="server",
             heartbeat_s=0.1,
         )
+        self.events = ServerEvents(self.agent)
         self.coordinator = Coordinator(
             Settings(config=config, shape=data.shape),
             self.model,
             run_id=run_id,
             attempt=self.start_.attempt,
-            events=ServerEvents(self.agent),
+            events=self.events,
         )
         self.transport = TransportServer(
             Endpoint("127.0.0.1", port),
@@ -58,7 +59,7 @@ class Server:
     async def listen(self):
         self.port = (await self.transport.start()).port
         self.over = asyncio.create_task(self.coordinator.run())
-        obeying = Obeying(self.agent, self.coordinator, self.model, self.run)
+        obeying = Obeying(self.events, self.coordinator, self.model, self.run)
         self.watching = asyncio.create_task(obeying.watch())
 
     async def end(self):

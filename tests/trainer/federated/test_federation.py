@@ -8,7 +8,11 @@ import threading
 
 import pytest
 
+from agent.rundir.chunks.reader import ChunkStoreReader
+from agent.rundir.chunks.records import OPTIMIZER, PARAMETER
 from agent.rundir.events import (
+    ChunkDamaged,
+    ChunkRepaired,
     ClientJoined,
     ClientLost,
     ClientRefused,
@@ -26,6 +30,7 @@ from agent.rundir.events import (
 )
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import write_request
+from tests.trainer.chunks.store_faults import flip_bit, lose_chunk
 from tests.trainer.federated.bench import toy
 from tests.trainer.federated.federation import (
     events,
@@ -458,6 +463,65 @@ async def test_an_operator_pauses_restores_continues_and_stops(tmp_path):
     assert [e.error is None for e in done(tmp_path)] == [True, True, False, True, True]
     (reset,) = of_kind(events(tmp_path, "client-2"), OptimizerReset)
     assert reset.reason == "another model was restored as round 4"
+
+
+def chunk_of(path, round_num, kind):
+    """Return the digest of a chunk that holds a tensor of this kind."""
+    with ChunkStoreReader(path) as reader:
+        layout = reader.layout(round_num)
+    names = {row.name for row in layout.tensors if row.kind == kind}
+    return next(c.digest for c in layout.chunks if c.parts[0].name in names)
+
+
+async def test_an_operator_has_a_store_mended_while_the_federation_runs(tmp_path):
+    gates = {"client-2": Gate(3)}
+    run = RunDir(tmp_path)
+    path = run.chunk_store("client-1")
+    restore = {"node": "client-1", "round_num": 2}
+
+    async def ask(kind, args=None):
+        num_before = len(done(tmp_path))
+        write_request(run, kind, args)
+        await until(lambda: len(done(tmp_path)) > num_before, what=kind)
+
+    async with federation(tmp_path, quick(rounds=50), holds=gates) as (server, _):
+        await gates["client-2"].wait_for(3)
+        await ask("pause")
+        gates["client-2"].open(3)
+        await until(lambda: len(committed(tmp_path)) == 3, what="round 3")
+        # The server keeps what the members gave, the optimizer's state is theirs.
+        shared, own = (chunk_of(path, 2, kind) for kind in (PARAMETER, OPTIMIZER))
+        flip_bit(path, shared)
+        await ask("restore", restore)
+        await ask("repair", {"node": "client-1"})
+        await ask("restore", restore)
+        lose_chunk(path, own)
+        await ask("repair", {"node": "client-1"})
+        await ask("repair", {"node": "nobody"})
+        await ask("continue")
+        await until(lambda: len(committed(tmp_path)) >= 5, what="a round more")
+        await ask("stop")
+        await server.over
+
+    told = events(tmp_path, "server")
+    (repaired,) = of_kind(told, ChunkRepaired)
+    errors = [e.error for e in done(tmp_path)]
+    assert (repaired.store, repaired.digest, repaired.source) == (
+        "client-1",
+        shared,
+        "server",
+    )
+    assert [(e.store, e.digest, e.reason) for e in of_kind(told, ChunkDamaged)] == [
+        ("client-1", shared, "damaged"),
+        ("client-1", shared, "damaged"),
+        ("client-1", own, "missing"),
+    ]
+    assert "also held by `server`" in errors[1]
+    assert "no other store of this run has chunk" in errors[4]
+    assert "No such file" in errors[5]
+    assert [e for e in errors if e is None] == [None] * 5
+    assert committed(tmp_path)[3].source == "client-1 round 2"
+    assert committed(tmp_path)[4].members == tuple(f"client-{n}" for n in (1, 2, 3))
 
 
 @pytest.mark.slow
