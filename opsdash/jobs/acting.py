@@ -219,8 +219,10 @@ class Acting:
 
 @contextmanager
 def _told(desk: Desk) -> Iterator[None]:
-    """Tell the desk what the world lacks, and go on."""
+    """Tell the desk what the world lacks or forbids, and go on."""
     try:
         yield
     except RunDirError as error:
         desk.tell_trouble(error)
+    except OSError as error:
+        desk.tell_trouble(RunDirError(f"`{error.filename}`: {error.strerror}"))

@@ -32,6 +32,7 @@ def plan_restore(
     row = _round(run, node, round_num)
     if to.suffix not in SUFFIXES:
         raise NotARunError(f"`{to}` must end in {' or '.join(SUFFIXES)}")
+    is_there = _is_there(to)
     words = ["restore", str(run.path.absolute()), "--node", node]
     words += ["--round", str(round_num), "--to", str(to.absolute())]
     words += [] if tensors is None else ["--tensors", tensors]
@@ -48,11 +49,11 @@ def plan_restore(
             f"{units.byte_size(row.num_bytes)}, each chunk checked",
         ),
         writes=(f"{to}: by a temporary name, whole or not at all",),
-        loses=(f"what `{to}` holds now",) if to.exists() else (),
+        loses=(f"what `{to}` holds now",) if is_there else (),
         command=trainer_command(*words),
         cwd=str(PACKAGES),
         subject=f"chunks/{node}",
-        confirm_name=to.name if to.exists() else "",
+        confirm_name=to.name if is_there else "",
         notes=tuple(notes),
     )
 
@@ -127,3 +128,11 @@ def store_path(run: RunDir, node: str) -> Path:
 def _round(run: RunDir, node: str, round_num: int) -> RoundRow:
     with ChunkStoreReader(store_path(run, node)) as reader:
         return reader.round(round_num)
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a file that was named exists; it may not even be looked at."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise NotARunError(f"`{path}` cannot be written: {error.strerror}") from error

@@ -1,5 +1,7 @@
-"""Ask for one line of text, such as the name of a file."""
+"""Ask for lines of text, such as the name of a file."""
 
+import contextlib
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -62,3 +64,10 @@ class AskScreen(ModalScreen[list[str] | None]):
         """Answer with everything that was typed."""
         event.stop()
         self.dismiss([field.value.strip() for field in self.query(Input)])
+
+
+def path_of(text: str) -> Path:
+    """Return the file that was typed; `~` is a home only where somebody has one."""
+    with contextlib.suppress(RuntimeError):
+        return Path(text).expanduser()
+    return Path(text)

@@ -6,7 +6,6 @@ come first wherever there are any.
 """
 
 import contextlib
-from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -15,7 +14,7 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher
 
 from opsdash import messages
-from opsdash.screens.ask_text import AskScreen
+from opsdash.screens.ask_text import AskScreen, path_of
 from opsdash.screens.chunk_browser import ChunkBrowser, Level, number, stores
 from opsdash.screens.chunk_table import ChunkTable
 from opsdash.screens.pane import Pane, View
@@ -188,7 +187,7 @@ class ChunksPane(Pane):
 
         def answered(fields: list[str] | None) -> None:
             if fields and fields[0]:
-                to = None if fields[0] == "live" else Path(fields[0]).expanduser()
+                to = None if fields[0] == "live" else path_of(fields[0])
                 tensors = fields[1] or None
                 wish = messages.RestoreRequested(
                     node, round_num, to=to, tensors=tensors

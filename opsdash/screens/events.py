@@ -16,7 +16,7 @@ from opsdash.messages import ExportRequested
 from opsdash.operations.export import ExportedEvent
 from opsdash.projections.event_words import Severity
 from opsdash.projections.events_log import EventFilter, EventRow
-from opsdash.screens.ask_text import AskScreen
+from opsdash.screens.ask_text import AskScreen, path_of
 from opsdash.screens.event_rows import COLUMNS, EventRows
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.facts import Fact, Facts
@@ -128,7 +128,7 @@ class EventsPane(Pane):
 
         def answered(fields: list[str] | None) -> None:
             if fields and fields[0]:
-                path = Path(fields[0]).expanduser()
+                path = path_of(fields[0])
                 wish = ExportRequested(path, rows.numbers(), self._exported)
                 self.post_message(wish)
 

@@ -127,6 +127,26 @@ async def test_a_confirmed_plan_becomes_a_request_that_x_takes_back(on):
         assert app.notes[-1] == "no job is running"
 
 
+async def test_the_home_of_somebody_unknown_is_told_and_nothing_more(on):
+    async with on("federated") as (app, pilot):
+        await app.watch.show_pane(6)
+        await pilot.press("E")
+        await opened(app, pilot, AskScreen)
+        app.screen.query_one(Input).value = "~nobody-of-this-name/events.csv"
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(app.notes), "a word")
+        told = app.notes[-1]
+        await open_store(app, pilot)
+        await pilot.press("R")
+        await opened(app, pilot, AskScreen)
+        app.screen.query(Input)[0].value = "~nobody-of-this-name/round.pt"
+        await pilot.press("enter")
+        await opened(app, pilot, PlanDialog)
+
+        assert "`~nobody-of-this-name/events.csv` cannot be written" in told
+        assert "~nobody-of-this-name/round.pt" in plan_title(app)
+
+
 async def test_what_cannot_be_undone_wants_the_name(on):
     async with on("live") as (app, pilot):
         await pilot.press("S")

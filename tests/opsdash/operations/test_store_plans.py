@@ -51,6 +51,7 @@ def test_a_file_that_is_there_has_to_be_named_to_be_replaced(dead, tmp_path):
         ("nobody", 3, "out.pt", "no chunk store of"),
         ("../..", 3, "out.pt", "no chunk store of"),
         ("server", 3, "out.txt", "must end in"),
+        ("server", 3, "x" * 300 + ".pt", "cannot be written: File name too long"),
     ],
 )
 def test_what_cannot_be_restored_is_said(
