@@ -7,6 +7,7 @@ of each host that is alive asks those there that are not.
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from agent.rundir.requests import (
     Stage,
     open_inbox,
     read_request,
+    refusal,
 )
 
 _ASK_AFTER_BEATS = 2
@@ -33,6 +35,8 @@ _DONE_AFTER_BEATS = 5
 class _Open:
     request: Request
     num_beats: int = 0
+    error: str | None = None
+    """Why this process could not write its own."""
 
     def concerns(self, rank: int | None) -> bool:
         ranks: Any = self.request.args.get("ranks")
@@ -56,6 +60,7 @@ class StacksOnRequest:
     host: HostStacks
     inbox: Inbox | None
     """Where there is one, the outcome is told from here."""
+    _started_ns: int = field(default_factory=time.time_ns)
     _open: dict[str, _Open] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
 
@@ -69,20 +74,31 @@ class StacksOnRequest:
             self._go_on(opened)
 
     def _go_on(self, opened: _Open) -> None:
-        if opened.num_beats == 0 and opened.concerns(self.rank):
-            self.stacks.write(opened.reason)
-        if opened.num_beats <= _ASK_AFTER_BEATS:
+        # Counted first: a beat that fails is not tried for ever.
+        beat, opened.num_beats = opened.num_beats, opened.num_beats + 1
+        if beat == 0 and opened.concerns(self.rank):
+            self._write_own(opened)
+        if beat == _DONE_AFTER_BEATS:
+            self._close(opened)
+        if beat <= _ASK_AFTER_BEATS:
             self.peers.look()
-        if opened.num_beats == _ASK_AFTER_BEATS:
+        if beat == _ASK_AFTER_BEATS:
             self._ask_frozen(opened)
-        elif opened.num_beats > _ASK_AFTER_BEATS and self.host.is_busy:
+        elif beat > _ASK_AFTER_BEATS and self.host.is_busy:
             self.host.look()
-        opened.num_beats += 1
-        if opened.num_beats > _DONE_AFTER_BEATS:
-            del self._open[opened.request.id]
-            self._done.add(opened.request.id)
-            if self.inbox is not None:
-                self.inbox.finish(pending(opened.request), Stage.DONE)
+
+    def _write_own(self, opened: _Open) -> None:
+        try:
+            self.stacks.write(opened.reason)
+        except OSError as error:
+            opened.error = f"{self.stacks.file}: {error.strerror}"
+
+    def _close(self, opened: _Open) -> None:
+        del self._open[opened.request.id]
+        self._done.add(opened.request.id)
+        if self.inbox is not None:
+            stage = Stage.DONE if opened.error is None else Stage.FAILED
+            self.inbox.finish(pending(opened.request), stage, opened.error)
 
     def _ask_frozen(self, opened: _Open) -> None:
         if self.rank is None:
@@ -113,7 +129,17 @@ class StacksOnRequest:
         return found
 
     def _is_valid(self, request: Request) -> bool:
-        return request.kind == STACKS and request.attempt in (None, self.attempt)
+        """Whether rank 0 would not refuse it either, whoever comes first."""
+        if request.kind != STACKS:
+            return False
+        reason = refusal(
+            self.run,
+            request,
+            attempt=self.attempt,
+            started_ns=self._started_ns,
+            now_ns=time.time_ns(),
+        )
+        return reason is None
 
 
 def _read(inbox: int, name: str) -> Request | None:

@@ -1,5 +1,7 @@
 """Stacks on request: of a process that runs, of one that is frozen, of a server."""
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.probes.stacks import describe
+from agent.emitter import Emitter
+from agent.probes.host_stacks import HostStacks
+from agent.probes.inbox import Inbox
+from agent.probes.peers import Peers
+from agent.probes.stacks import Stacks, describe
+from agent.probes.stacks_request import StacksOnRequest
 from agent.rundir.events import StacksWritten, decode_lines
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import read_outcome, write_request
@@ -117,3 +124,74 @@ def test_a_server_writes_its_own(tmp_path):
 
     assert outcome.stage == "done"
     assert "test_a_server_writes_its_own" in stacks_file(run, 1, "server").read_text()
+
+
+def asked_alone(folder, *, is_main):
+    """Return one process's duty, its agent's thread not running, and the run."""
+    run = RunDir(folder)
+    emitter = Emitter(run.telemetry_file(1, "rank-00000"), node="rank-0", rank=0)
+    stacks = Stacks(emitter, run, 1)
+    stacks.register()
+    inbox = Inbox(emitter, run, 1) if is_main else None
+    if inbox is not None:
+        inbox.prepare()
+    duty = StacksOnRequest(
+        run=run,
+        attempt=1,
+        rank=0,
+        stacks=stacks,
+        peers=Peers(run, 1, 1, period_s=1.0),
+        host=HostStacks(emitter, run, 1),
+        inbox=inbox,
+    )
+    return duty, run
+
+
+@pytest.fixture
+def alone(tmp_path):
+    duty, run = asked_alone(tmp_path, is_main=False)
+    yield duty, run
+    duty.stacks.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"args": {"ranks": 5}},
+        {"args": {"ranks": ["x"]}},
+        {"args": {"what": 1}},
+        {"expires_ns": 1},
+        {"attempt": None, "created_ns": 1},
+        {"attempt": 2},
+    ],
+    ids=str,
+)
+def test_what_rank_0_would_refuse_no_rank_obeys(alone, change):
+    duty, run = alone
+    asked = write_request(run, "stacks", attempt=1)
+    path = run.requests / f"{asked}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    duty.look()
+    assert told(run, "rank-00000") == []
+
+    write_request(run, "stacks", attempt=1)
+    duty.look()
+    assert len(told(run, "rank-00000")) == 1
+
+
+def test_stacks_that_cannot_be_written_have_failed(tmp_path, monkeypatch):
+    duty, run = asked_alone(tmp_path, is_main=True)
+    monkeypatch.setattr(duty.stacks, "write", no_room)
+    asked = write_request(run, "stacks", attempt=1)
+
+    while (outcome := read_outcome(run, asked)) is None:
+        duty.look()
+    duty.stacks.close()
+
+    assert outcome.stage == "failed"
+    assert "No space left" in outcome.error
+
+
+def no_room(reason):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
