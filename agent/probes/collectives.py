@@ -46,6 +46,8 @@ class Collective(NamedTuple):
 
 class _Entry(msgspec.Struct):
     process_group: tuple[str, str] = ("", "")
+    pg_id: int = 0
+    """Of this process alone: which of the groups of that name it is."""
     collective_seq_id: int = 0
     profiling_name: str = ""
     time_created_ns: int = 0
@@ -66,6 +68,13 @@ class _Dump(msgspec.Struct):
     entries: list[_Entry] = []
 
 
+class _Told(NamedTuple):
+    """How far a group was told."""
+
+    pg_id: int
+    last_id: int
+
+
 _decoder = msgspec.json.Decoder(_Dump)
 
 
@@ -79,7 +88,7 @@ class CollectivesProbe:
         self._emitter = emitter
         self._activity = activity
         self._sampled_steps = 0
-        self._told_ids: dict[str, int] = {}
+        self._told_ids: dict[str, _Told] = {}
         self._still_told: dict[str, int] = {}
         """By group: the progress at which the main thread was told to stand still."""
         self._budget_s = _BUDGET_S
@@ -114,7 +123,7 @@ class CollectivesProbe:
         entries = _decoder.decode(dump()).entries
         self._budget_s -= time.thread_time() - began
         self._sampled_steps = self._activity.num_steps
-        mine = [entry for entry in entries if not entry.is_p2p]
+        mine = _of_newest_groups([entry for entry in entries if not entry.is_p2p])
         groups: dict[str, list[_Entry]] = {}
         for entry in mine:
             groups.setdefault(entry.group, []).append(entry)
@@ -136,12 +145,14 @@ class CollectivesProbe:
         return self._budget_s > 0
 
     def _tell(self, group: str, entries: list[_Entry], still_at: int | None) -> None:
-        told = self._told_ids.get(group, -1)
         run = _last_without_gap(entries)[-_MAX_STARTS:]
+        pg_id, last_id = run[-1].pg_id, run[-1].collective_seq_id
+        known = self._told_ids.get(group)
+        told = known.last_id if known is not None and known.pg_id == pg_id else -1
         new = [entry for entry in run if entry.collective_seq_id > told]
         if not new and still_at in (None, self._still_told.get(group)):
             return
-        self._told_ids[group] = run[-1].collective_seq_id
+        self._told_ids[group] = _Told(pg_id, last_id)
         if still_at is not None:
             self._still_told[group] = still_at
         self._emitter.emit(
@@ -183,6 +194,17 @@ def _dump_function() -> Callable[[], str] | str:
 def _is_recording() -> bool:
     """Whether there is a group at all; without one there is nothing to read yet."""
     return bool(sys.modules["torch"].distributed.is_initialized())
+
+
+def _of_newest_groups(entries: list[_Entry]) -> list[_Entry]:
+    """Leave out groups that were destroyed and made again under their old name.
+
+    The ring keeps what they did, and numbers begin anew.
+    """
+    newest: dict[str, int] = {}
+    for entry in sorted(entries, key=lambda entry: entry.time_created_ns):
+        newest[entry.group] = entry.pg_id
+    return [entry for entry in entries if newest[entry.group] == entry.pg_id]
 
 
 def _last_without_gap(entries: list[_Entry]) -> list[_Entry]:

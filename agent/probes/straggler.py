@@ -51,24 +51,31 @@ class _Follower:
 
     def __init__(self, run: RunDir, attempt: int, rank: int) -> None:
         self._place = (run, attempt, rank_stem(rank))
-        self._segment = 1
-        self._tail = Tail(self._path(1))
+        self._begin(1)
 
     def read(self) -> list[AnyEvent]:
         """Return what is new, at most so many blocks."""
         found: list[AnyEvent] = []
         for _ in range(_MAX_READS):
-            # Asked before reading: a segment is complete once the next exists.
-            is_complete = self._path(self._segment + 1).exists()
             data = self._tail.read()
-            found += [e for e in decode_lines(data) if not isinstance(e, Undecodable)]
             if data:
-                continue
-            if not is_complete:
+                found += [
+                    e for e in decode_lines(data) if not isinstance(e, Undecodable)
+                ]
+            elif self._is_complete:
+                self._begin(self._segment + 1)
+            elif self._next.exists():
+                # Its last lines may have come between the read and the question.
+                self._is_complete = True
+            else:
                 break
-            self._segment += 1
-            self._tail = Tail(self._path(self._segment))
         return found
+
+    def _begin(self, segment: int) -> None:
+        self._segment = segment
+        self._tail = Tail(self._path(segment))
+        self._next = self._path(segment + 1)
+        self._is_complete = False
 
     def _path(self, segment: int) -> Path:
         run, attempt, stem = self._place

@@ -87,7 +87,7 @@ def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
     pulse.add(Duty("hang", hang.look, at_end=True))
     if rank == 0:
         straggler = StragglerWatch(emitter, run, attempt, watched.world_size)
-        pulse.add(Duty("straggler", straggler.look, every=1))
+        pulse.add(Duty("straggler", straggler.look, every=2))
 
 
 def _peers(pulse: Pulse, watched: Watched) -> Peers:

@@ -40,6 +40,13 @@ class _Sample(NamedTuple):
     started_ns: int
 
 
+class _Start(NamedTuple):
+    """The latest that a rank has told."""
+
+    id: int
+    started_ns: int
+
+
 class _Pace(NamedTuple):
     per_step: int
     """Collectives in a step."""
@@ -59,6 +66,17 @@ class _Ring:
     """By rank, then by sequence number."""
     samples: deque[_Sample] = field(default_factory=lambda: deque(maxlen=_MAX_SAMPLES))
     next_id: int = 0
+    latest: dict[int, _Start] = field(default_factory=dict)
+    """By rank."""
+
+    def begins_anew(self, rank: int, latest: _Start) -> bool:
+        """Whether the group was destroyed and made again: numbers went back."""
+        known = self.latest.get(rank)
+        return (
+            known is not None
+            and latest.id <= known.id
+            and latest.started_ns > known.started_ns
+        )
 
     def pace(self) -> _Pace | None:
         """Return how steps and numbers go together; None: one sample is too few.
@@ -97,12 +115,17 @@ class CollectiveFold:
             return []
         self._pairs[rank].append(event.time_ns - event.mono_ns)
         ring = self._rings.setdefault(event.group, _Ring())
+        latest = _Start(
+            event.first_id + len(event.started_ns) - 1, event.started_ns[-1]
+        )
+        if ring.begins_anew(rank, latest):
+            ring = self._rings[event.group] = ring.begun_anew(rank)
+        ring.latest[rank] = latest
         starts = ring.starts.setdefault(rank, {})
         for place, started_ns in enumerate(event.started_ns):
             starts[event.first_id + place] = started_ns
         if rank == min(self._hosts) and event.step is not None:
-            last_id = event.first_id + len(event.started_ns) - 1
-            ring.samples.append(_Sample(last_id, event.step, event.started_ns[-1]))
+            ring.samples.append(_Sample(latest.id, event.step, latest.started_ns))
         found = self._settle(ring)
         for one in ring.starts.values():
             _forget(one, ring.next_id)

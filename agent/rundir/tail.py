@@ -68,8 +68,11 @@ class Tail:
         except FileNotFoundError:
             return b""
         try:
-            self._start_over_if_replaced(os.fstat(fd))
-            return os.pread(fd, READ_LIMIT_BYTES, self.offset)
+            stat = os.fstat(fd)
+            self._start_over_if_replaced(stat)
+            # No more than is there: a megabyte of memory is not had for nothing.
+            size = min(READ_LIMIT_BYTES, stat.st_size - self.offset)
+            return os.pread(fd, max(size, 0), self.offset)
         finally:
             os.close(fd)
 

@@ -100,8 +100,8 @@ def test_a_late_rank_is_named_from_the_steps_it_was_late_in(told, straggler, ons
     assert found
     assert found[0].is_persistent
     assert found[0].lost_frac > 0.1
-    # What one rank costs, two others wait for.
-    assert 0 < found[0].run_frac < found[0].lost_frac
+    # Of the run as far as it was read, which may be beyond the verdict's window.
+    assert 0 < found[0].run_frac < 1
     assert found[0].lost_rank_ns > 0
     assert not found[0].is_rotating
     assert abs(found[0].since_step - onset) <= 12  # other load makes ranks late too
