@@ -40,8 +40,8 @@ class _Sample(NamedTuple):
     started_ns: int
 
 
-class _Start(NamedTuple):
-    """The latest that a rank has told."""
+class _Latest(NamedTuple):
+    """The last start that a rank has told."""
 
     id: int
     started_ns: int
@@ -66,17 +66,29 @@ class _Ring:
     """By rank, then by sequence number."""
     samples: deque[_Sample] = field(default_factory=lambda: deque(maxlen=_MAX_SAMPLES))
     next_id: int = 0
-    latest: dict[int, _Start] = field(default_factory=dict)
+    _latest: dict[int, _Latest] = field(default_factory=dict)
     """By rank."""
+    _behind: set[int] = field(default_factory=set)
+    """Ranks that speak of a group that others have destroyed and made again."""
 
-    def begins_anew(self, rank: int, latest: _Start) -> bool:
-        """Whether the group was destroyed and made again: numbers went back."""
-        known = self.latest.get(rank)
-        return (
-            known is not None
-            and latest.id <= known.id
-            and latest.started_ns > known.started_ns
-        )
+    def admits(self, rank: int, event: CollectivesSampled) -> bool:
+        """Whether a rank's numbers mean the same collectives as those of the others.
+
+        A group that is destroyed and made again under its old name counts from
+        1 again; ranks tell so one after the other.
+        """
+        first_id, started_ns = event.first_id, event.started_ns
+        known = self._latest.get(rank, _Latest(-1, 0))
+        self._latest[rank] = _Latest(first_id + len(started_ns) - 1, started_ns[-1])
+        is_back = first_id <= known.id and started_ns[0] > known.started_ns
+        if is_back and rank not in self._behind:
+            self.starts.clear()
+            self.samples.clear()
+            self.next_id = 0
+            self._behind = set(self._latest)
+        if first_id != known.id + 1:
+            self._behind.discard(rank)
+        return rank not in self._behind
 
     def pace(self) -> _Pace | None:
         """Return how steps and numbers go together; None: one sample is too few.
@@ -115,17 +127,14 @@ class CollectiveFold:
             return []
         self._pairs[rank].append(event.time_ns - event.mono_ns)
         ring = self._rings.setdefault(event.group, _Ring())
-        latest = _Start(
-            event.first_id + len(event.started_ns) - 1, event.started_ns[-1]
-        )
-        if ring.begins_anew(rank, latest):
-            ring = self._rings[event.group] = ring.begun_anew(rank)
-        ring.latest[rank] = latest
+        if not ring.admits(rank, event):
+            return []
         starts = ring.starts.setdefault(rank, {})
         for place, started_ns in enumerate(event.started_ns):
             starts[event.first_id + place] = started_ns
         if rank == min(self._hosts) and event.step is not None:
-            ring.samples.append(_Sample(latest.id, event.step, latest.started_ns))
+            last_id = event.first_id + len(event.started_ns) - 1
+            ring.samples.append(_Sample(last_id, event.step, event.started_ns[-1]))
         found = self._settle(ring)
         for one in ring.starts.values():
             _forget(one, ring.next_id)

@@ -65,6 +65,25 @@ def test_each_start_is_told_once_with_its_number(recorded, group):
     assert last.name == "gloo:all_reduce"
 
 
+def test_a_group_that_was_made_again_is_told_from_its_first_collective(
+    recorded, tmp_path
+):
+    last = None
+    for num, name in ((7, "one"), (3, "two")):
+        store = f"file://{tmp_path}/{name}"
+        dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        reduce(num)
+        last = recorded.probe.sample()
+        dist.destroy_process_group()
+
+    first, second = recorded.samples()
+    assert first.group == second.group == "0 default_pg"
+    assert len(second.started_ns) == 3
+    assert second.first_id == 1
+    assert min(second.started_ns) > max(first.started_ns)
+    assert (last.group, last.id) == (second.group, 3)
+
+
 def test_nothing_new_is_no_event(recorded, group):
     reduce(2)
     recorded.probe.sample()

@@ -11,8 +11,11 @@ BEGAN_NS = 1_795_000_000_000_000_000
 ONE_HOST = {0: "a", 1: "a", 2: "a"}
 
 
-def sample(first_step, last_step, *, late_ns=0, clock=lambda t: t, mono=None):
-    """Return what a rank tells of some steps; its later buckets are `late_ns` late."""
+def sample(first_step, last_step, *, late_ns=0, clock=lambda t: t, mono=None, before=0):
+    """Return what a rank tells of some steps; its later buckets are `late_ns` late.
+
+    The group was made after `before` steps and counts from there.
+    """
     starts = []
     for step in range(first_step, last_step + 1):
         for bucket in range(PER_STEP):
@@ -25,7 +28,7 @@ def sample(first_step, last_step, *, late_ns=0, clock=lambda t: t, mono=None):
         node="rank",
         step=last_step,
         group="0 default_pg",
-        first_id=first_step * PER_STEP,
+        first_id=(first_step - before) * PER_STEP,
         started_ns=tuple(starts),
     )
 
@@ -62,6 +65,32 @@ def test_samples_that_overlap_are_told_once():
 
     assert again == [[], [], []]
     assert [s.step for s in later] == list(range(41, 46))
+
+
+def test_a_group_that_was_made_again_counts_from_the_beginning():
+    fold = CollectiveFold(ONE_HOST, Alignment(ONE_HOST))
+    late_ns = {0: 0, 1: 26 * MS, 2: 1 * MS}
+    observe_all(fold, 1, 20, dict.fromkeys(ONE_HOST, 0))
+    observe_all(fold, 21, 40, dict.fromkeys(ONE_HOST, 0))
+
+    # Rank 0 is ahead: it counts again what the others still count on.
+    found = []
+    for rank, first, last, before in (
+        (0, 43, 80, 42),
+        (0, 81, 100, 42),
+        (1, 41, 42, 0),
+        (2, 41, 42, 0),
+        (1, 43, 100, 42),
+        (2, 43, 100, 42),
+    ):
+        told = sample(first, last, late_ns=late_ns[rank], before=before)
+        found.append(fold.observe(rank, told))
+
+    *earlier, last = found
+    assert not any(earlier)
+    assert [step.step for step in last] == list(range(43, 101))
+    assert all(step.lateness_ns == late_ns for step in last)
+    assert last[-1].step_ns == STEP_NS
 
 
 def test_a_rank_that_tells_later_is_waited_for():
