@@ -181,7 +181,8 @@ class Agent:
     def step_done(self, step: int, **fields: Any) -> None:  # noqa: ANN401 - StepDone checks them
         """Tell that `step` optimizer steps are complete; see `events.StepDone`.
 
-        Where `step_ns` is not given, it is the time since the step before.
+        Where `step_ns` is not given, it is the time since the step before; where
+        `nonfinite` is not, a loss or gradient norm that is not finite is named.
         """
         emitter, activity = self.emitter, self._activity
         emitter.step = step
@@ -191,9 +192,13 @@ class Agent:
         fields["agent_ns"] = busy_ns - self._told_busy_ns
         fields["waits"] = self.barriers.take_pending()
         self._told_busy_ns = busy_ns
+        if "nonfinite" not in fields:
+            fields["nonfinite"] = _first_nonfinite(fields)
         emitter.emit(StepDone, step=step, **fields)
-        if fields.get("nonfinite"):
-            self.emit(NonfiniteFound, tensor=fields["nonfinite"], where="gradient")
+        found = fields["nonfinite"]
+        if found:
+            where = "loss" if found == "loss" else "gradient"
+            self.emit(NonfiniteFound, tensor=found, where=where)
 
     def begin_at(self, step: int) -> None:
         """Tell how many optimizer steps were complete when this start began."""
@@ -306,12 +311,14 @@ class Agent:
     def _begin(self, place: Place, heartbeat_s: float, hang_limit_s: float) -> None:
         place.begin(self.emitter)
         self._stacks = Stacks(self.emitter, place.run, place.attempt)
-        try:
-            self._stacks.register()
-            if self._inbox is not None:
-                self._inbox.prepare()
-        except (OSError, RunDirError) as error:
-            self.emitter.drop(str(error))
+        preparations = [self._stacks.register]
+        if self._inbox is not None:
+            preparations.append(self._inbox.prepare)
+        for prepare in preparations:
+            try:
+                prepare()
+            except (OSError, RunDirError) as error:
+                self.emitter.drop(str(error))
         self._pulse = Pulse(self.emitter, heartbeat_s)
         add_duties(
             self._pulse,
@@ -328,6 +335,20 @@ class Agent:
             ),
         )
         self._pulse.start()
+
+
+def _first_nonfinite(fields: dict[str, Any]) -> str | None:
+    """Name a number that JSON can only show as null."""
+    for name in ("loss", "grad_norm"):
+        value = fields.get(name)
+        if value is not None and not isinstance(value, float):
+            try:
+                value = fields[name] = float(value)
+            except Exception:  # noqa: BLE001, S112 - what it is will be told when it is written
+                continue
+        if value is not None and value - value != 0:
+            return name
+    return None
 
 
 def _ns(seconds: float | None) -> int | None:

@@ -70,6 +70,7 @@ class Inbox:
         self._first_step: int | None = None
         self._taken: set[str] = set()
         self._refused_names: set[str] = set()
+        self._is_closed = False
 
     def prepare(self) -> None:
         """Make the directory, and tell what an earlier attempt left undone.
@@ -109,8 +110,12 @@ class Inbox:
             inbox = open_inbox(self._run)
         except FileNotFoundError:
             self._queue = ()
+            self._run.requests.mkdir(mode=0o700)
+            self._write_accepted()
             return
         try:
+            if not (self._run.requests / ACCEPTS_NAME).exists():
+                self._write_accepted()
             names = _names(inbox, PENDING_SUFFIX)
             there = {name.removesuffix(PENDING_SUFFIX) for name in names}
             new = sorted(there - {request.id for request in self._queue})
@@ -170,7 +175,7 @@ class Inbox:
 
     def close(self) -> None:
         """Tell what still waits that nobody will carry it out. Never raises."""
-        self._has_accepted = True
+        self._has_accepted = self._is_closed = True
         with contextlib.suppress(OSError, RefusedRequestError):
             self.look()
         for request in self._queue:
@@ -282,6 +287,8 @@ class Inbox:
         (self._run.requests / (outcome.id + CLAIMED_SUFFIX)).unlink(missing_ok=True)
 
     def _write_accepted(self) -> None:
+        if self._is_closed:
+            return
         accepted = Accepted(
             schema=REQUEST_SCHEMA,
             attempt=self._attempt,

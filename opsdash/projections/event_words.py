@@ -108,7 +108,8 @@ def _step(event: ev.StepDone) -> str:
     if event.step_ns:
         parts.append(units.duration(event.step_ns))
     if event.is_skipped or event.nonfinite:
-        parts.append(f"skipped: {event.nonfinite or 'a gradient'} was not finite")
+        what = f"{event.nonfinite or 'a gradient'} was not finite"
+        parts.append(f"skipped: {what}" if event.is_skipped else what)
     return ", ".join(parts)
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -223,6 +225,42 @@ def test_the_time_between_two_steps_is_told_where_the_trainer_gives_none(tmp_pat
     assert steps[0] is None
     assert steps[1] > 0
     assert steps[2] == 7
+
+
+@pytest.mark.parametrize("make", [float, torch.tensor, np.float32])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_named_beside_its_null(tmp_path, make, bad):
+    with Agent.attach(tmp_path) as agent:
+        agent.step_done(1, loss=make(0.5), grad_norm=make(1.0))
+        agent.step_done(2, loss=make(0.5), grad_norm=make(bad))
+        agent.step_done(3, loss=make(bad), grad_norm=make(bad))
+        agent.step_done(4, loss=None, nonfinite="layer.weight")
+
+    found = events(tmp_path)
+    steps = [e for e in found if kind(e) == "step_done"]
+    assert [e.nonfinite for e in steps] == [None, "grad_norm", "loss", "layer.weight"]
+    assert [e.loss for e in steps] == [0.5, 0.5, None, None]
+    assert [
+        (e.step, e.tensor, e.where) for e in found if kind(e) == "nonfinite_found"
+    ] == [
+        (2, "grad_norm", "gradient"),
+        (3, "loss", "loss"),
+        (4, "layer.weight", "gradient"),
+    ]
+
+
+def test_stacks_that_cannot_be_written_leave_requests_alone(tmp_path):
+    (tmp_path / "run.json").write_text(
+        json.dumps({"schema": 1, "run_id": "x", "kind": "ddp", "created_ns": 1})
+    )
+    (tmp_path / "stacks").write_text("in the way")
+
+    with Agent.attach(tmp_path) as agent:
+        agent.accept("stop")
+        assert "stop" in read_accepted(RunDir(tmp_path)).kinds
+
+    [lost] = [e for e in events(tmp_path) if kind(e) == "events_dropped"]
+    assert "stacks" in lost.reason
 
 
 def test_what_the_agent_fills_in_itself_cannot_be_given_and_raises_nothing(tmp_path):

@@ -296,6 +296,10 @@ def test_a_directory_that_vanished_comes_back(office):
         path.rmdir()
 
     office.inbox.look()
+    assert "stop" in read_accepted(office.run).kinds
+    (office.run.requests / "accepts").unlink()
+    office.inbox.look()
+    assert "stop" in read_accepted(office.run).kinds
     asked = write_request(office.run, "stop")
     office.inbox.look()
     request = office.inbox.head()
@@ -303,6 +307,13 @@ def test_a_directory_that_vanished_comes_back(office):
     office.inbox.finish(request, Stage.DONE)
 
     assert read_outcome(office.run, asked).stage == "done"
+
+
+def test_after_the_end_nothing_says_that_requests_are_taken(office):
+    office.inbox.close()
+    office.inbox.look()  # by a thread that was slow to end
+
+    assert read_accepted(office.run) is None
 
 
 def test_of_two_that_claim_one_wins(office):
