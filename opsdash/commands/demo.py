@@ -30,6 +30,8 @@ _SIZES = {
     "fl": ("--clients", "3", "--rounds", "200"),
 }
 """So that a demo shows everything and ends within a minute."""
+_KEEP_ALL = ("--chunk-keep-rounds", "200")
+"""A damaged round stays until somebody looks: five would be gone in two seconds."""
 
 
 class DemoError(RunDirError):
@@ -46,10 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.fault:
         check_fault(arguments.kind, arguments.fault)
     path = _new_run_dir(Path("runs"))
-    command = [
-        *(sys.executable, "-m", "trainer", "launch", arguments.kind, str(path)),
-        *_SIZES[arguments.kind],
-    ]
+    command = launch_command(path, arguments.kind, arguments.fault)
     say(shlex.join(command))
     sickness: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     fault = None
@@ -77,6 +76,12 @@ def main(arguments: argparse.Namespace) -> int:
         return exit_code
     with _ended_with_us(process), sickness:
         return _tell(path, process)
+
+
+def launch_command(path: Path, kind: str, fault: str | None) -> list[str]:
+    """Return what trains a demo's model: small, and so that its fault can be seen."""
+    words = [sys.executable, "-m", "trainer", "launch", kind, str(path), *_SIZES[kind]]
+    return words + (list(_KEEP_ALL) if (kind, fault) == ("fl", "corrupt") else [])
 
 
 def _tell(path: Path, process: "subprocess.Popen[bytes]") -> int:

@@ -17,6 +17,7 @@ from agent.rundir.stacks import StacksHeader, encode_header, stacks_file
 from agent.rundir.verify.path import verify_path
 from agent.rundir.verify.verdict import Level, State
 from opsdash.commands import demo_faults as module
+from opsdash.commands.demo import launch_command
 from opsdash.commands.demo_faults import Fault, NoSuchFaultError
 from tests.run_states import STATES
 from tests.runs import RunWriter
@@ -156,3 +157,21 @@ def test_every_fault_is_told_before_it_happens(run, fault):
     kind = "fl" if fault == "reconnect" else "ddp"
 
     assert Fault(run.run, kind, fault).words.startswith("fault: after ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "keeps"),
+    [("fl", "corrupt", True), ("fl", "kill", False), ("ddp", "corrupt", False)],
+)
+def test_a_round_that_is_damaged_is_kept_for_whoever_looks(
+    tmp_path, kind, fault, keeps
+):
+    words = launch_command(tmp_path / "run", kind, fault)
+
+    num_rounds = words[words.index("--rounds") + 1] if kind == "fl" else None
+    kept = (
+        words[words.index("--chunk-keep-rounds") + 1]
+        if "--chunk-keep-rounds" in words
+        else None
+    )
+    assert kept == (num_rounds if keeps else None)
