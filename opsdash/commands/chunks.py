@@ -55,6 +55,7 @@ class StillDamagedError(RunDirError):
 
 def main(arguments: argparse.Namespace) -> int:
     """Print, verify or repair; docs/exit-codes.md has the codes."""
+    _check_words(arguments)
     if arguments.node is None:
         return _all_stores(arguments)
     run = open_run(arguments.run_dir)
@@ -68,6 +69,22 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.round_num is not None:
         return _chunks(path, arguments)
     return _rounds(path, arguments)
+
+
+def _check_words(arguments: argparse.Namespace) -> None:
+    """Refuse what would be passed over without a word."""
+    is_following = arguments.follow or arguments.idle_timeout is not None
+    if is_following and (arguments.node is not None or arguments.verify):
+        raise UsageError(
+            "only the list of all stores can be followed: leave `--node` and "
+            "`--verify` out",
+            hint=f"opsdash chunks {shlex.quote(str(arguments.run_dir))} --follow",
+        )
+    if (arguments.dry_run or arguments.yes) and not arguments.repair:
+        raise UsageError(
+            "`--dry-run` and `--yes` are about `--repair`",
+            hint="opsdash chunks --help",
+        )
 
 
 def _all_stores(arguments: argparse.Namespace) -> int:
