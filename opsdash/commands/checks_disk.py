@@ -9,11 +9,11 @@ from pathlib import Path
 from opsdash import units
 from opsdash.commands.checks import Check, Mark
 from opsdash.feed.mounts import file_system_type, tells_of_changes
+from opsdash.projections.ranks import CLOCK_SKEW_NS
 
 _NUM_SYNCS = 8
 _BLOCK = b"\0" * 4096
 _SLOW_SYNC_NS = 50_000_000
-_CLOCK_SKEW_NS = 1_000_000_000
 _LEAST_FREE_FRAC = 0.05
 
 
@@ -86,7 +86,7 @@ def _clock(path: Path) -> Iterator[Check]:
     finally:
         with contextlib.suppress(OSError):
             os.close(fd)
-    is_off = abs(skew_ns) > _CLOCK_SKEW_NS
+    is_off = abs(skew_ns) > CLOCK_SKEW_NS
     where = "ahead of" if skew_ns > 0 else "behind"
     yield Check(
         Mark.WARN if is_off else Mark.OK,

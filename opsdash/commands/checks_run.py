@@ -10,9 +10,8 @@ from opsdash.commands.checks import Check, Mark
 from opsdash.commands.checks_host import check_peer
 from opsdash.commands.watching import Watched, attach, be_sure
 from opsdash.operations.trust import why_untrusted
+from opsdash.projections.ranks import CLOCK_SKEW_NS
 from opsdash.projections.run_state import State
-
-_CLOCK_SKEW_NS = 1_000_000_000
 
 
 def check_run(run: RunDir) -> Iterator[Check]:
@@ -42,7 +41,7 @@ def _clocks(watched: Watched) -> Iterator[Check]:
     """Tell of processes whose wall clock differs from this host's."""
     for row in watched.run.rank_rows(time.monotonic_ns()):
         skew_ns = row.clock_skew_ns
-        if skew_ns is not None and abs(skew_ns) > _CLOCK_SKEW_NS:
+        if skew_ns is not None and abs(skew_ns) > CLOCK_SKEW_NS:
             where = "ahead of" if skew_ns > 0 else "behind"
             yield Check(
                 Mark.WARN,

@@ -31,6 +31,9 @@ from opsdash.projections.plausible import (
 )
 from opsdash.projections.sequence import Sequence
 
+CLOCK_SKEW_NS = 10**9
+"""A wall clock that differs by less is said by nobody."""
+
 
 class RankRow(NamedTuple):
     """One process, as it stands now. Ages are ns on the reader's clock."""

@@ -3,15 +3,13 @@
 from typing import NamedTuple
 
 from opsdash import units
-from opsdash.projections.ranks import RankRow
+from opsdash.projections.ranks import CLOCK_SKEW_NS, RankRow
 from opsdash.projections.run_state import STALE_NS
 from opsdash.screens.pane import View
 from opsdash.widgets.record_table import Field
 from opsdash.widgets.rows import Cell, Column
 
 _COSTLY_FRAC = 0.1
-_SKEW_NS = 1_000_000_000
-"""A wall clock that differs by less is said by nobody."""
 
 
 class Process(NamedTuple):
@@ -67,7 +65,7 @@ def _where(one: Process) -> Cell:
     parts, tone = [], "dim"
     if row.waiting_at is not None:
         parts.append(f"{row.waiting_at} {units.duration(row.waiting_age_ns)}")
-    if row.clock_skew_ns is not None and abs(row.clock_skew_ns) > _SKEW_NS:
+    if row.clock_skew_ns is not None and abs(row.clock_skew_ns) > CLOCK_SKEW_NS:
         sign = "ahead" if row.clock_skew_ns > 0 else "behind"
         parts.append(f"clock {units.duration(abs(row.clock_skew_ns))} {sign}")
         tone = "warn"
@@ -96,5 +94,5 @@ FIELDS: tuple[Field[Process], ...] = (
         lambda one: _memory(one) or 0,
     ),
     Field(Column("seen", 9, align_right=True), _seen, lambda one: one.row.seen_age_ns),
-    Field(Column("at", 12, flex=1), _where, None),
+    Field(Column("at", 12, flex=1), _where, lambda one: _where(one).text),
 )
