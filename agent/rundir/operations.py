@@ -28,7 +28,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     """The same in all lines of one operation."""
     kind: str
-    """`verify` or `resume`."""
+    """`verify`, `resume`, `restore`, `repair`, `pin`, or that of a request."""
     stage: str
     """`started`, `done`, `failed` or `cancelled`."""
     time_ns: int
@@ -36,7 +36,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: str
     """`user@host`."""
     subject: str | None = None
-    """Name of the checkpoint, where there is one."""
+    """Name of the checkpoint, or `chunks/<node>`; None: the run."""
     digest: str | None = None
     """Of the checkpoint's manifest at that time."""
     state: str | None = None

@@ -26,7 +26,7 @@ class Plan:
     cwd: str | None = None
     """Where it has to be started; None: anywhere."""
     subject: str | None = None
-    """Name of the checkpoint, where there is one."""
+    """Name of the checkpoint, or `chunks/<node>`; None: the run."""
     agrees: tuple[str, ...] = ()
     """Who must take part before it happens; empty: nobody else."""
     confirm_name: str = ""

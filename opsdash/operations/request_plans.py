@@ -60,7 +60,7 @@ def plan_request(
         writes=(*effect.writes, "requests/: the request"),
         loses=effect.loses,
         command=command_of(run, kind, args),
-        subject=args.get("checkpoint"),
+        subject=_subject(args),
         agrees=_who_agrees(kind, standing),
         confirm_name=_name(run) if effect.is_destructive else "",
         notes=(*effect.notes, *_why_late(run, kind, standing)),
@@ -83,6 +83,11 @@ def command_of(run: RunDir, kind: str, args: dict[str, Any]) -> tuple[str, ...]:
         else:
             words += [FLAGS[name], str(value)]
     return tuple(words)
+
+
+def _subject(args: dict[str, Any]) -> str | None:
+    node = args.get("node")
+    return args.get("checkpoint") or (None if node is None else f"chunks/{node}")
 
 
 def _why_late(run: RunDir, kind: str, standing: Standing) -> list[str]:

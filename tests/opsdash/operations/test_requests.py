@@ -274,3 +274,13 @@ def test_a_hang_is_told_before_anybody_waits_for_it(tmp_path):
 
     assert stop.notes[-1].startswith("rank 2 is missing at checkpoint.save for 1")
     assert not any("missing" in note for note in stacks.notes)
+
+
+def test_what_was_asked_of_a_store_is_written_down_with_its_name(run):
+    log = OperationLog(run.run)
+    plan = plan_request(run.run, "repair", {"node": "client-1"}, STANDING)
+
+    ask(run.run, plan, {"node": "client-1"}, log)
+
+    (path,) = run.run.operations.iterdir()
+    assert json.loads(path.read_text())["subject"] == "chunks/client-1"
