@@ -190,7 +190,8 @@ class ChunkBrowser:
 def stores(view: View) -> list[Store]:
     """Return every node that told of a store or has one on the disk."""
     told = {row.node: row for row in view.run.chunks.rows()}
-    on_disk = [node for node, _ in stores_in(Path(view.run.directory.path))]
+    path = view.run.directory.path  # empty before the first batch
+    on_disk = [node for node, _ in stores_in(Path(path))] if path else []
     return [
         Store(
             node,

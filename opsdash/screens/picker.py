@@ -131,7 +131,11 @@ class PickerScreen(ThinScreen[None]):
                 lambda row: Cell(_at_risk(row), "dim"),
                 lambda row: (row.verdict.steps_at_risk or 0) if row.verdict else -1,
             ),
-            Field(Column("", 20, flex=2, sortable=False), _headline, None),
+            Field(
+                Column("what", 20, flex=2),
+                _headline,
+                lambda row: _headline(row).text,
+            ),
         ]
 
 

@@ -52,7 +52,9 @@ _CLIENTS: tuple[Field[ClientRow], ...] = (
         lambda row: row.num_resets,
     ),
     Field(
-        Column("why", 10, flex=3), lambda row: Cell(row.why_absent or "", "warn"), None
+        Column("why", 10, flex=3),
+        lambda row: Cell(row.why_absent or "", "warn"),
+        lambda row: row.why_absent or "",
     ),
 )
 
@@ -99,7 +101,11 @@ _ROUNDS: tuple[Field[RoundRow], ...] = (
         lambda row: Cell(units.percent(row.accuracy_frac)),
         lambda row: row.accuracy_frac or 0.0,
     ),
-    Field(Column("what happened", 24, flex=1), lambda row: Cell(*_happened(row)), None),
+    Field(
+        Column("what happened", 24, flex=1),
+        lambda row: Cell(*_happened(row)),
+        lambda row: _happened(row)[0],
+    ),
     _duration("queue", _longest("queue_ns")),
     _duration("compute", _longest("compute_ns")),
     _duration("transfer", _longest("transfer_ns")),

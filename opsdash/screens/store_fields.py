@@ -37,9 +37,10 @@ def _told(name: str) -> "Field[Store]":
         found: int | None = getattr(store.told, name) if store.told else None
         return found
 
-    say = units.byte_size if name.endswith("_bytes") else units.count
+    is_size = name.endswith("_bytes")
+    say = units.byte_size if is_size else units.count
     return Field(
-        Column(_TITLES[name], 7, align_right=True),
+        Column(_TITLES[name], 8 if is_size else 6, align_right=True),
         lambda store: Cell(say(value(store))),
         lambda store: value(store) or 0,
     )
@@ -61,13 +62,13 @@ STORES: tuple[Field[Store], ...] = (
         lambda store: store.node,
     ),
     Field(
-        Column("state", 14, flex=2),
+        Column("state", 12, flex=2),
         lambda store: Cell(*store_state(store)),
         lambda store: -store.num_damaged,
     ),
     *map(_told, _TITLES),
     Field(
-        Column("put in", 8, align_right=True),
+        Column("put in", 7, align_right=True),
         lambda store: Cell(units.duration(store.told.put_ns if store.told else None)),
         lambda store: (store.told.put_ns or 0) if store.told else 0,
     ),
@@ -193,7 +194,11 @@ DIFF: tuple[Field[TensorChunks], ...] = (
         lambda one: Cell(units.byte_size(one.changed_bytes)),
         lambda one: one.changed_bytes,
     ),
-    Field(Column("what", 16, flex=1), lambda one: Cell(one.what, "dim"), None),
+    Field(
+        Column("what", 16, flex=1),
+        lambda one: Cell(one.what, "dim"),
+        lambda one: one.what,
+    ),
 )
 
 

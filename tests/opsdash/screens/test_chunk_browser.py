@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from opsdash.projections.run import Run
 from opsdash.screens.chunk_browser import ChunkBrowser, Level, stores
 from opsdash.screens.pane import View
 from tests.run_states import STATES
@@ -142,3 +143,14 @@ def _make_foreign(path: str, content: bytes | None = None) -> None:
         return
     with contextlib.closing(sqlite3.connect(path)) as other, other:
         other.execute("CREATE TABLE t (x)")
+
+
+def test_before_anything_was_read_no_store_of_the_working_directory_is_shown(
+    tmp_path, monkeypatch
+):
+    writer = STATES["federated"](tmp_path / "run")
+    monkeypatch.chdir(writer.path)
+    unread = Run()
+    view = View(unread, 1, 1, unread.verdict(1, 1))
+
+    assert stores(view) == []
