@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.rundir.events import OptimizerReset, RoundCommitted, RunEnded
+from agent.rundir.attempts import read_attempt
+from agent.rundir.events import (
+    ClientJoined,
+    ClientLost,
+    OptimizerReset,
+    RoundCommitted,
+    RoundStarted,
+    RunEnded,
+)
 from agent.rundir.layout import RunDir
 from tests.e2e.federated import ENVIRONMENT, command_lines, told, until
 from tests.trainer.federated.bench import as_update, global_tensors
@@ -110,12 +118,19 @@ async def test_three_rounds_on_flower_equal_three_rounds_of_our_own(tmp_path):
     rounds = told(run_dir, "server", RoundCommitted)
     output = (tmp_path / "log").read_text(errors="replace")
     assert code == 0, output
-    assert [r.members for r in rounds] == [tuple(client_keys(CONFIG))] * 3, output
+    keys = tuple(client_keys(CONFIG))
+    joined = told(run_dir, "server", ClientJoined)
+    assert [r.members for r in rounds] == [keys] * 3, output
+    assert [r.clients for r in told(run_dir, "server", RoundStarted)] == [keys] * 3
+    assert sorted(e.client for e in joined) == list(keys)
+    assert told(run_dir, "server", ClientLost) == []
     digests = list(expected_digests(tmp_path / "expected" / "expected_chunks.db"))
     assert [r.model_digest for r in rounds] == digests
     for key in client_keys(CONFIG):
         assert told(run_dir, key, OptimizerReset) == []
         assert told(run_dir, key, RunEnded)[-1].reason == "completed"
+    attempt = read_attempt(RunDir(run_dir), 1)
+    assert attempt.versions["flwr"].startswith("1.41.")
     store = RunDir(run_dir).chunk_store("server")
     replayed = list(replay(store, CONFIG, server_data(CONFIG).shape))
     assert [one.differing for one in replayed] == [()] * 3

@@ -4,18 +4,23 @@ Flower brings what leaves the house needs: enrolment and authentication of
 nodes, TLS, firewalls. Model, averaging, client state, store and telemetry are
 ours. Flower starts a process per message, so a client lives on its disk: what
 it may keep is settled with the server's record at every round, as after any
-restart. Rounds are driven by Flower's polls, seconds apart.
+restart. Rounds are driven by looks at Flower, a second apart.
 
 Flower is an extra and is loaded when a function here is called;
 `examples/flower` is an app that uses both.
 """
 
+import importlib.metadata
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agent.rundir.chunks.layout import RoundLayout
-from agent.rundir.layout import RunDir
+from agent.rundir.errors import RunDirError
+from agent.rundir.layout import RunDir, round_checkpoint_name
 from agent.session import Agent
 from agent.start import RunStart, begin_run
 from trainer.catalogue import settings
@@ -23,7 +28,8 @@ from trainer.federated.client import Surroundings
 from trainer.federated.config import FederatedConfig, defining
 from trainer.federated.flower_messages import (
     Answer,
-    Ask,
+    Assignment,
+    Introduction,
     content,
     decode,
     flower,
@@ -61,6 +67,12 @@ def serve(grid: Any, context: Any) -> None:  # noqa: ANN401 - Flower's
         start.release()
 
 
+def introduce(message: Any, context: Any) -> Any:  # noqa: ANN401 - Flower's
+    """Be the `query` of a Flower ClientApp: say which client this node is."""
+    introduction = Introduction(str(context.node_config["key"]))
+    return flower().Message(content(introduction, {}), reply_to=message)
+
+
 def train(message: Any, context: Any) -> Any:  # noqa: ANN401 - Flower's
     """Be the `train` of a Flower ClientApp.
 
@@ -69,9 +81,11 @@ def train(message: Any, context: Any) -> Any:  # noqa: ANN401 - Flower's
     Raises:
         RunDirError: this node cannot take part.
     """
-    ask = decode(message, Ask)
+    ask = decode(message, Assignment)
     node = context.node_config
     key, data = str(node["key"]), node.get("data")
+    if ask.client != key:
+        raise RunDirError(f"`{ask.client}` was asked, this node is `{key}`")
     run_dir = Path(str(node.get(_RUN_DIR) or context.run_config[_RUN_DIR]))
     surroundings = Surroundings(
         RunDir(run_dir.absolute()), key, Path(str(data)) if data else None
@@ -81,7 +95,7 @@ def train(message: Any, context: Any) -> Any:  # noqa: ANN401 - Flower's
         parcel = Parcel(RoundLayout.from_json(ask.layout))
         check_same_tensors(workbench.averaged_layout(), parcel.layout)
         receive(message, parcel)
-        update = _train(ask, key, parcel, workbench, surroundings)
+        update = _train(ask, parcel, workbench, surroundings)
     finally:
         workbench.close()
     lacking = {
@@ -94,13 +108,13 @@ def train(message: Any, context: Any) -> Any:  # noqa: ANN401 - Flower's
 
 
 def _train(
-    ask: Ask, key: str, parcel: Parcel, workbench: Workbench, surroundings: Surroundings
+    ask: Assignment, parcel: Parcel, workbench: Workbench, surroundings: Surroundings
 ) -> Update:
     """Settle what may be kept, train the round, and store it."""
     events = surroundings.make_events(ask.attempt, workbench)
     with events.agent:  # an error is the last thing that it tells
         reset = workbench.settle(
-            server_acked=ask.acked.get(key),
+            server_acked=ask.acked_round,
             attempt=ask.attempt,
             last_round=ask.round_num - 1,
             restored_round=ask.restored_round,
@@ -151,7 +165,17 @@ def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:
         config=config,
         data=data,
     )
-    start.record(resumed_step=model.round_num or None)
+    start.record(
+        versions={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "flwr": importlib.metadata.version("flwr"),
+        },
+        resumed_from=round_checkpoint_name(model.round_num)
+        if model.round_num
+        else None,
+        resumed_step=model.round_num or None,
+    )
     agent = Agent.attach(
         start.run.path,
         kind="federated",

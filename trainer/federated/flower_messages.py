@@ -17,17 +17,29 @@ _BYTES = "opsdash.chunk"
 _T = TypeVar("_T")
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node is asked, beside the chunks of the model."""
+class Question(msgspec.Struct, frozen=True, tag="question"):
+    """Whose node is this?"""
 
+
+class Introduction(msgspec.Struct, frozen=True, tag="introduction"):
+    """It is this client's."""
+
+    client: str
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """A round to train, beside the chunks of the model."""
+
+    client: str
+    """As the node introduced itself."""
     run_id: str
     attempt: int
     round_num: int
     digest: str
     layout: str
     settings: Settings
-    acked: dict[str, int]
-    """Last acknowledged round of every client: the server knows nodes, not keys."""
+    acked_round: int | None
+    """Last round that has this client among its members; None: none has."""
     is_last: bool
     restored_round: int | None = None
     """Last round that an operator restored; None: none."""
@@ -57,8 +69,10 @@ def decode(message: Any, kind: type[_T]) -> _T:  # noqa: ANN401 - Flower's
     """Return what a message says beside its chunks.
 
     Raises:
-        RunDirError: it says something else.
+        RunDirError: it says something else, or whoever was to answer failed.
     """
+    if message.has_error():
+        raise RunDirError(f"its app failed: {message.error.reason}")
     try:
         return msgspec.msgpack.decode(message.content[_MESSAGE][_MESSAGE], type=kind)
     except (msgspec.DecodeError, KeyError, TypeError) as error:

@@ -1,7 +1,7 @@
 """Carry out what operators ask of a federation on Flower, between its rounds."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.probes.inbox import PendingRequest
 from agent.rundir.layout import RunDir
@@ -9,53 +9,72 @@ from trainer.chunks.repair import repair_store
 from trainer.federated.global_model import GlobalModel
 from trainer.federated.requests import (
     ACCEPTED,
-    LOOK_EVERY_S,
+    BETWEEN_ROUNDS,
     adoption,
     tell_mended,
     telling_damage,
 )
+from trainer.federated.rounds import Rounds
 from trainer.federated.server_events import ServerEvents
+from trainer.federated.terms import Effect, Phase
 
 
 @dataclass
 class FlowerRequests:
-    """Stands between the agent's inbox and the rounds."""
+    """Stands between the agent's inbox and the machine of rounds."""
 
+    rounds: Rounds
     model: GlobalModel
     events: ServerEvents
     run: RunDir
-    is_paused: bool = False
-    is_stopping: bool = False
+    _is_held: bool = field(init=False, default=False)
+    """Whether rounds were paused for a request that waits for the open one."""
 
     def __post_init__(self) -> None:
         self.events.agent.accept(*ACCEPTED)
 
-    def settle(self) -> bool:
-        """Do what waits, and wait while paused; False: the run is to end."""
+    def look(self) -> list[Effect]:
+        """Carry out the oldest request, if it can be begun; return what follows."""
         agent = self.events.agent
-        while not self.is_stopping:
-            request = agent.at_step(0)
-            agent.emitter.step = None  # a server takes no steps
-            if request is not None and agent.claim(request):
-                with telling_damage(self.events):
-                    self._obey(request)
-            elif not self.is_paused:
-                return True
-            else:
-                time.sleep(LOOK_EVERY_S)
-        return False
+        request = agent.at_step(0)
+        agent.emitter.step = None  # a server takes no steps
+        if request is None:
+            return self._let_go()
+        if request.kind in BETWEEN_ROUNDS and self.rounds.phase is Phase.OPEN:
+            self._hold()
+            return []
+        effects: list[Effect] = []
+        if agent.claim(request):
+            with telling_damage(self.events), agent.obeying(request):
+                effects = self._obey(request)
+        return effects + self._let_go()
 
-    def _obey(self, request: PendingRequest) -> None:
-        with self.events.agent.obeying(request):
-            if request.kind in ("pause", "continue"):
-                self.is_paused = request.kind == "pause"
-            elif request.kind == "stop":
-                self.is_stopping = True
-            elif request.kind == "repair":
-                path = self.run.chunk_store(request.args["node"])
-                tell_mended(self.events, repair_store(path))
-            else:
-                adopted = adoption(request, self.model, self.run)
-                began_ns = time.monotonic_ns()
-                done = adopted.change(self.model.round_num + 1)
-                self.events.adopted(done, adopted.source, began_ns)
+    def _obey(self, request: PendingRequest) -> list[Effect]:
+        now_ns = time.monotonic_ns()
+        if request.kind == "pause":
+            self.rounds.pause()
+        elif request.kind == "continue":
+            return self.rounds.proceed(now_ns)
+        elif request.kind == "stop":
+            return self.rounds.stop(now_ns)
+        elif request.kind == "repair":
+            path = self.run.chunk_store(request.args["node"])
+            tell_mended(self.events, repair_store(path))
+        else:
+            adopted = adoption(request, self.model, self.run)
+            done = adopted.change(self.rounds.round_num)
+            self.events.adopted(done, adopted.source, now_ns)
+            return self.rounds.adopt(done.packed.digest, time.monotonic_ns())
+        return []
+
+    def _hold(self) -> None:
+        """Let no round begin after the open one."""
+        if not self.rounds.is_paused:
+            self.rounds.pause()
+            self._is_held = True
+
+    def _let_go(self) -> list[Effect]:
+        if not self._is_held:
+            return []
+        self._is_held = False
+        return self.rounds.proceed(time.monotonic_ns())

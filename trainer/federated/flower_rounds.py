@@ -1,34 +1,48 @@
-"""The server's rounds on Flower's grid: ask every node, average what they answer.
+"""The server's rounds on Flower's grid, driven by the same machine as our own.
 
-Flower delivers and Flower polls; what counts, what is refused and what is
-stored is decided here as everywhere else in this package.
+Flower delivers and is looked at; who is asked, what counts, when a round ends
+and what is stored are decided here as everywhere else in this package. One
+thread does it all: between two looks it sleeps, no longer than the machine says.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.errors import RunDirError
 from agent.start import RunStart
+from trainer.federated.config import round_rules
 from trainer.federated.flower_messages import (
     Answer,
-    Ask,
+    Assignment,
+    Introduction,
+    Question,
     content,
     decode,
-    flower,
     receive,
 )
+from trainer.federated.flower_nodes import FlowerNodes
+from trainer.federated.flower_post import FlowerPost, Sent
 from trainer.federated.flower_requests import FlowerRequests
 from trainer.federated.global_model import GlobalModel
 from trainer.federated.intake import Given, examine
 from trainer.federated.problem import Settings
+from trainer.federated.rounds import Rounds
 from trainer.federated.server_events import ServerEvents
-from trainer.federated.terms import SECOND_NS, Abandon, Close, Open, Refusal
+from trainer.federated.terms import (
+    Abandon,
+    Ask,
+    Close,
+    Effect,
+    Finish,
+    Offer,
+    Open,
+    Phase,
+)
 from trainer.federated.transfer import Parcel, check_same_tensors
 
-_TRAIN = "train"
-_POLL_S = 1.0
+_QUERY, _TRAIN = "query", "train"
 
 
 @dataclass
@@ -40,144 +54,204 @@ class FlowerRounds:
     start: RunStart
     model: GlobalModel
     events: ServerEvents
-    num_tries: int = 0
+    look_every_s: float = 1.0
+    _rounds: Rounds = field(init=False)
+    _requests: FlowerRequests = field(init=False)
+    _post: FlowerPost = field(init=False)
+    _nodes: FlowerNodes = field(init=False, default_factory=FlowerNodes)
+    _given: dict[str, Given] = field(init=False, default_factory=dict)
+    _opened_ns: int = field(init=False, default=0)
+    _finish: Finish | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._rounds = Rounds(
+            round_rules(self.settings.config),
+            attempt=self.start.attempt,
+            last_round=self.model.round_num,
+            model_digest=self.model.packed.digest,
+            now_ns=time.monotonic_ns(),
+        )
+        self._requests = FlowerRequests(
+            self._rounds, self.model, self.events, self.start.run
+        )
+        self._post = FlowerPost(self.grid)
 
     def run(self) -> str:
         """Run rounds; return how it ended: `completed`, or `stopped` by request.
 
         Raises:
-            RunDirError: too few nodes came or answered.
+            RunDirError: too few clients came or answered, or a round could not
+                be stored.
         """
-        config = self.settings.config
-        requests = FlowerRequests(self.model, self.events, self.start.run)
-        while self.model.round_num < config.rounds:
-            if not requests.settle():
-                return "stopped"
-            if self.model.round_num == config.rounds:
-                break  # a restored model was the last round
-            if self._run_one(self.model.round_num + 1):
-                self.num_tries = 0
-                continue
-            self.num_tries += 1
-            if self.num_tries == config.max_tries:
-                raise RunDirError(
-                    f"{config.max_tries} rounds in a row had fewer than "
-                    f"{config.min_updates} updates"
-                )
-        return "completed"
-
-    def _run_one(self, round_num: int) -> bool:
-        """Ask all nodes and average what they answer; False: too few did."""
-        config = self.settings.config
         self.events.gathering()
-        nodes = self._wait_for_nodes()
-        opened_ns = time.monotonic_ns()
-        deadline_ns = opened_ns + int(config.round_limit_s * SECOND_NS)
-        names = tuple(f"node-{node}" for node in nodes)
-        opened = Open(round_num, names, self.model.packed.digest, deadline_ns)
-        self.events.opened(opened, opened_ns)
-        replies = self.grid.send_and_receive(
-            self._messages(nodes, round_num), timeout=config.round_limit_s
+        while self._finish is None:
+            self._obey(self._requests.look())
+            self._meet_nodes()
+            self._read_answers()
+            self._obey(self._rounds.tick(time.monotonic_ns()))
+            self._sleep()
+        if self._finish.reason == "error":
+            raise RunDirError(f"the federation ended: {self._finish.detail}")
+        return self._finish.reason
+
+    def _sleep(self) -> None:
+        """Wait for the next look, or for what the machine has to do before it."""
+        if self._finish is not None:
+            return
+        wake_ns = self._rounds.wake_ns()
+        left_s = self.look_every_s
+        if wake_ns is not None:
+            left_s = min(left_s, max(0, wake_ns - time.monotonic_ns()) / 1e9)
+        time.sleep(left_s)
+
+    def _meet_nodes(self) -> None:
+        gone, new = self._nodes.look(self._post.nodes())
+        for node in gone:
+            self._lose(node, "its node is gone")
+        for node in new:
+            self._post.send(Sent(node, 0), _QUERY, content(Question(), {}))
+
+    def _read_answers(self) -> None:
+        for sent, reply in self._post.answers():
+            if sent.round_num:
+                self._consider(sent, reply)
+            else:
+                self._join(sent.node, reply)
+
+    def _join(self, node: int, reply: Any) -> None:  # noqa: ANN401 - Flower's
+        """A node told whose it is, and may be asked from now on."""
+        try:
+            client = decode(reply, Introduction).client
+            older = self._nodes.introduce(node, client)
+        except (RunDirError, ValueError) as error:
+            self.events.turned_away(self._nodes.name_of(node), str(error))
+            return
+        if older is not None:
+            self._lose(older, "another node of this client came")
+        self.events.joined(
+            client,
+            _session(node),
+            self.model.acked.get(client),
+            is_return=self._nodes.note_return(client),
         )
-        given = self._received(list(replies), round_num, opened_ns)
-        if len(given) < config.min_updates:
-            why = f"{len(given)} of at least {config.min_updates} updates"
-            self.events.abandoned(Abandon(round_num, why, len(nodes)), sorted(given))
-            return False
-        self.events.closing()
-        closed_ns = time.monotonic_ns()
-        updates = [one.update for one in given.values()]
-        done = self.model.advance(round_num, updates)
-        close = Close(
-            round_num=round_num,
-            members=done.members,
-            num_selected=len(nodes),
-            reason="complete" if len(given) == len(nodes) else "deadline",
-            opened_ns=opened_ns,
-            deadline_ns=deadline_ns,
-            closed_ns=closed_ns,
-        )
-        contributions = {client: one.contribution for client, one in given.items()}
-        self.events.committed(close, done, contributions)
-        return True
+        self._obey(self._rounds.join(client, _session(node), time.monotonic_ns()))
 
-    def _wait_for_nodes(self) -> list[int]:
-        """Return the nodes that are there, once they are enough.
+    def _lose(self, node: int, why: str) -> None:
+        self._nodes.leave(node)
+        client, session = self._nodes.name_of(node), _session(node)
+        self.events.lost(client, session, why)
+        self._obey(self._rounds.lose(client, session, time.monotonic_ns()))
 
-        The first round of an attempt waits a little for all that are expected.
+    def _obey(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Open):
+                self._open(effect)
+            elif isinstance(effect, Ask):
+                self._ask(effect.client)
+            elif isinstance(effect, Close):
+                self._close(effect)
+            elif isinstance(effect, Abandon):
+                self.events.abandoned(effect, sorted(self._given))
+                self._given.clear()
+            else:
+                self._finish = effect
 
-        Raises:
-            RunDirError: they never were.
-        """
-        config = self.settings.config
-        began_s = time.monotonic()
-        while True:
-            nodes = sorted(self.grid.get_node_ids())
-            waited_s = time.monotonic() - began_s
-            is_enough = len(nodes) >= config.least_clients
-            if len(nodes) >= config.clients or (
-                is_enough and waited_s >= config.gather_s
-            ):
-                return nodes
-            if config.patience_s and waited_s >= config.patience_s:
-                raise RunDirError(
-                    f"{len(nodes)} of at least {config.least_clients} nodes came"
-                )
-            time.sleep(_POLL_S)
+    def _open(self, effect: Open) -> None:
+        self._opened_ns = time.monotonic_ns()
+        self._given.clear()
+        # Late answers about the round before are refused by name, older ones
+        # are not even looked for.
+        self._post.forget_before(effect.round_num - 1)
+        self.events.opened(effect, self._opened_ns)
+        for client in effect.clients:
+            self._ask(client)
 
-    def _messages(self, nodes: list[int], round_num: int) -> list[Any]:
+    def _ask(self, client: str) -> None:
+        node = self._nodes.node_of(client)
+        if node is None:
+            return
         config, packed = self.settings.config, self.model.packed
-        ask = Ask(
+        round_num = self._rounds.round_num
+        assignment = Assignment(
+            client=client,
             run_id=self.start.identity.run_id,
             attempt=self.start.attempt,
             round_num=round_num,
             digest=packed.digest,
             layout=packed.layout.to_json(),
             settings=self.settings,
-            acked=self.model.acked,
+            acked_round=self.model.acked.get(client),
             is_last=round_num == config.rounds,
             restored_round=self.model.restored_round,
         )
-        return [
-            flower().Message(
-                content(ask, packed.payloads), dst_node_id=node, message_type=_TRAIN
+        told = content(assignment, packed.payloads)
+        self._post.send(Sent(node, round_num), _TRAIN, told)
+
+    def _consider(self, sent: Sent, reply: Any) -> None:  # noqa: ANN401 - Flower's
+        """An answer is there: count it, or say why not."""
+        client, session = self._nodes.name_of(sent.node), _session(sent.node)
+        try:
+            answer = _answer(reply, client)
+            offer = Offer(
+                client=client,
+                session=session,
+                round_num=answer.offer.round_num,
+                attempt=answer.offer.attempt,
+                base_digest=answer.offer.base_digest,
             )
-            for node in nodes
-        ]
+            refusal = self._rounds.refusal(offer, time.monotonic_ns())
+            given = None if refusal else self._examined(reply, answer)
+        except RunDirError as error:
+            self.events.refused(client, sent.round_num, str(error))
+            now_ns = time.monotonic_ns()
+            self._obey(self._rounds.decline(client, session, sent.round_num, now_ns))
+            return
+        refusal, effects = self._rounds.update(offer, time.monotonic_ns())
+        if refusal is not None:
+            self.events.refused(client, offer.round_num, refusal)
+        elif given is not None:
+            self._given[client] = given.arrived(
+                opened_ns=self._opened_ns, transfer_ns=0
+            )
+        self._obey(effects)
 
-    def _received(
-        self, replies: list[Any], round_num: int, opened_ns: int
-    ) -> dict[str, Given]:
-        """Return the updates that count, by client."""
-        given: dict[str, Given] = {}
-        for reply in replies:
-            client = f"node-{reply.metadata.src_node_id}"
-            if reply.has_error():
-                self.events.refused(client, round_num, str(reply.error.reason))
-                continue
-            try:
-                answer = decode(reply, Answer)
-                client = answer.client
-                update = self._checked(reply, answer, opened_ns)
-            except RunDirError as error:
-                self.events.refused(client, round_num, str(error))
-                continue
-            if client in given:
-                self.events.refused(client, round_num, Refusal.DUPLICATE)
-            else:
-                given[client] = update
-        return given
-
-    def _checked(self, reply: Any, answer: Answer, opened_ns: int) -> Given:  # noqa: ANN401 - Flower's
-        offer, packed = answer.offer, self.model.packed
-        identity = (offer.round_num, offer.attempt, offer.base_digest)
-        expected = (self.model.round_num + 1, self.start.attempt, packed.digest)
-        if identity != expected:
-            raise RunDirError(Refusal.FOREIGN_MODEL)
-        layout = RoundLayout.from_json(offer.layout)
+    def _examined(self, reply: Any, answer: Answer) -> Given:  # noqa: ANN401 - Flower's
+        packed = self.model.packed
+        layout = RoundLayout.from_json(answer.offer.layout)
         check_same_tensors(packed.layout, layout)
         parcel = Parcel(layout)
         parcel.reuse(packed.payloads)
         receive(reply, parcel)
-        given = examine(answer.client, offer, parcel)
-        return given.arrived(opened_ns=opened_ns, transfer_ns=0)
+        return examine(answer.client, answer.offer, parcel)
+
+    def _close(self, close: Close) -> None:
+        """Average, store, tell, and let the machine go on."""
+        given = {client: self._given[client] for client in close.members}
+        self.events.closing()
+        updates = [one.update for one in given.values()]
+        done = self.model.advance(close.round_num, updates)
+        self._given.clear()
+        contributions = {client: one.contribution for client, one in given.items()}
+        self.events.committed(close, done, contributions)
+        now_ns = time.monotonic_ns()
+        self._obey(
+            self._rounds.commit_done(close.round_num, done.packed.digest, now_ns)
+        )
+        if self._rounds.phase is Phase.GATHERING:
+            self.events.gathering()
+
+
+def _answer(reply: Any, client: str) -> Answer:  # noqa: ANN401 - Flower's
+    """Return what a client's node answers.
+
+    Raises:
+        RunDirError: its app failed, or it answers for somebody else.
+    """
+    answer = decode(reply, Answer)
+    if answer.client != client:
+        raise RunDirError(f"its node answers for `{answer.client!a}`")
+    return answer
+
+
+def _session(node: int) -> str:
+    return f"node-{node}"

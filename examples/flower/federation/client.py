@@ -2,7 +2,8 @@
 
 from flwr.clientapp import ClientApp
 
-from trainer.federated.flower import train
+from trainer.federated.flower import introduce, train
 
 app = ClientApp()
+app.query()(introduce)
 app.train()(train)
