@@ -58,7 +58,9 @@ class CheckpointRow:
     reason: str | None
     """Why it was saved: `interval`, `final`, `request`, `signal`."""
     check: Check | None
+    serialize_ns: int | None
     write_ns: int | None
+    digest_ns: int | None
     fsync_ns: int | None
     publish_ns: int | None
     verify_ns: int | None
@@ -75,10 +77,20 @@ class CheckpointRow:
         return self.why_not is None
 
     @property
+    def save_phases(self) -> tuple[tuple[str, int | None], ...]:
+        """What a save does, one after the other; None: untold."""
+        return (
+            ("serialize", self.serialize_ns),
+            ("write", self.write_ns),
+            ("digest", self.digest_ns),
+            ("fsync", self.fsync_ns),
+            ("publish", self.publish_ns),
+        )
+
+    @property
     def save_ns(self) -> int | None:
         """How long training waited for it to be on the disk; None: untold."""
-        parts = (self.write_ns, self.fsync_ns, self.publish_ns)
-        known = [ns for ns in parts if ns is not None]
+        known = [ns for _, ns in self.save_phases if ns is not None]
         return sum(known) if known else None
 
     @property
@@ -95,7 +107,9 @@ class _Note:
     attempt: int | None = None
     size_bytes: int | None = None
     time_ns: int | None = None
+    serialize_ns: int | None = None
     write_ns: int | None = None
+    digest_ns: int | None = None
     fsync_ns: int | None = None
     publish_ns: int | None = None
     verify_ns: int | None = None
@@ -148,7 +162,9 @@ class Checkpoints:
         if note := self._note(event.checkpoint):
             note.digest, note.attempt = clip(event.digest, 100), origin.attempt
             note.size_bytes, note.time_ns = whole(event.size_bytes), event.time_ns
+            note.serialize_ns = nanoseconds(event.serialize_ns)
             note.write_ns = nanoseconds(event.write_ns)
+            note.digest_ns = nanoseconds(event.digest_ns)
             note.fsync_ns = nanoseconds(event.fsync_ns)
             note.publish_ns = nanoseconds(event.publish_ns)
             note.is_pruned = False
@@ -221,7 +237,9 @@ class Checkpoints:
             attempt=fact.attempt,
             reason=fact.reason,
             check=check,
+            serialize_ns=note.serialize_ns,
             write_ns=note.write_ns,
+            digest_ns=note.digest_ns,
             fsync_ns=note.fsync_ns,
             publish_ns=note.publish_ns,
             verify_ns=note.verify_ns,
@@ -304,7 +322,9 @@ def _pruned_row(name: str, note: _Note) -> CheckpointRow:
         attempt=note.attempt,
         reason=note.reason,
         check=None,
+        serialize_ns=note.serialize_ns,
         write_ns=note.write_ns,
+        digest_ns=note.digest_ns,
         fsync_ns=note.fsync_ns,
         publish_ns=note.publish_ns,
         verify_ns=note.verify_ns,

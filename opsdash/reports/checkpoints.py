@@ -35,7 +35,9 @@ class CheckpointReport(msgspec.Struct, frozen=True):
     is_resumable: bool
     why_not: str | None
     check: CheckReport | None
+    serialize_ns: int | None
     write_ns: int | None
+    digest_ns: int | None
     fsync_ns: int | None
     publish_ns: int | None
     verify_ns: int | None
@@ -141,7 +143,9 @@ def _checkpoint(row: CheckpointRow) -> CheckpointReport:
         is_resumable=row.is_resumable,
         why_not=row.why_not,
         check=CheckReport(*check) if check else None,
+        serialize_ns=row.serialize_ns,
         write_ns=row.write_ns,
+        digest_ns=row.digest_ns,
         fsync_ns=row.fsync_ns,
         publish_ns=row.publish_ns,
         verify_ns=row.verify_ns,

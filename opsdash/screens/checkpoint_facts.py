@@ -44,12 +44,7 @@ def resumable(row: CheckpointRow) -> tuple[str, str]:
 
 
 def _phases(row: CheckpointRow) -> str:
-    phases = (
-        ("write", row.write_ns),
-        ("fsync", row.fsync_ns),
-        ("publish", row.publish_ns),
-        ("read back", row.verify_ns),
-    )
+    phases = (*row.save_phases, ("read back", row.verify_ns))
     told = [f"{name} {units.duration(ns)}" for name, ns in phases if ns is not None]
     waited = units.duration(row.save_ns)
     return f"{', '.join(told)}; training waited {waited} for the disk"

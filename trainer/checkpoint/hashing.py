@@ -6,6 +6,7 @@ read it, and it is torch's own memory, so that neither may outlast the call.
 
 import contextlib
 import os
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -33,6 +34,10 @@ class HashingFile:
         self._beside = ThreadPoolExecutor(1, "checkpoint-hash")
         self._started_bytes = 0
         self.num_bytes = 0
+        self.write_ns = 0
+        """Spent on handing bytes on."""
+        self.digest_ns = 0
+        """Spent on hashing them, or on waiting for that once they were handed on."""
         self.error: OSError | None = None
 
     def __enter__(self) -> Self:
@@ -48,26 +53,34 @@ class HashingFile:
 
     def write(self, data: bytes | memoryview) -> int:
         """Hash and pass on; returns the number of bytes, which is all of them."""
+        began_ns = time.monotonic_ns()
         hashed = self._hash(data)
+        handed_ns = time.monotonic_ns()
         try:
             self._file.write(data)
         except OSError as error:
             self.error = error
             raise
         finally:
+            written_ns = time.monotonic_ns()
             if hashed is not None:
                 hashed.result()
+        hashed_ns = time.monotonic_ns()
+        self.digest_ns += hashed_ns - written_ns + handed_ns - began_ns
         self.num_bytes += len(data)
         self._start_writeback()
+        self.write_ns += time.monotonic_ns() - hashed_ns + written_ns - handed_ns
         return len(data)
 
     def flush(self) -> None:
         """Pass what is buffered on to the system."""
+        began_ns = time.monotonic_ns()
         try:
             self._file.flush()
         except OSError as error:
             self.error = error
             raise
+        self.write_ns += time.monotonic_ns() - began_ns
 
     @property
     def digest(self) -> str:

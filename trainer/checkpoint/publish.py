@@ -17,7 +17,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import msgspec
 import torch
@@ -58,6 +58,16 @@ _ROOM_FACTOR = 1.2
 """Free space that a save asks for, over the last checkpoint's size."""
 _RUNWAY = 3
 """Checkpoints that fit; with fewer, a warning is given."""
+
+
+class Phases(NamedTuple):
+    """What a file took, one phase after the other."""
+
+    serialize_ns: int
+    write_ns: int
+    digest_ns: int
+    """Waiting for the digest, which is made beside the writing."""
+    fsync_ns: int
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -126,8 +136,7 @@ class Publisher:
         try:
             owner = msgspec.json.encode(this_process())
             write_file(partial / OWNER_NAME, owner)
-            began = time.monotonic_ns()
-            entry, fsync_ns = write_state(partial / STATE_NAME, state)
+            entry, phases = write_state(partial / STATE_NAME, state)
             written = time.monotonic_ns()
             manifest = msgspec.structs.replace(facts, files=(entry,))
             encoded = encode_manifest(manifest)
@@ -145,8 +154,7 @@ class Publisher:
             checkpoint=name,
             digest=digest,
             size_bytes=manifest.size_bytes,
-            write_ns=written - began - fsync_ns,
-            fsync_ns=fsync_ns,
+            **phases._asdict(),
             publish_ns=time.monotonic_ns() - written,
         )
         return digest
@@ -188,31 +196,34 @@ class Publisher:
         return Outcome(name, None, reason)
 
 
-def write_state(path: Path, state: dict[str, Any]) -> tuple[FileEntry, int]:
+def write_state(path: Path, state: dict[str, Any]) -> tuple[FileEntry, Phases]:
     """Write a new file with `torch.save`, hashed on the way and synced.
 
     Returns:
-        Its entry in the manifest, and the nanoseconds that fsync took.
+        Its entry in the manifest, and how long it took.
 
     Raises:
         OSError: it cannot be written whole; torch's own error is its cause.
     """
+    began = time.monotonic_ns()
     with path.open("xb", buffering=1 << 20) as file, HashingFile(file) as hashing:
         try:
             # torch asks for no more than `write` and `flush`.
             torch.save(state, cast("IO[bytes]", hashing))
-            file.flush()
+            hashing.flush()
         except Exception as error:
             if hashing.error is not None and error is not hashing.error:
                 raise hashing.error from error
             raise
-        began = time.monotonic_ns()
+        written = time.monotonic_ns()
         os.fsync(file.fileno())
-        fsync_ns = time.monotonic_ns() - began
+        synced = time.monotonic_ns()
     entry = FileEntry(
         name=path.name, size_bytes=hashing.num_bytes, digest=hashing.digest
     )
-    return entry, fsync_ns
+    serialize_ns = written - began - hashing.write_ns - hashing.digest_ns
+    phases = Phases(serialize_ns, hashing.write_ns, hashing.digest_ns, synced - written)
+    return entry, phases
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -25,6 +25,7 @@ from trainer.settings import UsageParser, add_settings, read_config
 _LEAST_SHUTDOWN_S = 60.0
 """For a run that has not told yet how long a save takes."""
 _SHUTDOWN_SAVES = 2
+_SAVE_PHASES = ("serialize_ns", "write_ns", "digest_ns", "fsync_ns", "publish_ns")
 _TAIL_BYTES = 1 << 20
 _STOPPED = ("signal", "stop")
 """Reasons of the save that a stop ends with."""
@@ -152,7 +153,7 @@ def _shutdown_timeout(run: RunDir) -> list[str]:
     if "--shutdown-timeout" not in get_args_parser()._option_string_actions:  # noqa: SLF001 - argparse has no question for it
         return []
     saves = [
-        sum(part or 0 for part in (event.write_ns, event.fsync_ns, event.publish_ns))
+        sum(getattr(event, phase) or 0 for phase in _SAVE_PHASES)
         for event in _newest_events(run)
         if isinstance(event, CheckpointPublished)
     ]

@@ -22,8 +22,12 @@ class CheckpointPublished(
     digest: str
     """Of its manifest."""
     size_bytes: int
+    serialize_ns: int | None = None
+    """Turn the state into bytes. The five phases follow on one another."""
     write_ns: int | None = None
-    """Serialize, hash and write."""
+    """Hand the bytes to the file system."""
+    digest_ns: int | None = None
+    """Wait for their digest, which is made beside the writing."""
     fsync_ns: int | None = None
     publish_ns: int | None = None
     """Manifest, rename and directory fsync."""

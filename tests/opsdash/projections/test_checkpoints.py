@@ -121,14 +121,17 @@ def test_events_tell_how_long_a_save_took(writer):
         checkpoint="step-00000010",
         digest=digest,
         size_bytes=4_096,
+        serialize_ns=4,
         write_ns=5,
+        digest_ns=3,
         fsync_ns=6,
         publish_ns=7,
     )
 
     (row,) = rows(writer)
 
-    assert (row.write_ns, row.fsync_ns, row.publish_ns) == (5, 6, 7)
+    assert [ns for _, ns in row.save_phases] == [4, 5, 3, 6, 7]
+    assert row.save_ns == 25
 
 
 def test_events_of_other_bytes_under_the_same_name_are_left_out(writer):

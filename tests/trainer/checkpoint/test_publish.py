@@ -28,9 +28,11 @@ from tests.trainer.checkpoint.states import (
     payload,
     publish,
 )
+from trainer.checkpoint import hashing as hashing_module
 from trainer.checkpoint import lock as lock_module
 from trainer.checkpoint import publish as publish_module
 from trainer.checkpoint.checking import differences
+from trainer.checkpoint.hashing import HashingFile
 from trainer.checkpoint.lock import OWNER_NAME, publishing
 from trainer.checkpoint.publish import Publisher
 
@@ -67,6 +69,51 @@ def test_what_is_published_is_verified_and_is_the_latest(run):
         "manifest.json",
         "state.pt",
     ]
+
+
+class Clock:
+    """Stands still, but for what is said to take time."""
+
+    def __init__(self, monkeypatch):
+        self.now_ns = 0
+        self._monkeypatch = monkeypatch
+        for module in (hashing_module, publish_module):
+            monkeypatch.setattr(module, "time", self)
+
+    def monotonic_ns(self):
+        return self.now_ns
+
+    def monotonic(self):
+        return self.now_ns / 1e9
+
+    def make_slow(self, owner, name, takes_ns):
+        real = getattr(owner, name)
+
+        def slow(*args):
+            self.now_ns += takes_ns
+            return real(*args)
+
+        self._monkeypatch.setattr(owner, name, slow)
+
+
+def test_every_phase_of_a_save_is_told_for_itself(run, monkeypatch):
+    told, clock = Told(), Clock(monkeypatch)
+    clock.make_slow(torch, "save", 5)
+    clock.make_slow(HashingFile, "_start_writeback", 1_000)  # once per piece
+    clock.make_slow(HashingFile, "_hash", 1_000_000)
+    clock.make_slow(os, "fsync", 10**12)
+    clock.make_slow(publish_module, "encode_manifest", 70)
+
+    publish(run, 3, emit=told)
+
+    [event] = told.of("CheckpointPublished")
+    num_pieces = event["write_ns"] // 1_000
+    assert num_pieces > 1
+    assert event["serialize_ns"] == 5
+    assert event["write_ns"] == num_pieces * 1_000
+    assert event["digest_ns"] == num_pieces * 1_000_000
+    assert event["fsync_ns"] == 10**12
+    assert event["publish_ns"] % 10**12 == 70  # the manifest and its own syncs
 
 
 def test_every_level_of_verification_finds_it_sound(run):
