@@ -7,9 +7,11 @@ refused here, with the reason, before any training.
 
 import multiprocessing
 import os
+import re
 import sys
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +32,21 @@ from agent.rundir.layout import SCHEMA, RunDir
 from agent.rundir.lock import Holder, release_lock, take_lock
 
 _OWN_NAMES = {"run.lock"}
+_SECRET_OPTION = re.compile(r"--([\w-]+-)?(token|password|secret)")
+_LEFT_OUT = "…"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LAUNCH_VARIABLES = (
     "MASTER_ADDR",
     "MASTER_PORT",
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
+    # A node that joins or leaves restarts the others, and counts as no restart.
+    "WORLD_SIZE",
     "SLURM_JOB_ID",
     "SLURM_STEP_ID",
 )
 RECORDED_VARIABLES = (
     *_LAUNCH_VARIABLES,
-    "WORLD_SIZE",
     "LOCAL_WORLD_SIZE",
     "NCCL_DEBUG",
     "NCCL_DEBUG_SUBSYS",
@@ -89,7 +94,7 @@ class RunStart:
             attempt=self.attempt,
             started_ns=time.time_ns(),
             process=self._holder.process,
-            argv=tuple(sys.orig_argv),
+            argv=without_secrets(sys.orig_argv),
             cwd=str(Path.cwd()),
             resume_command=tuple(resume_command) if resume_command else None,
             launch_id=self._holder.launch_id,
@@ -109,6 +114,25 @@ class RunStart:
     def release(self) -> None:
         """Give the lock back."""
         release_lock(self.run.lock, self._holder)
+
+
+def without_secrets(argv: Iterable[str]) -> tuple[str, ...]:
+    """Return a command line as it may be kept where others can read it.
+
+    What follows an option named after a token, a password or a secret is left
+    out: Flower starts its apps with one.
+    """
+    kept: list[str] = []
+    is_secret = False
+    for word in argv:
+        option, equals, _ = word.partition("=")
+        names_one = _SECRET_OPTION.fullmatch(option) is not None
+        if is_secret:
+            kept.append(_LEFT_OUT)
+        else:
+            kept.append(f"{option}={_LEFT_OUT}" if names_one and equals else word)
+        is_secret = names_one and not equals
+    return tuple(kept)
 
 
 def begin_run(

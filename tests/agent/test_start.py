@@ -22,7 +22,7 @@ from agent.rundir.errors import (
     UnwritableError,
 )
 from agent.rundir.layout import RunDir
-from agent.start import begin_run
+from agent.start import begin_run, launch_id_from_environment
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -48,6 +48,28 @@ def test_a_first_start_makes_the_run_and_records_the_attempt(tmp_path):
     assert fill_resume_command(attempt, "step-00000001") == ["train", "step-00000001"]
     start.release()
     assert not run.lock.exists()
+
+
+def test_what_an_attempt_was_started_with_is_kept_without_its_secrets(
+    tmp_path, monkeypatch
+):
+    given = ["app", "--token", "abc", "--db-password=xyz", "--tokens", "file", "--lr=1"]
+    monkeypatch.setattr(sys, "orig_argv", given)
+    start = begin_run(tmp_path, kind="federated")
+
+    start.record()
+
+    argv = read_attempt(start.run, 1).argv
+    assert argv == (
+        "app",
+        "--token",
+        "…",
+        "--db-password=…",
+        "--tokens",
+        "file",
+        "--lr=1",
+    )
+    start.release()
 
 
 def test_the_next_start_is_another_attempt_of_the_same_run(tmp_path):
@@ -172,12 +194,23 @@ def test_a_directory_that_cannot_be_made_is_said_in_words(tmp_path, place):
     assert caught.value.hint.startswith("ls -ld")
 
 
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE"])
+def test_a_restart_with_the_same_address_is_another_start(monkeypatch, name):
+    monkeypatch.setenv("MASTER_ADDR", "node-0")
+    ids = set()
+    for value in ("1", "2"):
+        monkeypatch.setenv(name, value)
+        ids.add(launch_id_from_environment())
+
+    assert len(ids) == 2
+
+
 def test_many_starts_in_a_row_never_share_a_number(tmp_path):
     script = """
         import sys
         from pathlib import Path
         from agent.rundir.errors import LockedError
-        from agent.start import begin_run
+        from agent.start import begin_run, launch_id_from_environment
         done = 0
         while done < 5:
             try:

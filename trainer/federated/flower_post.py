@@ -40,10 +40,10 @@ class FlowerPost:
             RunDirError: Flower does not take it.
         """
         message = flower().Message(content, dst_node_id=sent.node, message_type=kind)
-        (message_id, *_) = [*self._grid.push_messages([message]), None]
-        if message_id is None:
+        message_ids = list(self._grid.push_messages([message]))
+        if not message_ids or message_ids[0] is None:
             raise RunDirError(f"Flower does not take the message to node {sent.node}")
-        self._sent[message_id] = sent
+        self._sent[message_ids[0]] = sent
 
     def answers(self) -> list[tuple[Sent, Any]]:
         """Return what has come since the last look, with what it answers."""
