@@ -1,5 +1,7 @@
 """The agent in foreign loops: torchrun, elastic restarts, `mp.spawn`, lost disks."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -153,15 +155,23 @@ def test_a_run_directory_that_vanishes_leaves_training_alone_and_comes_back(tmp_
 def test_a_run_directory_that_cannot_be_written_is_said_and_training_goes_on(tmp_path):
     run = RunDir(tmp_path / "run")
     with Agent.attach(run.path, heartbeat_s=0.02) as agent:
-        shutil.rmtree(run.requests)
-        run.requests.write_text("in the way")
-        while not told_drops(run):
+        put_in_the_way(run.requests)
+        while not any("requests: NotADirectoryError" in why for why in lost(run)):
             agent.step_done(1)
             time.sleep(0.01)
 
-    assert "requests: NotADirectoryError" in told_drops(run)[0].reason
+
+def put_in_the_way(directory):
+    """Leave a file in a directory's place; the agent may make it again meanwhile."""
+    for number in itertools.count():
+        if not directory.is_dir():
+            return
+        directory.rename(directory.with_name(f"gone-{number}"))
+        with contextlib.suppress(IsADirectoryError):
+            directory.write_text("in the way")
 
 
-def told_drops(run):
+def lost(run):
+    """Return why events were dropped, as far as it was told."""
     data = run.telemetry_file(1, "rank-00000").read_bytes()
-    return [e for e in decode_lines(data) if isinstance(e, EventsDropped)]
+    return [e.reason for e in decode_lines(data) if isinstance(e, EventsDropped)]
