@@ -211,6 +211,8 @@ class Emitter:
         try:
             if file.fd < 0:
                 self._outlet.open()
+                if self._start is not None:
+                    self.emit(RunStarted, **self._start)  # it was lost
             elif not file.is_in_place():
                 self.problem = "the telemetry file was removed"
                 self._begin_next_segment()

@@ -164,6 +164,23 @@ def test_a_file_that_could_not_be_opened_is_tried_again(tmp_path):
     assert step["loss"] == 2.0
 
 
+def test_a_file_that_is_opened_late_says_whose_it_is(tmp_path):
+    folder = tmp_path / "0001"
+    folder.write_text("in the way")
+    emitter = Emitter(folder / "rank-00000.jsonl", node="rank-0", rank=0)
+    emitter.begin(**STARTED)
+    folder.unlink()
+
+    emitter.tend()
+    emitter.emit(StepDone, step=1)
+    emitter.close()
+
+    found = lines(folder / "rank-00000.jsonl")
+    kinds = [event["kind"] for event in found]
+    assert kinds == ["events_dropped", "run_started", "step_done"]
+    assert found[1]["run_id"] == STARTED["run_id"]
+
+
 def test_a_fifo_without_a_reader_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "x.jsonl")
 
