@@ -94,6 +94,7 @@ class Emitter:
         self._segment_bytes = segment_bytes
         self._stamps = Stamps(node=node, rank=rank)
         self._start: dict[str, Any] | None = None
+        self._has_begun = False
         folder, stem = (Path(), "") if path is None else (path.parent, _stem(path))
         self._line: bytearray | None = None
         """Whoever writes takes it; who comes meanwhile, also in a signal
@@ -181,7 +182,8 @@ class Emitter:
     def begin(self, **fields: Any) -> bool:  # noqa: ANN401 - RunStarted checks them
         """Write `RunStarted`, and again at the head of every later segment."""
         self._start = fields
-        return self.emit(RunStarted, **fields)
+        self._has_begun = self.emit(RunStarted, **fields)
+        return self._has_begun
 
     def drop(self, reason: str) -> None:
         """Count an event that was not written, or could not even be made."""
@@ -211,8 +213,6 @@ class Emitter:
         try:
             if file.fd < 0:
                 self._outlet.open()
-                if self._start is not None:
-                    self.emit(RunStarted, **self._start)  # it was lost
             elif not file.is_in_place():
                 self.problem = "the telemetry file was removed"
                 self._begin_next_segment()
@@ -221,6 +221,9 @@ class Emitter:
         except OSError as error:
             self.problem = str(error)
             return
+        if self._start is not None and not self._has_begun:
+            # There was no room, or no directory, when it was to be the first line.
+            self.begin(**self._start)
         try:
             self._rollup.advance(file.segment)
         except OSError as error:
@@ -278,6 +281,7 @@ class Emitter:
             fields = {**self._start, "segment": self._outlet.file.segment + 1}
             head = _line_of(self._stamps[RunStarted](**fields))
         self._outlet.open_next(head)
+        self._has_begun = True
 
     def _leave_to_parent(self) -> None:
         """In a forked child: one file has one writer, and that is the parent."""

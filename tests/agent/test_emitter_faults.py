@@ -248,6 +248,32 @@ def test_a_full_disk_drops_and_when_there_is_room_again_tells(tmp_path):
     assert json.loads(last)["step"] == 1000
 
 
+def test_a_disk_that_was_full_at_the_start_is_told_whose_the_file_is(tmp_path):
+    path = tmp_path / "x.jsonl"
+    run_python(
+        f"""
+        import resource
+        from pathlib import Path
+        from agent.emitter import Emitter
+        emitter = Emitter(Path({str(path)!r}), node="rank-0", rank=0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+        assert not emitter.begin(schema=1, run_id="cafe", attempt=1, run_kind="ddp",
+                                 host="here", boot_id="b", pid=1, pid_start=2)
+        emitter.tend()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+        emitter.tend()
+        emitter.tend()
+        """,
+        check=True,
+    )
+
+    _torn, *told = path.read_bytes().splitlines()
+    assert [json.loads(line)["kind"] for line in told] == [
+        "events_dropped",
+        "run_started",
+    ]
+
+
 def test_a_small_file_system_that_is_full_leaves_training_alone(tmp_path):
     script = """
         from pathlib import Path
