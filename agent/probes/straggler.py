@@ -49,6 +49,9 @@ class _Step:
 class _Follower:
     """One rank's telemetry, over all its segments."""
 
+    _is_complete: bool
+    """Whether the segment that is read has been followed by another."""
+
     def __init__(self, run: RunDir, attempt: int, rank: int) -> None:
         self._place = (run, attempt, rank_stem(rank))
         self._begin(1)
