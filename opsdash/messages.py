@@ -113,6 +113,15 @@ class ExportRequested(Wish):
         """Returns an event by its number."""
 
 
+class ProcessOpened(Message):
+    """The operator wants the events of one process."""
+
+    def __init__(self, stem: str) -> None:
+        super().__init__()
+        self.stem = stem
+        """`rank-00003`, `server`, or a client's key."""
+
+
 class RoundOpened(Message):
     """The operator wants the events of a federated round."""
 

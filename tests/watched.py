@@ -14,8 +14,10 @@ from pathlib import Path
 from agent.rundir.layout import RunDir
 from opsdash.app import OpsdashApp
 from opsdash.glyphs import ASCII, UNICODE
-from opsdash.screens.watch import WatchScreen
+from opsdash.screens.chunk_browser import Level
+from opsdash.screens.watch import CHUNKS, WatchScreen
 from opsdash.theme import Appearance
+from opsdash.widgets.plan import PlanDialog
 from tests.patient_pilot import DEADLINE_S
 from tests.runs import SECOND, HandClocks, RunWriter
 
@@ -83,3 +85,23 @@ async def refreshed(app, pilot) -> None:
     """Show the run anew and let every widget draw."""
     app._show()
     await pilot.pause()
+
+
+def plan_title(app) -> str:
+    """What the plan on the screen is about."""
+    assert isinstance(app.screen, PlanDialog), app.screen
+    return app.screen.plan.title
+
+
+async def opened(app, pilot, kind) -> None:
+    """Wait for a screen of a kind, and until it is drawn."""
+    await until(pilot, lambda: isinstance(app.screen, kind), kind.__name__)
+    await pilot.pause()
+
+
+async def open_store(app, pilot):
+    """Go to the chunks and down into the first store; return the pane."""
+    pane = await app.watch.show_pane(CHUNKS)
+    await pilot.press("enter")
+    await until(pilot, lambda: pane.browser.level is Level.ROUNDS)
+    return pane

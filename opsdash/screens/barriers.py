@@ -127,12 +127,16 @@ class BarriersPane(Pane):
         if self.query_one(HeatMap).display:
             self.focus_now(self.query_one(HeatMap))
 
+    @property
+    def has_filter(self) -> bool:
+        """The ranks, where there are any."""
+        return bool(self.query_one(RecordTable).display)
+
     def filter_rows(self) -> bool:
         """Begin to type a filter of the ranks."""
-        table = self.query_one(RecordTable)
-        if table.display:
-            table.filter_rows()
-        return table.display
+        if self.has_filter:
+            self.query_one(RecordTable).filter_rows()
+        return self.has_filter
 
     def on_heat_map_cell_selected(self, event: HeatMap.CellSelected) -> None:
         """Go from a hot cell to what happened then."""

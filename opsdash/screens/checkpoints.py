@@ -71,10 +71,25 @@ class CheckpointsPane(Pane):
         self.query_one(RecordTable).show(rows)
         self._show_details()
 
+    @property
+    def has_filter(self) -> bool:
+        """The checkpoints."""
+        return True
+
     def filter_rows(self) -> bool:
         """Begin to type a filter."""
         self.query_one(RecordTable).filter_rows()
         return True
+
+    def on_virtual_table_selected(self) -> None:
+        """Go to what happened at the step, or in the round, that it holds."""
+        here = self._here()
+        if here is None or self._view is None:
+            return
+        if self._view.run.kind == "federated":
+            self.post_message(messages.RoundOpened(here.number, None))
+        else:
+            self.post_message(messages.StepOpened(here.number, None))
 
     def on_virtual_table_highlighted(self) -> None:
         """Show the details of the checkpoint under the cursor."""

@@ -113,8 +113,20 @@ class ChunksPane(Pane):
         if self.query_one(ContentSwitcher).display:
             self.focus_now(self._table)
 
+    @property
+    def opens_rows(self) -> bool:
+        """Parts of a chunk, and tensors that changed, have nothing below them."""
+        return self.browser.level not in (Level.PARTS, Level.DIFF)
+
+    @property
+    def has_filter(self) -> bool:
+        """The table that is shown, where there is one."""
+        return bool(self.query_one(ContentSwitcher).display)
+
     def filter_rows(self) -> bool:
         """Begin to type a filter of the table that is shown."""
+        if not self.has_filter:
+            return False
         shown = self.query_one(f"#{_NAMES[self.browser.level]}")
         assert isinstance(shown, RecordTable | ChunkTable)
         shown.filter_rows()

@@ -76,9 +76,23 @@ class EventsPane(Pane):
         node = None if rank is None else rank_stem(rank)
         self._restrict(self._pattern, EventFilter(step=step, node=node))
 
+    def show_process(self, stem: str) -> None:
+        """Keep to the events of one process."""
+        self._restrict(self._pattern, EventFilter(node=stem))
+
     def show_round(self, round_num: int) -> None:
         """Keep to the events of one federated round."""
         self._restrict(self._pattern, EventFilter(round_num=round_num))
+
+    @property
+    def opens_rows(self) -> bool:
+        """An event is told in full below the list."""
+        return False
+
+    @property
+    def has_filter(self) -> bool:
+        """The events."""
+        return True
 
     def filter_rows(self) -> bool:
         """Begin to type a filter."""

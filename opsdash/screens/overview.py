@@ -83,6 +83,11 @@ class OverviewPane(Pane):
         else:
             self._show_steps(view)
 
+    @property
+    def has_filter(self) -> bool:
+        """The processes."""
+        return True
+
     def filter_rows(self) -> bool:
         """Begin to type a filter of the processes."""
         self.query_one("#ranks", RecordTable).filter_rows()

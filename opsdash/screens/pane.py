@@ -81,6 +81,16 @@ class Pane(Vertical):
         """Give the focus before the next key is read, not some time after."""
         self.screen.set_focus(widget)
 
+    @property
+    def opens_rows(self) -> bool:
+        """Whether enter leads somewhere from a row of this pane."""
+        return True
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether there are rows here that a filter can be typed for."""
+        return False
+
     def filter_rows(self) -> bool:
         """Begin to type a filter; False: this pane has nothing to filter."""
         return False

@@ -6,7 +6,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 
 from opsdash import units
-from opsdash.messages import RoundOpened
+from opsdash.messages import ProcessOpened, RoundOpened
 from opsdash.projections.rounds import ClientRow, RoundRow
 from opsdash.screens.client_cells import LEGEND, show_clients
 from opsdash.screens.pane import Pane, View
@@ -14,6 +14,7 @@ from opsdash.widgets.client_grid import ClientGrid
 from opsdash.widgets.facts import Fact, Facts
 from opsdash.widgets.record_table import Field, RecordTable
 from opsdash.widgets.rows import Cell, Column
+from opsdash.widgets.table_messages import Selected
 
 _CLIENTS: tuple[Field[ClientRow], ...] = (
     Field(
@@ -160,12 +161,26 @@ class RoundsPane(Pane):
         if is_at_newest:  # who has not moved away sees the newest
             table.table.action_first()
 
+    @property
+    def has_filter(self) -> bool:
+        """Clients and rounds, where there are any."""
+        return bool(self.query_one("#rounds").display)
+
     def filter_rows(self) -> bool:
         """Begin to type a filter of the table in use; of the rounds otherwise."""
+        if not self.has_filter:
+            return False
         clients = self.query_one("#clients", RecordTable)
         is_there = clients.has_focus_within
         (clients if is_there else self.query_one("#rounds", RecordTable)).filter_rows()
         return True
+
+    def on_virtual_table_selected(self, event: Selected) -> None:
+        """Go to what happened in the round, or to the client, under the cursor."""
+        if isinstance(event.key, int):
+            self.post_message(RoundOpened(event.key, None))
+        else:
+            self.post_message(ProcessOpened(str(event.key)))
 
     def on_client_grid_cell_selected(self, event: ClientGrid.CellSelected) -> None:
         """Go from a cell to what happened in that round."""

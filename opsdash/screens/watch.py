@@ -14,12 +14,14 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from opsdash.messages import (
+    ProcessOpened,
     ResumeRequested,
     RoundOpened,
     StepOpened,
     StoreVerifyRequested,
     VerifyRequested,
 )
+from opsdash.projections.run_state import State
 from opsdash.screens.barriers import BarriersPane
 from opsdash.screens.checkpoints import CheckpointsPane
 from opsdash.screens.chunks import ChunksPane
@@ -47,6 +49,8 @@ PANES: tuple[type[Pane], ...] = (
 CHECKPOINTS, CHUNKS, EVENTS = 2, 4, 6
 """Where these panes are in `PANES`."""
 _MAX_JOB_LINES = 3
+_SOMETIMES = ("request", "pause_run", "filter", "select")
+"""Actions whose keys stand at the bottom only while they lead to something."""
 
 
 class WatchScreen(ThinScreen[None]):
@@ -91,6 +95,8 @@ class WatchScreen(ThinScreen[None]):
         self._panes: dict[int, Pane] = {}
         self._jobs: dict[str, JobLine] = {}
         self._changing = asyncio.Lock()
+        self._offered: tuple[bool, ...] = ()
+        self._is_over = self._is_federated = False
 
     def compose(self) -> ComposeResult:
         """Lay out verdict, bar, the place of the pane, jobs and keys."""
@@ -98,7 +104,7 @@ class WatchScreen(ThinScreen[None]):
         yield PaneBar([pane.TITLE for pane in PANES])
         yield Vertical(id="panes")
         yield Vertical(id="jobs")
-        yield KeyLine()
+        yield KeyLine(self._is_offered)
 
     def check_action(
         self,
@@ -199,6 +205,12 @@ class WatchScreen(ThinScreen[None]):
         if isinstance(pane, EventsPane):
             pane.show_round(message.round_num)
 
+    async def on_process_opened(self, message: ProcessOpened) -> None:
+        """Go to the events of a process."""
+        pane = await self.show_pane(EVENTS)
+        if isinstance(pane, EventsPane):
+            pane.show_process(message.stem)
+
     async def on_pane_bar_chosen(self, message: PaneBar.Chosen) -> None:
         """Go to the pane that was clicked."""
         await self.show_pane(message.index)
@@ -208,6 +220,8 @@ class WatchScreen(ThinScreen[None]):
         if not self.is_there:
             return
         verdict = view.verdict
+        self._is_over = verdict.state in (State.DEAD, State.FINISHED)
+        self._is_federated = view.run.kind == "federated"
         self.query_one(VerdictLine).show(str(verdict.state), verdict_text(view))
         self.query_one(PaneBar).show(
             self.shown, note or self._run_name, is_urgent=bool(note)
@@ -215,6 +229,21 @@ class WatchScreen(ThinScreen[None]):
         pane = self.pane
         if pane is not None and pane.is_attached:
             pane.show(view)
+        offered = tuple(map(self._is_offered, _SOMETIMES))
+        if offered != self._offered:
+            self._offered = offered
+            self.query_one(KeyLine).changed()
+
+    def _is_offered(self, action: str) -> bool:
+        """Whether the line of keys names an action; what is not named tells why."""
+        pane = self.pane
+        if action == "request":
+            return not self._is_over and not self._is_federated
+        if action == "pause_run":
+            return not self._is_over
+        if pane is None or action not in ("filter", "select"):
+            return True
+        return pane.has_filter if action == "filter" else pane.opens_rows
 
     async def show_job(self, key: str, state: JobState) -> None:
         """Show how far a job is; its outcome stays until newer jobs need the room."""

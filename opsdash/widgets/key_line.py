@@ -4,6 +4,7 @@ It asks the screen which bindings are active, so it cannot be out of date. What
 does not fit is left out whole: `?` lists everything.
 """
 
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 from textual import events
@@ -51,8 +52,10 @@ class KeyLine(LineWidget):
     }
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_offered: Callable[[str], bool] = lambda _: True) -> None:
+        """Make the line; a key whose action is not offered works unseen."""
         super().__init__()
+        self._is_offered = is_offered
         self._ends: list[tuple[int, str]] = []
 
     def on_mount(self) -> None:
@@ -98,6 +101,8 @@ class KeyLine(LineWidget):
             if not (binding.show and active.enabled and binding.description):
                 continue
             name = binding.action.partition("(")[0].rpartition(".")[2]
+            if not self._is_offered(name):
+                continue
             side = right if name in _ALWAYS else left
             side.setdefault(binding.action, _Key(binding.key, binding.description))
         return list(left.values()), list(right.values())

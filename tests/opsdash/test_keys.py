@@ -2,13 +2,11 @@
 
 import json
 
-import pytest
 from textual.binding import Binding
 from textual.command import CommandPalette
 from textual.widgets import Input
 
-from agent.rundir.request_args import KINDS
-from agent.rundir.requests import ACCEPTS_NAME, list_requests
+from agent.rundir.requests import list_requests
 from opsdash.app import OpsdashApp
 from opsdash.operations.preferences import read_theme
 from opsdash.projections.event_words import Severity
@@ -33,7 +31,7 @@ from opsdash.widgets.record_table import RecordTable
 from opsdash.widgets.table import VirtualTable
 from tests.run_states import STATES
 from tests.screen_text import screen_text
-from tests.watched import refreshed, still_clocks, until, watching
+from tests.watched import open_store, opened, plan_title, refreshed, until
 
 OWNERS = (
     OpsdashApp,
@@ -52,38 +50,6 @@ def presses(owner, *keys):
     """Say which keys a test is about; a test below wants every key of every owner."""
     PRESSED.update((owner.__name__, key) for key in keys)
     return lambda test: test
-
-
-def accept(writer):
-    """A trainer that takes every request."""
-    writer.run.requests.mkdir(mode=0o700)
-    path = writer.run.requests / ACCEPTS_NAME
-    told = {"schema": 1, "attempt": writer.attempt, "kinds": sorted(KINDS)}
-    path.write_text(json.dumps(told))
-    path.chmod(0o600)
-
-
-@pytest.fixture
-def on(tmp_path):
-    """Watch a run in a state."""
-
-    def on(state, **options):
-        writer = STATES[state](tmp_path / state)
-        accept(writer)
-        clocks = still_clocks(writer, 40.0 if state == "dead" else 1.0)
-        return watching(writer.path, clocks=clocks, **options)
-
-    return on
-
-
-def plan_title(app):
-    assert isinstance(app.screen, PlanDialog), app.screen
-    return app.screen.plan.title
-
-
-async def opened(app, pilot, kind):
-    await until(pilot, lambda: isinstance(app.screen, kind), kind.__name__)
-    await pilot.pause()
 
 
 @presses(OpsdashApp, "s", "S", "K", "f", "space")
@@ -125,26 +91,6 @@ async def test_a_confirmed_plan_becomes_a_request_that_x_takes_back(on):
         assert list_requests(app.attached.run) == []
         await pilot.press("x")
         assert app.notes[-1] == "no job is running"
-
-
-async def test_the_home_of_somebody_unknown_is_told_and_nothing_more(on):
-    async with on("federated") as (app, pilot):
-        await app.watch.show_pane(6)
-        await pilot.press("E")
-        await opened(app, pilot, AskScreen)
-        app.screen.query_one(Input).value = "~nobody-of-this-name/events.csv"
-        await pilot.press("enter")
-        await until(pilot, lambda: bool(app.notes), "a word")
-        told = app.notes[-1]
-        await open_store(app, pilot)
-        await pilot.press("R")
-        await opened(app, pilot, AskScreen)
-        app.screen.query(Input)[0].value = "~nobody-of-this-name/round.pt"
-        await pilot.press("enter")
-        await opened(app, pilot, PlanDialog)
-
-        assert "`~nobody-of-this-name/events.csv` cannot be written" in told
-        assert "~nobody-of-this-name/round.pt" in plan_title(app)
 
 
 async def test_what_cannot_be_undone_wants_the_name(on):
@@ -323,14 +269,6 @@ async def test_groups_and_clients_of_the_optimizer(on):
         assert "shown" not in every
         rates = [chart for chart in app.watch.query(Chart) if chart.id == "lr"]
         assert rates[0].series[0].latest == 1e-3
-
-
-async def open_store(app, pilot):
-    """Go to the chunks and down into the first store."""
-    pane = await app.watch.show_pane(4)
-    await pilot.press("enter")
-    await until(pilot, lambda: pane.browser.level is Level.ROUNDS)
-    return pane
 
 
 @presses(ChunksPane, "v", "F", "R", "equals_sign", "backspace", "escape")

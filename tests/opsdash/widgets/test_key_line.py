@@ -39,6 +39,19 @@ async def test_it_shows_what_works_and_ends_with_help_and_quit():
     assert "Forbidden" not in line
 
 
+async def test_what_is_not_offered_is_not_named_and_works_all_the_same():
+    line = KeyLine(lambda action: action != "save")
+
+    async with KeysApp(line).run_test(size=(60, 1)) as pilot:
+        await pilot.pause()
+        shown = screen_text(pilot.app)
+        await pilot.press("s")
+
+        assert "Save" not in shown
+        assert "/ Filter" in shown
+        assert pilot.app.done == ["save"]
+
+
 async def test_where_there_is_no_room_keys_go_whole_and_help_stays():
     async with KeysApp(KeyLine()).run_test(size=(26, 1)) as pilot:
         await pilot.pause()
