@@ -3,7 +3,8 @@
 Only a rank that waits itself beyond its limit looks at the others, so a
 healthy run costs nothing. Every such rank comes to the same conclusion; the
 lowest one that is alive tells it, and the lowest one on each host takes the
-stacks of those who are missing there. A wait that nobody wrapped is found by a
+stacks of those who are missing there; of a host where nobody waits, the agents
+of the missing ones are asked. A wait that nobody wrapped is found by a
 main thread that tells nothing, and named by the collective it started last.
 """
 
@@ -123,13 +124,16 @@ class HangWatch:
             self._asked.clear()
             self._parts.write_stacks(what)
         alive = [r for r in there if r == me or self._parts.peers.is_alive(r)]
-        if me == min(alive) and missing != self._told:
+        is_news = me == min(alive) and missing != self._told
+        if is_news:
             self._tell(wait, missing, standings)
         here = self._parts.host.ranks_here()
         if me == min(r for r in alive if r in here or r == me):
             self._ask(
                 what, [r for r in missing if self._must_ask(standings[r])], standings
             )
+        if is_news:
+            self._parts.host.ask_elsewhere(missing, alive)
 
     def _missing_at_collective(
         self, me: int, behind: tuple[int, ...], standings: dict[int, Standing]

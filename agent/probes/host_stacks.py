@@ -2,10 +2,10 @@
 
 A process that cannot run Python any more writes its own stacks when it gets
 its signal; one that is stopped cannot, and is described from `/proc`. What
-other hosts run is left to an agent there.
+other hosts run is left to an agent there: it is asked as an operator would ask.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from agent.probes.stacks import ask_for_stacks, describe
 from agent.rundir.events import StacksWritten
 from agent.rundir.layout import RunDir, rank_stem
 from agent.rundir.process import Liveness, liveness
+from agent.rundir.requests import write_request
 from agent.rundir.stacks import StacksHeader, list_headers, stacks_file
 
 
@@ -67,6 +68,22 @@ class HostStacks:
                 self._asked.append(_Asked(here[rank], path, size_bytes, reason))
             else:
                 self._tell(path, f"{reason}: none of rank {rank}: {refusal}")
+
+    def ask_elsewhere(self, ranks: Sequence[int], near: Sequence[int]) -> None:
+        """Ask for the stacks of those ranks that nobody of `near` shares a host with.
+
+        Raises:
+            RunDirError: `requests/` is not ours alone.
+            OSError: it cannot be written.
+        """
+        hosts = {
+            header.rank: (header.process.host, header.process.boot_id)
+            for header in list_headers(self._run, self._attempt)
+        }
+        reached = {hosts.get(rank) for rank in near}
+        far = [rank for rank in ranks if rank in hosts and hosts[rank] not in reached]
+        if far:
+            write_request(self._run, "stacks", {"ranks": far}, attempt=self._attempt)
 
     def look(self) -> None:
         """Tell what has come since the beat before."""

@@ -22,6 +22,8 @@ from agent.rundir.layout import RunDir, rank_stem
 from agent.rundir.process import Liveness, liveness, this_process
 from agent.rundir.stacks import StacksHeader, encode_header, stacks_file
 
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+
 SIGNAL_VARIABLE = "OPSDASH_STACKS_SIGNAL"
 """A signal's name or number, or `off`; without it SIGUSR2, unless that is taken."""
 
@@ -51,7 +53,9 @@ class Stacks:
             OSError: the file cannot be written.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("ab", buffering=0)
+        # Non-blocking: it may be a FIFO that lies there.
+        fd = os.open(self._path, _FLAGS, 0o666)
+        file = os.fdopen(fd, "ab", buffering=0)
         header = StacksHeader(
             node=self._emitter.node,
             rank=self._emitter.rank,

@@ -11,6 +11,7 @@ import msgspec
 
 from agent.rundir.layout import RunDir
 from agent.rundir.process import ProcessId
+from agent.rundir.reading import read_regular
 
 _MAX_HEADER_BYTES = 4096
 
@@ -38,8 +39,7 @@ def encode_header(header: StacksHeader) -> bytes:
 def read_header(path: Path) -> StacksHeader | None:
     """Return who writes a stacks file; None: nobody says so."""
     try:
-        with path.open("rb") as file:
-            line = file.readline(_MAX_HEADER_BYTES)
+        line = read_regular(path, _MAX_HEADER_BYTES).partition(b"\n")[0]
         return msgspec.json.decode(line.removeprefix(b"# "), type=StacksHeader)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -4,6 +4,7 @@ The other host is made of namespaces: a name, a boot and process numbers of its
 own. So no rank can look at the other's process, as it is over a network.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.rundir.attempts import list_attempts
-from agent.rundir.events import RunStarted, decode_lines
+from agent.rundir.events import HangNamed, RunStarted, decode_lines
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import read_outcome, write_request
 
@@ -32,10 +33,16 @@ WORKER = """
             agent.step_done(step)
             time.sleep(0.02)
 
+    def wait_for_the_other(agent, folder):
+        with agent.barrier("gate", limit_s=0.5):
+            while not (folder / "enough").exists():
+                time.sleep(0.02)
+
     folder, rank = Path(sys.argv[1]), int(sys.argv[2])
     place = {"rank": rank, "world_size": 2}
     with Agent.attach(folder / "run", **place, heartbeat_s=0.1) as agent:
-        train_until_told(agent, folder)
+        is_early = sys.argv[3:] == ["waits"] and rank == 0
+        (wait_for_the_other if is_early else train_until_told)(agent, folder)
 """
 ELSEWHERE = """
     set -e
@@ -72,10 +79,10 @@ def started(run: RunDir, rank: int) -> RunStarted | None:
     return next((event for event in found if isinstance(event, RunStarted)), None)
 
 
-@pytest.mark.slow
-def test_ranks_of_two_hosts_share_an_attempt_and_each_writes_its_own_stacks(tmp_path):
-    run = RunDir(tmp_path / "run")
-    own = [sys.executable, "-c", textwrap.dedent(WORKER), str(tmp_path)]
+@contextlib.contextmanager
+def on_two_hosts(folder: Path, *arguments: str):
+    """Run rank 0 here and rank 1 elsewhere until the block ends."""
+    own = [sys.executable, "-c", textwrap.dedent(WORKER), str(folder)]
     launched = {
         "MASTER_ADDR": "host-0",
         "MASTER_PORT": "29500",
@@ -84,22 +91,49 @@ def test_ranks_of_two_hosts_share_an_attempt_and_each_writes_its_own_stacks(tmp_
         "WORLD_SIZE": "2",
     }
     ranks = [
-        subprocess.Popen([*where, *own, str(rank)], cwd=ROOT, env=os.environ | launched)
-        for rank, where in enumerate(([], elsewhere(tmp_path)))
+        subprocess.Popen(
+            [*where, *own, str(rank), *arguments], cwd=ROOT, env=os.environ | launched
+        )
+        for rank, where in enumerate(([], elsewhere(folder)))
     ]
     try:
+        yield ranks
+    finally:
+        (folder / "enough").touch()
+        codes = [rank.wait() for rank in ranks]
+    assert codes == [0, 0]
+
+
+@pytest.mark.slow
+def test_ranks_of_two_hosts_share_an_attempt_and_each_writes_its_own_stacks(tmp_path):
+    run = RunDir(tmp_path / "run")
+    with on_two_hosts(tmp_path) as ranks:
         wait_until(lambda: started(run, 0) and started(run, 1), ranks)
         asked = write_request(run, "stacks", attempt=1)
         wait_until(lambda: read_outcome(run, asked), ranks)
-    finally:
-        (tmp_path / "enough").touch()
 
-    assert [rank.wait() for rank in ranks] == [0, 0]
     assert list_attempts(run) == [1]
     here, there = started(run, 0), started(run, 1)
     assert there.host == "elsewhere"
     assert here.host != there.host
     assert here.boot_id != there.boot_id
     for rank in range(2):
-        stacks = run.path / f"stacks/0001/rank-{rank:05d}.txt"
-        assert "train_until_told" in stacks.read_text()
+        assert "train_until_told" in stacks_of(run, rank)
+
+
+@pytest.mark.slow
+def test_who_is_missed_from_another_host_writes_its_stacks(tmp_path):
+    run = RunDir(tmp_path / "run")
+    with on_two_hosts(tmp_path, "waits") as ranks:
+        wait_until(lambda: "train_until_told" in stacks_of(run, 1), ranks)
+
+    assert "wait_for_the_other" in stacks_of(run, 0)
+    data = run.telemetry_file(1, "rank-00000").read_bytes()
+    hangs = [e for e in decode_lines(data) if isinstance(e, HangNamed)]
+    assert (hangs[0].barrier, hangs[0].missing) == ("gate", (1,))
+    assert hangs[0].last_seen[0].stacks == "stacks/0001/rank-00001.txt"
+
+
+def stacks_of(run: RunDir, rank: int) -> str:
+    path = run.path / f"stacks/0001/rank-{rank:05d}.txt"
+    return path.read_text() if path.exists() else ""

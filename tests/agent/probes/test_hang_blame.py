@@ -1,5 +1,6 @@
 """Who is blamed for a collective that nobody wrapped, and who is asked for stacks."""
 
+import msgspec
 import pytest
 
 from agent.emitter import Emitter
@@ -20,6 +21,7 @@ from agent.rundir.events import (
 )
 from agent.rundir.layout import RunDir, rank_stem
 from agent.rundir.process import this_process
+from agent.rundir.requests import list_requests
 from agent.rundir.stacks import StacksHeader, encode_header, stacks_file
 
 PERIOD_S = 10.0
@@ -158,13 +160,19 @@ def asked(ranks, me):
     return [event.reason for event in events if isinstance(event, StacksWritten)]
 
 
+def settle(folder, rank, *, host):
+    """Leave what shows where a rank runs; it has no signal to give."""
+    path = stacks_file(RunDir(folder), 1, rank_stem(rank))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    process = msgspec.structs.replace(this_process(), host=host)
+    header = StacksHeader(node=f"rank-{rank}", rank=rank, process=process, signum=None)
+    path.write_bytes(encode_header(header))
+
+
 @pytest.fixture
 def neighbour(tmp_path):
-    """Leave what shows that rank 2 runs on this host; it has no signal to give."""
-    path = stacks_file(RunDir(tmp_path), 1, rank_stem(2))
-    path.parent.mkdir(parents=True)
-    header = StacksHeader(node="rank-2", rank=2, process=this_process(), signum=None)
-    path.write_bytes(encode_header(header))
+    """Leave what shows that rank 2 runs on this host."""
+    settle(tmp_path, 2, host=this_process().host)
 
 
 def test_who_does_not_tell_the_hang_asks_its_neighbour_for_stacks_at_every_one(
@@ -195,3 +203,16 @@ def test_who_has_come_to_another_place_is_asked_again_a_few_times(ranks, neighbo
 
     # The first reason is that rank 0 has written its own.
     assert found == [1, 2, 3, 4, 4, 4]
+
+
+def test_of_a_host_where_nobody_waits_the_agents_are_asked_once(ranks, tmp_path):
+    settle(tmp_path, 0, host="here")
+    settle(tmp_path, 1, host="here")
+    settle(tmp_path, 2, host="elsewhere")
+
+    with ranks.barriers.barrier("gate", limit_ns=1):
+        ranks.look(6, 1, 2)  # ranks 1 and 2 are missing
+
+    [view] = list_requests(ranks.run)
+    assert (view.request.kind, view.request.attempt) == ("stacks", 1)
+    assert view.request.args == {"ranks": [2]}

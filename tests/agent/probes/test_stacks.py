@@ -165,6 +165,18 @@ def handler():
     signal.signal(signal.SIGUSR2, signal.SIG_DFL)
 
 
+def test_fifos_in_place_of_stacks_hold_nobody(run, emitter):
+    for rank in range(2):
+        path = stacks_file(run, 1, f"rank-{rank:05d}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+
+    with pytest.raises(OSError, match="No such device"):
+        Stacks(emitter, run, 1).register()
+
+    assert list_headers(run, 1) == []
+
+
 def test_a_signal_that_is_taken_is_left_alone(run, emitter, handler):
     got = []
     signal.signal(signal.SIGUSR2, lambda *_: got.append(1))
