@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 HEARTBEAT_S = 1.0
-_ATTEMPT_WAIT_S = 60.0
+_ATTEMPT_WAIT_S = 150.0
+"""A client of NFS may look a minute long at what is not there any more, twice."""
 
 
 class Agent:

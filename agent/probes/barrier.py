@@ -15,6 +15,8 @@ from agent.emitter import Emitter
 from agent.rundir.events import BarrierArrived, BarrierReleased, Wait
 
 _MAX_PENDING_WAITS = 64
+_MAX_NAMES = 4_096
+"""Some loops name a barrier by its step: of those passed longest ago none is kept."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ class BarrierProbe:
         return pending
 
     def _open(self, name: str, limit_ns: int | None) -> OpenWait:
-        index = self._counts.get(name, 0)
-        self._counts[name] = index + 1
+        counts = self._counts
+        index = counts.pop(name, 0)
+        counts[name] = index + 1
+        if len(counts) > _MAX_NAMES:
+            del counts[next(iter(counts))]
         self.current = OpenWait(name, index, time.monotonic_ns(), limit_ns)
         return self.current

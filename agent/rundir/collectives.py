@@ -21,6 +21,8 @@ _MAX_STEPS = 64
 """Steps that one sample may tell of."""
 _CLOCK_PAIRS = 5
 _MAX_SAMPLES = 8
+_MAX_GROUPS = 64
+"""Some trainers make new groups for ever."""
 
 
 class StepStarts(NamedTuple):
@@ -126,7 +128,7 @@ class CollectiveFold:
         if rank not in self._hosts or not event.started_ns:
             return []
         self._pairs[rank].append(event.time_ns - event.mono_ns)
-        ring = self._rings.setdefault(event.group, _Ring())
+        ring = self._ring_of(event.group)
         if not ring.admits(rank, event):
             return []
         starts = ring.starts.setdefault(rank, {})
@@ -139,6 +141,13 @@ class CollectiveFold:
         for one in ring.starts.values():
             _forget(one, ring.next_id)
         return found
+
+    def _ring_of(self, group: str) -> _Ring:
+        """Return what is known of a group, and forget the one heard of longest ago."""
+        ring = self._rings[group] = self._rings.pop(group, None) or _Ring()
+        if len(self._rings) > _MAX_GROUPS:
+            del self._rings[next(iter(self._rings))]
+        return ring
 
     def _settle(self, ring: _Ring) -> list[StepStarts]:
         """Return the steps whose collectives every rank has told."""

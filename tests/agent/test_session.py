@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from agent.emitter import Emitter
+from agent.probes.barrier import BarrierProbe
 from agent.rundir.errors import LockedError, RunDirError
 from agent.rundir.events import EvalDone, Undecodable, decode_lines, kind
 from agent.rundir.layout import RunDir
@@ -74,6 +76,18 @@ def test_a_barrier_says_arrived_before_it_waits_and_released_after(tmp_path):
     released = next(e for e in events(tmp_path) if kind(e) == "barrier_released")
     assert released.name == "save"
     assert released.error is None
+
+
+def test_of_barriers_with_ever_new_names_memory_is_bounded(tmp_path):
+    probe = BarrierProbe(Emitter(None, node="rank-0", rank=0))
+
+    for step in range(10_000):
+        for name in ("every.step", f"step-{step}"):
+            with probe.wait(name):
+                pass
+
+    assert len(probe._counts) == 4_096
+    assert probe._counts["every.step"] == 10_000
 
 
 def test_a_barrier_that_fails_says_why(tmp_path):

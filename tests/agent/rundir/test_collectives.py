@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from agent.rundir.collectives import CollectiveFold
@@ -91,6 +92,18 @@ def test_a_group_that_was_made_again_counts_from_the_beginning():
     assert [step.step for step in last] == list(range(43, 101))
     assert all(step.lateness_ns == late_ns for step in last)
     assert last[-1].step_ns == STEP_NS
+
+
+def test_of_groups_without_end_the_latest_are_kept():
+    fold = CollectiveFold(ONE_HOST, Alignment(ONE_HOST))
+
+    for number in range(1_000):
+        told = msgspec.structs.replace(sample(1, 2), group=f"{number} undefined")
+        fold.observe(0, told)
+        fold.observe(0, sample(number + 1, number + 1))
+
+    assert len(fold._rings) == 64
+    assert {"0 default_pg", "999 undefined"} <= fold._rings.keys()
 
 
 def test_a_rank_that_tells_later_is_waited_for():
