@@ -144,7 +144,7 @@ class CollectiveFold:
 
     def _ring_of(self, group: str) -> _Ring:
         """Return what is known of a group, and forget the one heard of longest ago."""
-        ring = self._rings[group] = self._rings.pop(group, None) or _Ring()
+        ring = self._rings[group] = self._rings.pop(group, _Ring())
         if len(self._rings) > _MAX_GROUPS:
             del self._rings[next(iter(self._rings))]
         return ring
