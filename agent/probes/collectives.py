@@ -2,7 +2,7 @@
 
 All ranks leave a backward pass together, so step times cannot tell who was
 late in it; the start of each collective can. torch keeps the latest ones in a
-ring (gloo and NCCL, `TORCH_FR_BUFFER_SIZE`). Reading it is a private function
+ring (NCCL in one of its own, `TORCH_FR_BUFFER_SIZE`). Reading it is a private function
 that holds the GIL for some milliseconds, so it is called rarely, more often
 when the pace of steps has changed, which all ranks see alike, and never for
 more than a fixed share of the time. Where it is missing or off, that is said once.
@@ -56,7 +56,9 @@ class _Entry(msgspec.Struct):
 
     @property
     def group(self) -> str:
-        return " ".join(self.process_group)
+        """Of a group with two backends each counts for itself."""
+        name = " ".join(self.process_group)
+        return f"{name} (nccl)" if self.profiling_name.startswith("nccl") else name
 
     @property
     def started_ns(self) -> int:
@@ -91,6 +93,7 @@ class CollectivesProbe:
         self._told_ids: dict[str, _Told] = {}
         self._still_told: dict[str, int] = {}
         """By group: the progress at which the main thread was told to stand still."""
+        self._has_said_empty = False
         self._budget_s = _BUDGET_S
         self._counted_s = time.monotonic()
 
@@ -113,14 +116,15 @@ class CollectivesProbe:
         `is_still`: the main thread stands still and the others may wait for it, so
         that nothing is new is written too, once.
         """
-        dump = _dump_function()
-        if isinstance(dump, str):
-            self._say_absent(dump)
+        dumps = _dump_functions()
+        if isinstance(dumps, str):
+            self.absence = dumps
+            self._say_unavailable(dumps)
             return None
         if not _is_recording():
             return None
         began, progress = time.thread_time(), self._activity.progress
-        entries = _decoder.decode(dump()).entries
+        entries = [e for dump in dumps for e in _decoder.decode(dump()).entries]
         self._budget_s -= time.thread_time() - began
         self._sampled_steps = self._activity.num_steps
         mine = _of_newest_groups([entry for entry in entries if not entry.is_p2p])
@@ -131,11 +135,14 @@ class CollectivesProbe:
         still_at = (
             progress if is_still and progress == self._activity.progress else None
         )
-        for group in list(groups)[:_MAX_GROUPS]:
+        for group in sorted(groups, key=lambda g: _newest(groups[g]).time_created_ns)[
+            -_MAX_GROUPS:
+        ]:
             self._tell(group, groups[group], still_at)
         if not mine:
+            self._say_empty()
             return None
-        last = max(mine, key=lambda entry: entry.time_created_ns)
+        last = _newest(mine)
         return Collective(last.group, last.collective_seq_id, last.profiling_name)
 
     def _can_afford(self) -> bool:
@@ -163,8 +170,14 @@ class CollectivesProbe:
             is_still=still_at is not None,
         )
 
-    def _say_absent(self, reason: str) -> None:
-        self.absence = reason
+    def _say_empty(self) -> None:
+        """Say once that steps go by without anything in the ring."""
+        num_steps = self._activity.num_steps
+        if num_steps >= _LEARNING_STEPS and not self._has_said_empty:
+            self._has_said_empty = True
+            self._say_unavailable(f"torch has recorded none in {num_steps} steps")
+
+    def _say_unavailable(self, reason: str) -> None:
         self._emitter.emit(
             CollectivesSampled,
             group="",
@@ -174,26 +187,31 @@ class CollectivesProbe:
         )
 
 
-def _dump_function() -> Callable[[], str] | str:
-    """Return what reads the ring, or why it cannot be read."""
+def _dump_functions() -> list[Callable[[], str | bytes]] | str:
+    """Return what reads the rings, or why they cannot be read."""
     torch = sys.modules.get("torch")
     if torch is None:
         return "this process does not use torch"
     if not torch.distributed.is_available():
         return "this torch has no distributed package"
-    if os.environ.get("TORCH_FR_BUFFER_SIZE") == "0":
-        return "TORCH_FR_BUFFER_SIZE is 0"
+    for variable in ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"):
+        if os.environ.get(variable) == "0":
+            return f"{variable} is 0"
     c10d = sys.modules.get("torch._C._distributed_c10d")
-    dump = getattr(c10d, "_dump_fr_trace_json", None)
-    if dump is None:
-        return f"torch {torch.__version__} has no Flight Recorder for this backend"
-    found: Callable[[], str] = dump
-    return found
+    names = ("_dump_fr_trace_json", "_dump_nccl_trace_json")
+    dumps = [getattr(c10d, name) for name in names if hasattr(c10d, name)]
+    if not dumps:
+        return f"torch {torch.__version__} has no Flight Recorder"
+    return dumps
 
 
 def _is_recording() -> bool:
     """Whether there is a group at all; without one there is nothing to read yet."""
     return bool(sys.modules["torch"].distributed.is_initialized())
+
+
+def _newest(entries: list[_Entry]) -> _Entry:
+    return max(entries, key=lambda entry: entry.time_created_ns)
 
 
 def _of_newest_groups(entries: list[_Entry]) -> list[_Entry]:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import textwrap
@@ -142,8 +143,63 @@ def test_without_a_group_there_is_nothing_to_tell_yet(recorded):
     assert not recorded.path.exists() or recorded.samples() == []
 
 
-def test_that_it_is_switched_off_is_said_once(recorded, monkeypatch):
-    monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "0")
+def test_what_nccl_records_for_itself_is_told_beside_gloo(recorded, group, monkeypatch):
+    # Without a GPU there is no NCCL; its ring has the same form, and its own count.
+    c10d = sys.modules["torch._C._distributed_c10d"]
+    reduce(3)
+    mine = json.loads(c10d._dump_fr_trace_json())["entries"]
+    entries = [
+        entry
+        | {
+            "collective_seq_id": number,
+            "profiling_name": "nccl:all_gather",
+            "time_discovered_started_ns": entry["time_created_ns"] + 5,
+            "time_created_ns": entry["time_created_ns"] + 1,
+        }
+        for number, entry in enumerate(mine[-3:], 70)
+    ]
+    ring = json.dumps({"entries": entries, "version": "2.10"}).encode()
+    monkeypatch.setattr(c10d, "_dump_nccl_trace_json", lambda: ring, raising=False)
+
+    last = recorded.probe.sample()
+
+    told = {event.group: event for event in recorded.samples()}
+    assert told.keys() >= {"0 default_pg", "0 default_pg (nccl)"}
+    of_nccl = told["0 default_pg (nccl)"]
+    assert of_nccl.first_id == 70
+    assert of_nccl.started_ns == tuple(e["time_created_ns"] + 4 for e in entries)
+    assert last == ("0 default_pg (nccl)", 72, "nccl:all_gather")
+
+
+def test_that_nothing_is_recorded_is_said_once(recorded, group, monkeypatch):
+    c10d = sys.modules["torch._C._distributed_c10d"]
+    monkeypatch.setattr(c10d, "_dump_fr_trace_json", lambda: '{"entries": []}')
+
+    for num_steps in (20, 60, 260, 460):
+        recorded.activity.num_steps = num_steps
+        recorded.probe.sample()
+
+    (event,) = recorded.samples()
+    assert event.unavailable == "torch has recorded none in 60 steps"
+
+
+def test_of_many_groups_the_latest_are_told(recorded, group):
+    for _ in range(12):
+        dist.all_reduce(torch.ones(1), group=dist.new_group([0]))
+    reduce(1)
+
+    recorded.probe.sample()
+
+    groups = [event.group for event in recorded.samples()]
+    assert len(groups) == 8
+    assert "0 default_pg" in groups
+
+
+@pytest.mark.parametrize(
+    "name", ["TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"]
+)
+def test_that_it_is_switched_off_is_said_once(recorded, monkeypatch, name):
+    monkeypatch.setenv(name, "0")
 
     recorded.activity.num_steps = 10_000
     recorded.probe.look()
@@ -151,7 +207,7 @@ def test_that_it_is_switched_off_is_said_once(recorded, monkeypatch):
 
     (event,) = recorded.samples()
     assert (event.group, event.started_ns) == ("", ())
-    assert event.unavailable == "TORCH_FR_BUFFER_SIZE is 0"
+    assert event.unavailable == f"{name} is 0"
     assert event.started_ns == ()
 
 
