@@ -7,6 +7,7 @@ so that a stuck trainer is seen to be stuck.
 """
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from agent.probes.activity import Activity
 from agent.probes.barrier import BarrierProbe
 from agent.probes.hang import DEFAULT_LIMIT_S
 from agent.probes.inbox import Inbox, PendingRequest
+from agent.probes.nonfinite import first_nonfinite
 from agent.probes.obeying import Obedience
 from agent.probes.place import Place, refuse_unsafe
 from agent.probes.pulse import Pulse
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 HEARTBEAT_S = 1.0
+_LEAVE_PATIENCE_S = 5.0
 _ATTEMPT_WAIT_S = 150.0
 """A client of NFS may look a minute long at what is not there any more, twice."""
 
@@ -194,7 +197,7 @@ class Agent:
         fields["waits"] = self.barriers.take_pending()
         self._told_busy_ns = busy_ns
         if "nonfinite" not in fields:
-            fields["nonfinite"] = _first_nonfinite(fields)
+            fields["nonfinite"] = first_nonfinite(fields)
         emitter.emit(StepDone, step=step, **fields)
         found = fields["nonfinite"]
         if found:
@@ -299,8 +302,18 @@ class Agent:
         if self._has_ended or os.getpid() != self._pid:
             return  # a forked child leaves; the run goes on
         self._has_ended = True
-        if self._pulse is not None:
-            self._pulse.stop()
+        if self._pulse is None or self._pulse.stop():
+            self._leave(reason, error)
+            return
+        # A disk that hangs must not keep training from ending: the lock is then
+        # that of a process that is gone.
+        leaving = threading.Thread(
+            target=self._leave, args=(reason, error), daemon=True
+        )
+        leaving.start()
+        leaving.join(_LEAVE_PATIENCE_S)
+
+    def _leave(self, reason: str, error: str | None) -> None:
         self._obedience.close()
         self.emitter.emit(RunEnded, reason=reason, error=error)
         self.emitter.close()
@@ -336,20 +349,6 @@ class Agent:
             ),
         )
         self._pulse.start()
-
-
-def _first_nonfinite(fields: dict[str, Any]) -> str | None:
-    """Name a number that JSON can only show as null."""
-    for name in ("loss", "grad_norm"):
-        value = fields.get(name)
-        if value is not None and not isinstance(value, float):
-            try:
-                value = fields[name] = float(value)
-            except Exception:  # noqa: BLE001, S112 - what it is will be told when it is written
-                continue
-        if value is not None and value - value != 0:
-            return name
-    return None
 
 
 def _ns(seconds: float | None) -> int | None:

@@ -2,10 +2,11 @@
 
 All ranks leave a backward pass together, so step times cannot tell who was
 late in it; the start of each collective can. torch keeps the latest ones in a
-ring (NCCL in one of its own, `TORCH_FR_BUFFER_SIZE`). Reading it is a private function
-that holds the GIL for some milliseconds, so it is called rarely, more often
-when the pace of steps has changed, which all ranks see alike, and never for
-more than a fixed share of the time. Where it is missing or off, that is said once.
+ring, and those of NCCL in another (`TORCH_FR_BUFFER_SIZE`). Reading it is a
+private function that holds the GIL for some milliseconds, so it is called
+rarely, more often when the pace of steps has changed, which all ranks see
+alike, and never for more than a fixed share of the time. Where it is missing,
+off or empty, that is said once.
 """
 
 import os
@@ -128,17 +129,12 @@ class CollectivesProbe:
         self._budget_s -= time.thread_time() - began
         self._sampled_steps = self._activity.num_steps
         mine = _of_newest_groups([entry for entry in entries if not entry.is_p2p])
-        groups: dict[str, list[_Entry]] = {}
-        for entry in mine:
-            groups.setdefault(entry.group, []).append(entry)
         # It may have gone on meanwhile.
         still_at = (
             progress if is_still and progress == self._activity.progress else None
         )
-        for group in sorted(groups, key=lambda g: _newest(groups[g]).time_created_ns)[
-            -_MAX_GROUPS:
-        ]:
-            self._tell(group, groups[group], still_at)
+        for group, started in _by_group(mine):
+            self._tell(group, started, still_at)
         if not mine:
             self._say_empty()
             return None
@@ -208,6 +204,15 @@ def _dump_functions() -> list[Callable[[], str | bytes]] | str:
 def _is_recording() -> bool:
     """Whether there is a group at all; without one there is nothing to read yet."""
     return bool(sys.modules["torch"].distributed.is_initialized())
+
+
+def _by_group(entries: list[_Entry]) -> list[tuple[str, list[_Entry]]]:
+    """Return the groups that were used last, each with its entries."""
+    groups: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.group, []).append(entry)
+    found = sorted(groups.items(), key=lambda item: _newest(item[1]).time_created_ns)
+    return found[-_MAX_GROUPS:]
 
 
 def _newest(entries: list[_Entry]) -> _Entry:

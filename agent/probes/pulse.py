@@ -56,12 +56,14 @@ class Pulse:
         )
         self._thread.start()
 
-    def stop(self, *, timeout_s: float = 5.0) -> None:
-        """End the thread; one that hangs in a file system is left behind."""
+    def stop(self, *, timeout_s: float = 5.0) -> bool:
+        """End the thread; False: it hangs in a file system and is left behind."""
         self._stopping.set()
         thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout_s)
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(timeout_s)
+        return not thread.is_alive()
 
     def _run(self) -> None:
         tick = 0

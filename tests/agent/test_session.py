@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from agent import session
 from agent.emitter import Emitter
 from agent.probes.barrier import BarrierProbe
 from agent.rundir.errors import LockedError, RunDirError
@@ -88,6 +90,23 @@ def test_of_barriers_with_ever_new_names_memory_is_bounded(tmp_path):
 
     assert len(probe._counts) == 4_096
     assert probe._counts["every.step"] == 10_000
+
+
+def test_a_disk_that_hangs_does_not_keep_training_from_ending(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "_LEAVE_PATIENCE_S", 0.01)
+    enough = threading.Event()
+    agent = Agent.attach(tmp_path)
+    monkeypatch.setattr(agent._pulse, "stop", lambda: False)
+    monkeypatch.setattr(agent._obedience, "close", enough.wait)
+
+    agent.ended("completed")
+    assert kind(events(tmp_path)[-1]) != "run_ended"
+
+    enough.set()
+    while kind(events(tmp_path)[-1]) != "run_ended":
+        time.sleep(0.01)
+    monkeypatch.undo()
+    agent._pulse.stop()
 
 
 def test_a_barrier_that_fails_says_why(tmp_path):

@@ -59,5 +59,21 @@ def test_some_duties_are_called_once_more_at_the_end():
     assert calls == ["once", "twice", "twice"]
 
 
+def test_a_thread_that_hangs_is_left_behind():
+    begun, enough = threading.Event(), threading.Event()
+
+    def hang():
+        begun.set()
+        enough.wait()
+
+    pulse = Pulse(Emitter(None, node="x", rank=0), 0.01)
+    pulse.add(Duty("hangs", hang))
+    pulse.start()
+    begun.wait()
+
+    assert not pulse.stop(timeout_s=0.01)
+    enough.set()
+
+
 def test_stopping_what_never_started_is_nothing():
     Pulse(Emitter(None, node="x", rank=None), period_s=1).stop()
