@@ -30,8 +30,8 @@ from opsdash.jobs.attached import Attached
 from opsdash.operations.plan import Plan
 from opsdash.operations.preferences import read_theme, write_theme
 from opsdash.screens.help import HelpScreen, key_facts
-from opsdash.screens.palette import key_commands, palette_commands
-from opsdash.screens.pane import ACTS
+from opsdash.screens.palette import Palette, key_commands, palette_commands
+from opsdash.screens.pane import ABOUT_A_RUN, ACTS
 from opsdash.screens.picker import PickerScreen
 from opsdash.screens.plan_words import shown_plan
 from opsdash.screens.stacks import StacksScreen
@@ -58,6 +58,7 @@ class OpsdashApp(App[int]):
         border-top: ascii $panel;
     }
     .-ascii .boxed { border: ascii $primary; }
+    .-ascii Toast { border-left: ascii $primary; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "request('checkpoint-now')", "Save"),
@@ -123,10 +124,10 @@ class OpsdashApp(App[int]):
         parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
     ) -> bool | None:
         """Leave acting to who may act, and to where a run is watched."""
-        if action not in ACTS:
-            return True
         is_picking = any(isinstance(one, PickerScreen) for one in self.screen_stack)
-        return not self.is_readonly and not is_picking
+        if action in ACTS:
+            return not self.is_readonly and not is_picking
+        return not (is_picking and action in ABOUT_A_RUN)
 
     def action_request(self, kind: str) -> None:
         """Show what a request to the running trainer would do."""
@@ -169,6 +170,11 @@ class OpsdashApp(App[int]):
             root = self._attached.run.path.absolute().parent
         if root is not None:
             self.push_screen(PickerScreen(root, is_first=is_first))
+
+    def action_command_palette(self) -> None:
+        """Offer everything that can be done, by its words."""
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(ascii_only=self.glyphs.ascii_only))
 
     def action_help(self) -> None:
         """Show the keys that work here."""

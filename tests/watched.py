@@ -62,11 +62,11 @@ def still_clocks(writer: RunWriter, seconds: float = 1.0) -> HandClocks:
 
 
 @asynccontextmanager
-async def watching(run: Path | RunDir, *, size=(120, 36), **options):
+async def watching(run: Path | RunDir, *, size=(120, 36), toasts=False, **options):
     """Yield (app, pilot) once everything that is on disk was read and shown."""
     run = run if isinstance(run, RunDir) else RunDir(run)
     app = WatchedApp(run, **options)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=toasts) as pilot:
         await until(pilot, lambda: app.attached.folded.is_caught_up)
         app._show()
         await pilot.pause()

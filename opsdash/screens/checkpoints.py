@@ -42,7 +42,7 @@ class CheckpointsPane(Pane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "verify", "Verify"),
         Binding("V", "verify_all", "Verify all", show=False),
-        Binding("d", "verify_deep", "Deep"),
+        Binding("d", "verify_deep", "Verify deep"),
         Binding("r", "resume", "Resume from it"),
         Binding("P", "pin", "Pin"),
         Binding("equals_sign", "compare", "Compare"),

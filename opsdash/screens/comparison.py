@@ -19,6 +19,7 @@ from opsdash.operations.compare import (
 )
 from opsdash.operations.trainer_command import TrainerCommand
 from opsdash.widgets.facts import Fact, Facts
+from opsdash.widgets.key_line import KeyLine
 from opsdash.widgets.record_table import Field, RecordTable
 from opsdash.widgets.rows import Cell, Column
 
@@ -46,6 +47,7 @@ class ComparisonScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Close"),
         Binding("slash", "filter", "Filter"),
+        Binding("question_mark", "app.help", "Help"),
     ]
 
     def __init__(self, comparison: Comparison, measuring: TrainerCommand) -> None:
@@ -65,6 +67,7 @@ class ComparisonScreen(ModalScreen[None]):
                 empty="the manifests name no tensors",
                 sort=("state", False),
             )
+            yield KeyLine(lambda action: action != "select")
 
     def on_mount(self) -> None:
         """Show what is known and look for more."""

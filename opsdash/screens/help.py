@@ -41,6 +41,8 @@ class HelpScreen(ModalScreen[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q", "dismiss", "Close"),
+        Binding("j", "scroll(1)", "Down", show=False),
+        Binding("k", "scroll(-1)", "Up", show=False),
     ]
 
     def __init__(self, facts: Iterable[Fact]) -> None:
@@ -52,25 +54,39 @@ class HelpScreen(ModalScreen[None]):
         with VerticalScroll(classes="boxed"):
             yield Facts(self._facts)
 
+    def action_scroll(self, lines: int) -> None:
+        """Read on, or back."""
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
 
 def key_facts(chain: Iterable[DOMNode]) -> list[Fact]:
-    """Return the keys of some nodes, from the focused widget outwards."""
+    """Return the keys of some nodes, from the focused widget outwards.
+
+    A key that an inner node takes is not told again; behind a screen that lies
+    over others no key works.
+    """
     facts: list[Fact] = []
+    taken: set[str] = set()
     for node in chain:
-        keys = _keys(node)
+        keys = _keys(node, taken)
         if keys:
             facts.append(Fact(_title(node)))
             facts += keys
+        if isinstance(node, ModalScreen):
+            break
     return facts
 
 
-def _keys(node: DOMNode) -> list[Fact]:
-    """Return the keys that a node declares and that work now."""
+def _keys(node: DOMNode, taken: set[str]) -> list[Fact]:
+    """Return the keys that a node declares and that work now; add them to `taken`."""
     by_action: dict[str, tuple[list[str], str]] = {}
     own = getattr(type(node), "BINDINGS", [])
     for binding in Binding.make_bindings(own):
-        name = binding.action.partition("(")[0]
-        if binding.description and node.check_action(name, ()):
+        name = binding.action.partition("(")[0].removeprefix("app.")
+        if binding.key in taken or not node.check_action(name, ()):
+            continue
+        taken.add(binding.key)
+        if binding.description:
             keys, _ = by_action.setdefault(binding.action, ([], binding.description))
             keys.append(key_name(binding.key))
     return [Fact(" ".join(keys), text) for keys, text in by_action.values()]

@@ -20,6 +20,8 @@ ACTS = frozenset(
     {"resume", "restore", "request", "pause_run", "pin", "repair", "restore_round"}
 )
 """Actions that change something; a dashboard that only reads has none of them."""
+ABOUT_A_RUN = ("cancel_job", "hold", "pick_run")
+"""Actions that mean nothing while a run is still being picked."""
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 from opsdash.feed.stacks import StackDump
+from opsdash.widgets.key_line import KeyLine
 from opsdash.widgets.rows import Cell, Column, FixedRows
 from opsdash.widgets.table import VirtualTable
 
@@ -32,6 +33,7 @@ class StacksScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Close"),
         Binding("c", "copy", "Copy the newest"),
+        Binding("question_mark", "app.help", "Help"),
     ]
 
     def __init__(self, stem: str, dumps: Sequence[StackDump]) -> None:
@@ -47,6 +49,7 @@ class StacksScreen(ModalScreen[None]):
                 FixedRows(enumerate(self._rows())),
                 empty=f"{self._stem} wrote no stacks: K asks for them",
             )
+            yield KeyLine(lambda action: action != "select")
 
     def action_copy(self) -> None:
         """Copy the newest dump through the terminal (OSC 52)."""

@@ -4,6 +4,7 @@ import json
 
 from textual.binding import Binding
 from textual.command import CommandPalette
+from textual.containers import VerticalScroll
 from textual.widgets import Input
 
 from agent.rundir.requests import list_requests
@@ -25,6 +26,7 @@ from opsdash.screens.rounds import RoundsPane
 from opsdash.screens.stacks import StacksScreen
 from opsdash.screens.watch import PANES, WatchScreen
 from opsdash.widgets.chart import Chart
+from opsdash.widgets.facts import Facts
 from opsdash.widgets.plan import PlanDialog
 from opsdash.widgets.progress import JobLine
 from opsdash.widgets.record_table import RecordTable
@@ -137,8 +139,9 @@ async def test_another_run_is_picked_without_leaving(on, tmp_path):
         await opened(app, pilot, PickerScreen)
         await pilot.press("escape")
         back = isinstance(app.screen, WatchScreen)
-        await pilot.press("a")
+        await pilot.press("a", "a")
         await opened(app, pilot, PickerScreen)
+        num_pickers = sum(isinstance(s, PickerScreen) for s in app.screen_stack)
         await until(pilot, lambda: "other" in screen_text(app))
         await pilot.press("slash", *"other", "enter")
         await pilot.pause()
@@ -147,6 +150,7 @@ async def test_another_run_is_picked_without_leaving(on, tmp_path):
         await until(pilot, lambda: isinstance(app.screen, WatchScreen))
 
         assert back
+        assert num_pickers == 1
         await until(pilot, lambda: app.attached.folded.is_caught_up)
 
 
@@ -238,7 +242,7 @@ async def test_keys_of_the_checkpoints(on):
         assert "step-00000060 with step-00000100" in compared
 
 
-@presses(ComparisonScreen, "escape", "q", "slash")
+@presses(ComparisonScreen, "escape", "q", "slash", "question_mark")
 async def test_a_comparison_is_filtered_and_closed(on):
     async with on("live") as (app, pilot):
         await pilot.press("3", "equals_sign")
@@ -247,14 +251,22 @@ async def test_a_comparison_is_filtered_and_closed(on):
         typing = isinstance(app.focused, Input)
         await pilot.press("escape")
         await pilot.pause()
-        await pilot.press("q")
+        await pilot.press("question_mark")
+        await opened(app, pilot, HelpScreen)
+        told = screen_text(app)
+        await pilot.press("escape", "q")
         await until(pilot, lambda: isinstance(app.screen, WatchScreen))
         await pilot.press("equals_sign")
         await opened(app, pilot, ComparisonScreen)
+        named = screen_text(app)
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, WatchScreen))
 
         assert typing
+        assert "in the comparison screen" in told
+        assert "everywhere" not in told
+        assert "/ Filter" in named
+        assert "? Help" in named
 
 
 @presses(OptimizerPane, "u", "n")
@@ -369,7 +381,7 @@ async def test_keys_of_the_events(on, tmp_path, monkeypatch):
         assert {json.loads(line)["kind"] for line in lines} >= {"eval_done"}
 
 
-@presses(StacksScreen, "escape", "q", "c")
+@presses(StacksScreen, "escape", "q", "c", "question_mark")
 async def test_stacks_of_a_hung_rank_are_read_and_copied(on):
     async with on("hung") as (app, pilot):
         await pilot.press("2")
@@ -378,7 +390,9 @@ async def test_stacks_of_a_hung_rank_are_read_and_copied(on):
         await pilot.press("G", "up", "enter")
         await opened(app, pilot, StacksScreen)
         shown = screen_text(app)
-        await pilot.press("c", "q")
+        await pilot.press("question_mark")
+        await opened(app, pilot, HelpScreen)
+        await pilot.press("escape", "c", "q")
         await until(pilot, lambda: isinstance(app.screen, WatchScreen))
         await pilot.press("enter")
         await opened(app, pilot, StacksScreen)
@@ -388,6 +402,21 @@ async def test_stacks_of_a_hung_rank_are_read_and_copied(on):
         assert "rank-00002" in shown
         assert 'File "/srv/train/data.py", line 88 in read_shard' in shown
         assert app.notes[-1].startswith("stacks copied")
+
+
+@presses(HelpScreen, "j", "k")
+async def test_help_is_read_on_and_tells_a_key_once(on):
+    async with on("live", size=(80, 24)) as (app, pilot):
+        await pilot.press("3", "question_mark")
+        await opened(app, pilot, HelpScreen)
+        scroll = app.screen.query_one(VerticalScroll)
+        await pilot.press("j", "j", "k")
+        await pilot.pause()
+        lines = [fact.label for fact in app.screen.query_one(Facts).facts]
+
+        assert scroll.scroll_y == 1
+        assert lines.count("v") == 1
+        assert lines.count("r") == 1
 
 
 @presses(HelpScreen, "escape", "question_mark", "q")

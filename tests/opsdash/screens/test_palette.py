@@ -2,9 +2,11 @@
 
 import pytest
 
+from opsdash.screens.events import EventsPane
 from opsdash.screens.watch import PANES
 from tests.run_states import STATES
-from tests.watched import WatchedApp, refreshed, still_clocks, watching
+from tests.screen_text import screen_text
+from tests.watched import WatchedApp, refreshed, still_clocks, until, watching
 
 
 @pytest.fixture
@@ -35,6 +37,20 @@ async def test_panes_actions_and_checkpoints_are_offered_with_their_keys(live):
         assert "Screenshot" not in found
 
 
+async def test_what_another_pane_does_is_done_there(live):
+    async with watching(live.path, clocks=still_clocks(live)) as (app, pilot):
+        commands = {c.title: c for c in app.get_system_commands(app.screen)}
+
+        commands["events: worse only"].callback()
+        await until(pilot, lambda: isinstance(app.watch.pane, EventsPane))
+        await until(pilot, lambda: "info and worse" in screen_text(app))
+
+        assert commands["checkpoints: verify all"].help == "keys 3 V"
+        assert "show events" in commands
+        titles = [c.title for c in app.get_system_commands(app.screen)]
+        assert len(titles) == len(set(titles))
+
+
 async def test_who_only_reads_is_offered_nothing_that_acts(live):
     clocks = still_clocks(live)
     async with watching(live.path, clocks=clocks, is_readonly=True) as (app, pilot):
@@ -57,3 +73,4 @@ async def test_a_directory_of_runs_offers_what_can_be_done_there(live):
         assert found["filter"] == "key /"
         assert found["quit"] == "key q"
         assert "save" not in found
+        assert "attach another run" not in found
