@@ -41,6 +41,8 @@ from agent.rundir.requests import (
 STACKS = "stacks"
 """The one kind that the agent carries out itself."""
 _REFUSED_SUFFIX = ".refused"
+_MAX_REASON_CHARS = 400
+"""A reason may quote what a request holds."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ class Inbox:
             started_ns=self._started_ns,
             now_ns=now_ns,
         )
+        reason = reason and reason[:_MAX_REASON_CHARS]
         stage = Stage.EXPIRED if is_expired(request, now_ns) else Stage.REFUSED
         if reason is None and request.kind not in self.accepted:
             if not self._has_spoken():

@@ -43,6 +43,7 @@ ACCEPTS_NAME = "accepts"
 _SKEW_NS = 60 * 10**9
 """Clocks of two hosts may differ; beyond this a time stamp is a mistake."""
 _MAX_LISTED = 1_000
+_MAX_KIND_CHARS = 64
 _Document = TypeVar("_Document")
 
 
@@ -188,6 +189,8 @@ def read_request(inbox: int, name: str) -> Request:
         )
     if request.id != name.rpartition(".")[0] or not is_safe_id(request.id):
         raise RefusedRequestError("its id is not its file's name")
+    if len(request.kind) > _MAX_KIND_CHARS:
+        raise RefusedRequestError(f"its kind has {len(request.kind)} characters")
     return request
 
 

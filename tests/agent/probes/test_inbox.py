@@ -260,7 +260,16 @@ def hostile_names(office):
     os.mkfifo(requests / "pipe.json", 0o600)
     (requests / "folder.json").mkdir()
     (requests / "[red]\x1b[31m.json").touch(0o600)
-    return {"link", "text", "big", "pipe", "folder", "[red]\\x1b[31m"}
+    endless = write_request(office.run, "stop")
+    path = requests / f"{endless}.json"
+    path.write_text(path.read_text().replace('"stop"', f'"{"stop" * 9_999}"'))
+    wordy = write_request(office.run, "stop")
+    path = requests / f"{wordy}.json"
+    path.write_text(path.read_text().replace("}", ',"args":{"' + "x" * 9_999 + '":1}}'))
+    return {
+        *("link", "text", "big", "pipe", "folder", "[red]\\x1b[31m"),
+        *(endless, wordy),
+    }
 
 
 def test_hostile_files_are_refused_by_name_and_put_aside(office):
@@ -272,6 +281,7 @@ def test_hostile_files_are_refused_by_name_and_put_aside(office):
     seen = office.events(RequestSeen)
     assert {event.request.removesuffix(".json") for event in seen} == names
     assert len(seen) == len(names)
+    assert office.telemetry.stat().st_size < 10_000  # whatever they hold
     assert all(event.refusal for event in seen)
     assert office.inbox.head() is None
     assert (office.run.path / "secret.json").read_text() == "{}"
