@@ -14,6 +14,7 @@ from agent.rundir.chunks.records import ChunkRow, RoundRow
 from opsdash import units
 from opsdash.operations.chunk_scan import ChunkScan, ScannedChunk
 from opsdash.projections.match import Matcher, matcher
+from opsdash.screens.chunk_order import ChunkOrder, Numbers, Order
 from opsdash.screens.chunk_pages import ChunkPages
 from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column
@@ -47,8 +48,8 @@ class ChunkRows:
         self._is_scanned = False
         self._bad: list[int] = []
         self._found, self._sizes, self._shared = array("q"), array("q"), array("q")
-        self._order: array[int] | None = None
-        self._places = array("q")
+        self._order: Order | None = None
+        self._ordering: ChunkOrder | None = None
         self._begin()
 
     @property
@@ -76,10 +77,18 @@ class ChunkRows:
         """Whether every row was looked at."""
         return self._is_scanned
 
+    @property
+    def is_ordering(self) -> bool:
+        """Whether another order is being made."""
+        return self._ordering is not None
+
     def close(self) -> None:
-        """Stop the scan."""
+        """Stop what goes on beside the screen."""
         if self._scan is not None:
             self._scan.stop()
+        if self._ordering is not None:
+            self._ordering.stop()
+            self._ordering = None
 
     def restrict(self, pattern: str) -> None:
         """Begin a filter anew."""
@@ -94,22 +103,24 @@ class ChunkRows:
             self._begin()
 
     def order_by(self, column: str, *, is_descending: bool) -> bool:
-        """Put the rows in another order; False: the scan has not come so far."""
-        if column != "chunk" and not self._is_scanned:
+        """Begin to put the rows in another order; False: the scan comes first."""
+        if not self._is_scanned:
             return False
         self.sort = (column, is_descending)
         self._sort()
         return True
 
     def advance(self) -> bool:
-        """Take in more of the scan; True: there is more to come."""
+        """Take in more of the scan, then an order; True: there is more to come."""
+        if self._ordering is not None:
+            return self._take_order(self._ordering)
         for _ in range(_BATCHES):
             batch = self._scan.take() if self._scan is not None else None
             if batch is None:
                 if not self._is_scanned:
                     self._is_scanned = True
                     self._sort()
-                return False
+                return self._ordering is not None
             if not batch:
                 break
             self._take(batch)
@@ -127,9 +138,11 @@ class ChunkRows:
         if not isinstance(key, int):
             return None
         if self._order is not None:
-            return self._place_of(key)
+            return _place_in(self._order, key)
         if self.is_filtered:
-            return self._found.index(key) if key in self._found else None
+            place = bisect_left(self._found, key)
+            is_here = place < len(self._found) and self._found[place] == key
+            return place if is_here else None
         place = bisect_left(self._bad, key)
         if place < len(self._bad) and self._bad[place] == key:
             return place
@@ -175,12 +188,11 @@ class ChunkRows:
         self._bad = []
         self._found, self._sizes, self._shared = array("q"), array("q"), array("q")
         self._order = None
-        self._places = array("q")
 
     def _take(self, batch: list[ScannedChunk]) -> None:
         for chunk in batch:
-            self._sizes.append(chunk.size_bytes)
-            self._shared.append(chunk.shared_with)
+            self._sizes.append(max(0, chunk.size_bytes))
+            self._shared.append(max(0, chunk.shared_with))
             if chunk.is_missing or chunk.digest in self._damaged:
                 insort(self._bad, chunk.chunk_id)
         if not self.is_filtered:
@@ -200,26 +212,39 @@ class ChunkRows:
         return f"{chunk.chunk_id} {chunk.digest} {state} {chunk.names}"
 
     def _sort(self) -> None:
-        """Put what was found in the order that is wanted; ids are the natural one."""
+        """Begin to put what was found in the order that is wanted."""
+        if self._ordering is not None:
+            self._ordering.stop()
+            self._ordering = None
         column, is_descending = self.sort
-        self._places = array("q")
-        if column == "chunk" and not is_descending and not self.is_filtered:
-            self._order = None
+        if column == "chunk" and not is_descending:
+            self._order = None  # the natural one
             return
-        ids: Iterable[int] = self._found if self.is_filtered else range(self._length)
-        bad = set(self._bad)
-        keys = {"size": self._sizes, "shared": self._shared}.get(column)
+        self._ordering = ChunkOrder(
+            self._found if self.is_filtered else range(self._length),
+            self._keys_of(column),
+            self._length,
+            is_descending=is_descending,
+        )
+
+    def _keys_of(self, column: str) -> Numbers:
         if column == "state":
-            ordered = sorted(ids, key=lambda i: i not in bad, reverse=is_descending)
-        elif keys is not None:
-            ordered = sorted(ids, key=keys.__getitem__, reverse=is_descending)
-        else:
-            ordered = sorted(ids, reverse=is_descending)
-        self._order = array("q", ordered)
+            goodness = bytearray(b"\1") * self._length
+            for chunk_id in self._bad:
+                goodness[chunk_id] = 0
+            return goodness
+        by_id = range(self._length)
+        return {"size": self._sizes, "shared": self._shared}.get(column, by_id)
+
+    def _take_order(self, ordering: ChunkOrder) -> bool:
+        order = ordering.take()
+        if order is not None:
+            self._order, self._ordering = order, None
+        return order is None
 
     def _chunk_id(self, index: int) -> int:
         if self._order is not None:
-            return self._order[index]
+            return self._order.ids[index]
         if self.is_filtered:
             return self._found[index]
         bad = self._bad
@@ -227,13 +252,10 @@ class ChunkRows:
             return bad[index]
         return _nth_good(bad, index - len(bad))
 
-    def _place_of(self, chunk_id: int) -> int | None:
-        if not self._places and self._order is not None:
-            self._places = array("q", [-1]) * self._length
-            for place, key in enumerate(self._order):
-                self._places[key] = place
-        place = self._places[chunk_id] if 0 <= chunk_id < len(self._places) else -1
-        return place if place >= 0 else None
+
+def _place_in(order: Order, chunk_id: int) -> int | None:
+    place = order.rows[chunk_id] if 0 <= chunk_id < len(order.rows) else -1
+    return place if place >= 0 else None
 
 
 def _nth_good(bad: list[int], index: int) -> int:

@@ -64,14 +64,14 @@ class ChunkTable(Vertical):
         self.screen.set_focus(self.table)
 
     def on_virtual_table_sort_requested(self, event: SortRequested) -> None:
-        """Put the chunks in another order, once all of them were looked at."""
+        """Have the chunks put in another order, once all of them were looked at."""
         event.stop()
         rows = self._rows
         if rows is None:
             return
         if not rows.order_by(event.column, is_descending=event.descending):
             self.notify("the chunks are still being looked through")
-        self._show()
+        self._drive()
 
     def _drive(self) -> None:
         """Take in more of the scan, and go on in a moment where there is more."""
@@ -102,4 +102,5 @@ def say_scan(rows: ChunkRows) -> str:
     bad = f"{units.count(rows.num_bad)} missing or damaged" if rows.num_bad else ""
     if not rows.is_scanned:
         return f"{bad}, still looking" if bad else "looking for missing ones"
-    return bad or "none is missing"
+    found = bad or "none is missing"
+    return f"{found}, sorting" if rows.is_ordering else found

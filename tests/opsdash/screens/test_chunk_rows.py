@@ -114,10 +114,13 @@ def test_damaged_ones_come_first_as_soon_as_they_are_known(seen, rows):
 
 def test_orders_by_column_both_ways(rows):
     rows.order_by("chunk", is_descending=True)
+    finish(rows)
     by_id = keys(rows, 2)
     rows.order_by("state", is_descending=False)
+    finish(rows)
     by_state = keys(rows, 2)
     rows.order_by("size", is_descending=True)
+    finish(rows)
     found = [rows.find(rows.key(index)) for index in (0, 10, NUM_CHUNKS - 1)]
 
     assert by_id == [NUM_CHUNKS - 1, NUM_CHUNKS - 2]
@@ -132,6 +135,37 @@ def test_an_order_needs_the_whole_scan(seen):
     late = rows.order_by("size", is_descending=False)
 
     assert (early, late) == (False, True)
+
+
+def test_rows_stay_as_they_were_until_another_order_is_made(rows):
+    before = keys(rows)
+
+    rows.order_by("chunk", is_descending=True)
+    meanwhile, is_told = keys(rows), rows.is_ordering
+    finish(rows)
+
+    assert (meanwhile, is_told) == (before, True)
+    assert keys(rows, 1) == [NUM_CHUNKS - 1]
+    assert not rows.is_ordering
+
+
+def test_what_a_filter_leaves_is_sorted_too(rows):
+    rows.order_by("chunk", is_descending=True)
+    rows.restrict("second")
+    finish(rows)
+
+    assert keys(rows, 2) == [NUM_CHUNKS - 1, NUM_CHUNKS - 2]
+    assert len(rows) == 500
+    assert rows.find(NUM_CHUNKS - 2) == 1
+    assert rows.find(3) is None
+
+
+def test_no_order_is_begun_while_a_filter_still_finds_rows(rows):
+    rows.restrict("first")
+
+    assert not rows.order_by("chunk", is_descending=True)
+    finish(rows)
+    assert keys(rows, 3) == [0, 1, 2]
 
 
 def test_a_filter_looks_at_names_states_and_ids(rows):
