@@ -22,9 +22,10 @@ from agent.probes.activity import Activity
 from agent.rundir.events import CollectivesSampled
 
 _RARELY_STEPS = 200
-_FIRST_STEPS = 20
+_FIRST_STEPS = 6
 _LEARNING_STEPS = 60
-"""Samples are frequent so long, because nothing is known yet."""
+"""Samples are frequent so long, because nothing is known yet: who is late from the
+first step on changes no pace, and has to be named within twenty."""
 _SUSPICIOUS_STEPS = 4
 _BUDGET_FRAC = 0.001
 """Of the time may be spent on samples."""

@@ -22,6 +22,7 @@ WORKER = """
     from agent.session import Agent
 
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    num_steps, backward, forward = map(int, sys.argv[2:])
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3
     )
@@ -48,8 +49,9 @@ WORKER = """
     data = torch.randn(8, 64)
     with Agent.attach(folder / "run", heartbeat_s=0.1) as agent:
         agent.phase("training")
-        for step in range(1, 131):
-            late = "backward" if 46 <= step < 86 else "forward" if step >= 86 else None
+        for step in range(1, num_steps + 1):
+            late = "backward" if backward <= step < forward else None
+            late = "forward" if step >= forward else late
             slow_in = late if (late, rank) in LATE else None
             loss = ddp(data).square().mean()
             time.sleep(0.02)
@@ -68,6 +70,12 @@ WORKER = """
 def told(tmp_path_factory):
     """Verdicts of a job in which rank 1, then rank 2 is late from step 46, 86."""
     folder = tmp_path_factory.mktemp("straggler")
+    return train(folder, num_steps=130, backward=46, forward=86)
+
+
+def train(folder, *, num_steps, backward, forward):
+    """Train with a rank that is late in those from those steps on."""
+    steps = [str(number) for number in (num_steps, backward, forward)]
     environment = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "2",
@@ -76,7 +84,7 @@ def told(tmp_path_factory):
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WORKER), str(folder)],
+            [sys.executable, "-c", textwrap.dedent(WORKER), str(folder), *steps],
             cwd=ROOT,
             env=environment | {"RANK": str(rank)},
         )
@@ -105,3 +113,16 @@ def test_a_late_rank_is_named_from_the_steps_it_was_late_in(told, straggler, ons
     assert found[0].lost_rank_ns > 0
     assert not found[0].is_rotating
     assert abs(found[0].since_step - onset) <= 12  # other load makes ranks late too
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_who_is_late_inside_backward_from_the_beginning_is_named_soon(tmp_path):
+    run = train(tmp_path, num_steps=60, backward=1, forward=1_000)
+
+    first = verdicts(run)[0]
+
+    # Within twenty steps where nothing else holds the ranks up; sampled as rarely
+    # as later, it would take forty at best.
+    assert (first.straggler, first.is_persistent) == (1, True)
+    assert first.step < 40
