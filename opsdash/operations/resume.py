@@ -122,6 +122,7 @@ def plan_resume(
         command=tuple(command),
         cwd=attempt.cwd,
         subject=choice.entry.name,
+        confirm_name=_name_to_type(run, choice.entry) if name else "",
         notes=choice.passed_over,
         why_not=why_not,
         exit_code=exit_code,
@@ -271,6 +272,19 @@ def _what_is_read(choice: Choice) -> str:
     return f"{entry.name}: {size}, just read again in {took}: {verdict.state}"
 
 
+def _name_to_type(run: RunDir, entry: CheckpointEntry) -> str:
+    """Return what confirms going back behind newer checkpoints; empty: none is newer."""
+    return run.path.resolve().name if _newer_than(run, entry) else ""
+
+
+def _newer_than(run: RunDir, entry: CheckpointEntry) -> list[str]:
+    return [
+        other.name
+        for other in list_checkpoints(run)
+        if other.stage in _IN_PLACE and other.number > entry.number
+    ]
+
+
 def what_is_lost(run: RunDir, entry: CheckpointEntry, loss: Loss) -> list[str]:
     """Return what going back to a checkpoint throws away, in words."""
     lost = []
@@ -280,11 +294,7 @@ def what_is_lost(run: RunDir, entry: CheckpointEntry, loss: Loss) -> list[str]:
         if loss.step_ns is not None:
             text += f", {units.duration(num_steps * loss.step_ns)} of work"
         lost.append(f"{text}: they are done again")
-    above = [
-        other.name
-        for other in list_checkpoints(run)
-        if other.stage in _IN_PLACE and other.number > entry.number
-    ]
+    above = _newer_than(run, entry)
     lost += [f"{name} is set aside as superseded" for name in above[:5]]
     if len(above) > 5:
         lost.append(f"{len(above) - 5} more checkpoints are set aside as superseded")

@@ -285,3 +285,14 @@ def wait_for(started):
 
 def test_this_host_is_the_one_that_is_compared_with(writer):
     assert msgspec.structs.asdict(this_process())["host"] == socket.gethostname()
+
+
+def test_going_back_behind_a_newer_checkpoint_wants_the_name_of_the_run(writer):
+    newest, named, older = (
+        plan_resume(writer.run, name=name)
+        for name in (None, "step-00000020", "step-00000010")
+    )
+
+    assert (newest.confirm_name, named.confirm_name) == ("", "")
+    assert older.confirm_name == "run"
+    assert "step-00000020 is set aside as superseded" in older.loses
