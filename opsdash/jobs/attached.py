@@ -123,16 +123,7 @@ class Attached:
         rows = self.folded.rank_rows(self._clocks().mono_ns)
         if any(row.phase == "paused" for row in rows):
             return True
-        newest = self.folded.directory.newest_attempt
-        told = (
-            request.kind
-            for request in self.folded.requests.rows()
-            if request.kind in ("pause", "continue")
-            and request.attempt == newest
-            and request.is_done
-            and request.error is None
-        )
-        return next(told, None) == "pause"
+        return self.folded.requests.is_paused(self.folded.directory.newest_attempt)
 
     def _part(self) -> str:
         if self.folded.num_batches == 0:

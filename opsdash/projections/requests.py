@@ -70,6 +70,18 @@ class Requests:
         """Return the requests, newest first."""
         return list(reversed(self._rows.values()))
 
+    def is_paused(self, attempt: int) -> bool:
+        """Whether an attempt was last asked to pause, not to go on, and has done it."""
+        told = (
+            row.kind
+            for row in self.rows()
+            if row.kind in ("pause", "continue")
+            and row.attempt == attempt
+            and row.is_done
+            and row.error is None
+        )
+        return next(told, None) == "pause"
+
     def _row(
         self, origin: Origin, event: RequestSeen | RequestAcked | RequestDone
     ) -> RequestRow:

@@ -108,6 +108,7 @@ class Run(Folds):
             last_verified=self.checkpoints.last_verified(),
             step=self.rounds.last_committed if is_federated else self.steps.step,
             step_ns=self.rounds.typical_ns if is_federated else self.typical_step_ns,
+            is_paused=self.requests.is_paused(self.directory.newest_attempt),
             open_round=self.rounds.current if is_federated else None,
             nonfinite=self.steps.recent_nonfinite(),
             disk_free_bytes=self._disk_free_bytes(),

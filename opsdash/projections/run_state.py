@@ -76,6 +76,8 @@ class Evidence:
     """Typical length of one."""
     open_round: int | None = None
     """Of a federated run: the round that was opened or committed last."""
+    is_paused: bool = False
+    """Whether it stands still because an operator asked for that."""
     nonfinite: Nonfinite | None = None
     disk_free_bytes: int | None = None
     absent: tuple[ClientRow, ...] = ()
@@ -319,6 +321,8 @@ def _doing(evidence: Evidence) -> str:
 
 def _phase(evidence: Evidence) -> str | None:
     """Return the phase of the lead; of the lowest process where there is none."""
+    if evidence.is_paused and not any(row.ended for row in evidence.ranks):
+        return "paused"  # a federation only waits for its next round
     return next((row.phase for row in evidence.ranks if row.phase), None)
 
 

@@ -2,7 +2,9 @@
 
 from agent.rundir import events as ev
 from opsdash.projections import requests as module
+from tests.run_states import STATES
 from tests.runs import RunWriter, Watcher
+from tests.watched import still_clocks
 
 
 def test_a_request_is_seen_acknowledged_and_done(tmp_path):
@@ -56,3 +58,29 @@ def test_the_newest_word_about_a_process_s_stacks_is_kept(tmp_path):
     note = Watcher(writer.run).run.stacks.of("rank-00001")
 
     assert (note.attempt, note.reason) == (1, "none of rank 1: stopped")
+
+
+def test_a_run_that_was_paused_says_so_until_it_goes_on_or_ends(tmp_path):
+    writer = STATES["federated"](tmp_path / "run")
+    watcher = Watcher(writer.run, still_clocks(writer))
+    told = []
+
+    def tell(kind, event=ev.RequestDone, **fields):
+        writer.emit("server", event, **fields)
+        watcher.read()
+        told.append((kind, watcher.verdict().headline))
+
+    for number, kind in enumerate(("pause", "continue", "pause")):
+        about = {"request": f"r{number}", "request_kind": kind}
+        writer.emit("server", ev.RequestSeen, **about)
+        tell(kind, **about)
+    tell("refused", request="r9", request_kind="continue", error="no such thing")
+    tell("end", ev.RunEnded, reason="stopped")
+
+    assert told == [
+        ("pause", "paused at round 8"),
+        ("continue", "training at round 8"),
+        ("pause", "paused at round 8"),
+        ("refused", "paused at round 8"),
+        ("end", "stopped as asked at round 8"),
+    ]
