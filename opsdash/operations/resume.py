@@ -273,7 +273,7 @@ def _what_is_read(choice: Choice) -> str:
 
 
 def _name_to_type(run: RunDir, entry: CheckpointEntry) -> str:
-    """Return what confirms going back behind newer checkpoints; empty: none is newer."""
+    """Return what confirms going back behind newer ones; empty: there is none."""
     return run.path.resolve().name if _newer_than(run, entry) else ""
 
 
