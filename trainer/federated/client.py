@@ -2,11 +2,15 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
+import time
 from pathlib import Path
 
-from agent.rundir.errors import RunDirError
-from agent.rundir.layout import RunDir
+from agent.rundir.atomic import write_new
+from agent.rundir.attempts import RunIdentity, encode_document, read_identity
+from agent.rundir.errors import NotARunError, RunDirError
+from agent.rundir.layout import SCHEMA, RunDir
 from trainer.console import complain, say
 from trainer.federated.client_events import ClientEvents
 from trainer.federated.client_store import ClientStore
@@ -105,8 +109,10 @@ class Surroundings:
         A store that cannot be opened is told; training goes on without it.
 
         Raises:
-            RunDirError: there is no data for this client.
+            RunDirError: there is no data for this client, or the directory is
+                another run's.
         """
+        self._make_run(run_id)
         config = settings.config
         self._seed = config.seed
         data = client_data(config, self._key, self._data)
@@ -118,6 +124,27 @@ class Surroundings:
             complain(error)
             store = None
         return Workbench(learner, config, store)
+
+    def _make_run(self, run_id: str) -> None:
+        """Say whose run this directory is, where the server has not: on another host.
+
+        Raises:
+            NotARunError: it is another run's.
+        """
+        mine = RunIdentity(
+            schema=SCHEMA, run_id=run_id, kind="federated", created_ns=time.time_ns()
+        )
+        # Whatever keeps it from being written keeps telemetry away too, and is
+        # told with that; training goes on.
+        with contextlib.suppress(OSError):
+            self._run.path.mkdir(parents=True, exist_ok=True)
+            write_new(self._run.identity, encode_document(mine))
+        if self._run.identity.exists() and read_identity(self._run).run_id != run_id:
+            raise NotARunError(
+                f"`{self._run.path}` belongs to another run than the server's, "
+                f"`{run_id}`",
+                hint="python -m trainer fl-client ANOTHER_DIR …",
+            )
 
     def make_events(self, attempt: int, workbench: Workbench) -> ClientEvents:
         """Return what tells an attempt of the run."""

@@ -8,8 +8,10 @@ import threading
 
 import pytest
 
+from agent.rundir.attempts import read_identity
 from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.chunks.records import OPTIMIZER, PARAMETER
+from agent.rundir.errors import NotARunError
 from agent.rundir.events import (
     ChunkDamaged,
     ChunkRepaired,
@@ -30,6 +32,7 @@ from agent.rundir.events import (
 )
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import write_request
+from agent.start import begin_run
 from tests.trainer.chunks.store_faults import flip_bit, lose_chunk
 from tests.trainer.federated.bench import toy
 from tests.trainer.federated.federation import (
@@ -298,6 +301,33 @@ async def test_a_second_client_with_the_same_key_takes_the_first_ones_place(tmp_
 
     assert finish.reason == "completed"
     assert over.reason == "completed"
+
+
+async def test_a_client_on_a_host_of_its_own_leaves_a_run_there(tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "run"
+
+    async with serving(tmp_path / "run", quick(clients=1, rounds=1)) as server:
+        async with taking_part(elsewhere, "client-1", server.port) as client:
+            await client.task
+        run_id = server.start_.identity.run_id
+
+    found = read_identity(RunDir(elsewhere))
+    assert (found.run_id, found.kind) == (run_id, "federated")
+    assert events(elsewhere, "client-1")[-1].reason == "completed"
+
+
+async def test_a_client_keeps_nothing_in_the_directory_of_another_run(tmp_path):
+    other = begin_run(tmp_path / "other", kind="federated")
+    other.release()
+
+    async with (
+        serving(tmp_path / "run", quick(clients=1)) as server,
+        taking_part(tmp_path / "other", "client-1", server.port) as client,
+    ):
+        with pytest.raises(NotARunError, match="belongs to another run"):
+            await client.task
+
+    assert not RunDir(tmp_path / "other").chunks.exists()
 
 
 async def test_a_wrong_token_is_turned_away_and_the_right_one_let_in(tmp_path):
