@@ -25,6 +25,8 @@ from opsdash.widgets.table_messages import Selected
 _TONES = {Severity.ERROR: "bad", Severity.WARNING: "warn"}
 _MARKS = {Severity.ERROR: "wrong", Severity.WARNING: "warning"}
 _NEWS = 6
+_NEWS_FIRST = 2
+"""Where there is little room."""
 _NEWS_ROWS = 2_000
 """How far back news are looked for."""
 
@@ -75,7 +77,8 @@ class OverviewPane(Pane):
         """Show the run as it is now."""
         is_federated = view.run.kind == "federated"
         self.query_one("#ranks", RecordTable).show(processes(view))
-        self.query_one(Facts).show(_facts(view))
+        is_narrow = self.screen.has_class("-narrow")
+        self.query_one(Facts).show(_facts(view, is_narrow=is_narrow))
         self.query_one(HeatMap).display = not is_federated
         self.query_one(ClientGrid).display = is_federated
         if is_federated:
@@ -131,16 +134,34 @@ class OverviewPane(Pane):
         show_clients(grid, view)
 
 
-def _facts(view: View) -> list[Fact]:
+def _facts(view: View, *, is_narrow: bool) -> list[Fact]:
+    """Return what is wrong, how it goes, for how long there is room, and the news.
+
+    Where there is little room, what the verdict and the charts say already is said
+    last or not at all.
+    """
+    reasons = _reasons(view, is_brief=is_narrow)
+    standing, runway, news = _standing(view), Fact("runway", _runway(view)), _news(view)
+    if is_narrow:
+        return [*reasons, runway, *news[:_NEWS_FIRST], *standing, *news[_NEWS_FIRST:]]
+    return [*reasons, *standing, runway, *news]
+
+
+def _reasons(view: View, *, is_brief: bool) -> list[Fact]:
+    """Return each reason and the command that helps; brief: nothing twice."""
     facts = []
     for reason in view.verdict.reasons:
-        tone = _TONES.get(reason.severity, "")
-        facts.append(Fact(_MARKS.get(reason.severity, "note"), reason.text, tone))
+        mark, tone = (
+            _MARKS.get(reason.severity, "note"),
+            _TONES.get(reason.severity, ""),
+        )
+        if is_brief and reason.fix and reason.text == view.verdict.headline:
+            facts.append(Fact(mark, reason.fix, "accent"))
+            continue
+        facts.append(Fact(mark, reason.text, _TONES.get(reason.severity, "")))
         if reason.fix:
             facts.append(Fact("", reason.fix, "accent"))
-    facts += _standing(view)
-    facts.append(Fact("runway", _runway(view)))
-    return [*facts, *_news(view)]
+    return facts
 
 
 def _standing(view: View) -> list[Fact]:

@@ -66,7 +66,7 @@ class WatchScreen(ThinScreen[None]):
         &.-narrow {
             & OverviewPane #reasons { width: 2fr; }
             & OverviewPane #ranks { width: 2fr; }
-            & OverviewPane > #curves { height: 8; }
+            & OverviewPane > #curves { height: 7; }
             & BarriersPane > HeatMap { margin: 0; }
             & OptimizerPane Container { grid-size: 2; min-height: 18; }
         }
