@@ -151,10 +151,7 @@ def _reasons(view: View, *, is_brief: bool) -> list[Fact]:
     """Return each reason and the command that helps; brief: nothing twice."""
     facts = []
     for reason in view.verdict.reasons:
-        mark, tone = (
-            _MARKS.get(reason.severity, "note"),
-            _TONES.get(reason.severity, ""),
-        )
+        mark = _MARKS.get(reason.severity, "note")
         if is_brief and reason.fix and reason.text == view.verdict.headline:
             facts.append(Fact(mark, reason.fix, "accent"))
             continue
