@@ -115,7 +115,8 @@ class HangWatch:
         there = [r for r, s in standings.items() if wait.has_arrived(s) or r == me]
         missing = tuple(r for r in standings if r not in there)
         if wait.collective is not None:
-            missing = self._missing_at_collective(me, missing, standings)
+            group = wait.collective.group
+            missing = self._missing_at_collective(me, group, missing, standings)
         if not missing:
             return
         what = f"`{wait.name}` has waited {wait.age_ns / 1e9:.1f} s"
@@ -136,12 +137,17 @@ class HangWatch:
             self._parts.host.ask_elsewhere(missing, alive)
 
     def _missing_at_collective(
-        self, me: int, behind: tuple[int, ...], standings: dict[int, Standing]
+        self,
+        me: int,
+        group: str,
+        behind: tuple[int, ...],
+        standings: dict[int, Standing],
     ) -> tuple[int, ...]:
         """Return who is behind for certain, and not only seen long ago.
 
-        That is who is silent, and who has told its latest collective because it
-        stands still itself. Who waits at a barrier with a name has a watch that
+        That is who is silent, and who has told its latest collectives because it
+        stands still itself, this group's among them: who has none is no member of
+        it. Who waits at a barrier with a name has a watch that
         tells of that.
         """
         peers = self._parts.peers
@@ -152,7 +158,11 @@ class HangWatch:
             rank
             for rank in behind
             if rank not in heard
-            or (standings[rank].has_told_latest and peers.is_still(rank))
+            or (
+                group in standings[rank].collectives
+                and standings[rank].has_told_latest
+                and peers.is_still(rank)
+            )
         )
 
     def _tell(

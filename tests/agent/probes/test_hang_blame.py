@@ -64,10 +64,10 @@ class Ranks:
         self.num_samples += 1
         return Collective(GROUP, WAITS_IN, "gloo:all_reduce")
 
-    def say(self, rank, last, *, is_still=True):
+    def say(self, rank, last, *, is_still=True, group=GROUP):
         self.emitters[rank].emit(
             CollectivesSampled,
-            group=GROUP,
+            group=group,
             first_id=last + 1,
             started_ns=(),
             is_still=is_still,
@@ -112,6 +112,16 @@ def test_who_stands_still_behind_the_others_is_blamed_once_it_has_said_so(ranks)
     ranks.say(1, WAITS_IN - 1)
 
     ranks.look(3, 1, 2)
+
+    assert ranks.blamed() == [(1,)]
+
+
+def test_who_is_no_member_of_the_group_is_not_blamed(ranks):
+    ranks.say(1, WAITS_IN - 1)
+    ranks.say(1, 9, group="1 tensor parallel")
+    ranks.say(2, 9, group="2 tensor parallel")
+
+    ranks.look(4, 1, 2)
 
     assert ranks.blamed() == [(1,)]
 
