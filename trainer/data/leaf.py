@@ -8,6 +8,7 @@ Source: Caldas et al. 2018, https://github.com/TalwalkarLab/leaf
 """
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -46,13 +47,33 @@ def load_leaf_client(path: Path, index: int, num_clients: int) -> Examples:
         RunDirError: no LEAF data, or fewer users than clients.
     """
     users = _read_users(_files(path, "train"))
-    mine = sorted(users)[index::num_clients]
-    if not mine:
-        raise RunDirError(
-            f"`{path}` has {len(users)} users, too few for {num_clients} clients",
-            hint=f"--clients {len(users)}",
-        )
+    mine = _dealt(users, index, num_clients, path)
     return _joined([users[user] for user in mine], path)
+
+
+def load_leaf_held_out(path: Path, index: int, num_clients: int) -> Examples | None:
+    """Return what is held out of one client's users; None: nothing is.
+
+    Raises:
+        RunDirError: as for `load_leaf_client`.
+    """
+    if not _has_test(path):
+        return None
+    mine = _dealt(_read_users(_files(path, "train")), index, num_clients, path)
+    held_out = _read_users(_files(path, "test"))
+    found = [held_out[user] for user in mine if user in held_out]
+    return _joined(found, path) if found else None
+
+
+def load_leaf_everything(path: Path, num_clients: int) -> Examples:
+    """Return the training examples of all users.
+
+    Raises:
+        RunDirError: no LEAF data, or fewer users than clients.
+    """
+    users = _read_users(_files(path, "train"))
+    _dealt(users, num_clients - 1, num_clients, path)
+    return _joined(list(users.values()), path)
 
 
 def load_leaf_test(path: Path) -> Examples | None:
@@ -61,9 +82,29 @@ def load_leaf_test(path: Path) -> Examples | None:
     Raises:
         RunDirError: `test/` holds something else than LEAF data.
     """
-    if path.is_file() or not (path / "test").is_dir():
+    if not _has_test(path):
         return None
     return _joined(list(_read_users(_files(path, "test")).values()), path)
+
+
+def _has_test(path: Path) -> bool:
+    return not path.is_file() and (path / "test").is_dir()
+
+
+def _dealt(users: Iterable[str], index: int, num_clients: int, path: Path) -> list[str]:
+    """Return one client's users.
+
+    Raises:
+        RunDirError: there is none for it.
+    """
+    names = sorted(users)
+    mine = names[index::num_clients]
+    if not mine:
+        raise RunDirError(
+            f"`{path}` has {len(names)} users, too few for {num_clients} clients",
+            hint=f"--clients {len(names)}",
+        )
+    return mine
 
 
 def _files(path: Path, part: str) -> list[Path]:

@@ -13,9 +13,15 @@ from torch.nn import functional
 
 from agent.rundir.errors import RunDirError
 from trainer.data.digits import federated_digits
-from trainer.data.examples import Examples, FederatedExamples
+from trainer.data.examples import Examples, FederatedExamples, held_out_parts
 from trainer.data.folder import TEST_NAME, load_folder
-from trainer.data.leaf import is_leaf, load_leaf_client, load_leaf_test
+from trainer.data.leaf import (
+    is_leaf,
+    load_leaf_client,
+    load_leaf_everything,
+    load_leaf_held_out,
+    load_leaf_test,
+)
 from trainer.data.linear import federated_lines
 from trainer.federated.config import (
     BUILT_IN,
@@ -24,6 +30,13 @@ from trainer.federated.config import (
     client_keys,
 )
 from trainer.models.cnn import DigitNet
+
+_AT_ONCE = 1024
+"""Examples that a model is given at once where nothing is learnt from them."""
+_CALIBRATION_FRAC = 1 / 3
+"""Of the held-out images of a file, for normalisation statistics."""
+_FEWEST_CALIBRATION = 32
+"""With fewer the model is measured as it was initialised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +126,8 @@ def measure(model: nn.Module, examples: Examples) -> tuple[float, float | None]:
     was_training = model.training
     model.eval()
     try:
-        outputs = model(examples.inputs)
+        parts = torch.split(examples.inputs, _AT_ONCE)
+        outputs = torch.cat([model(part) for part in parts])
     finally:
         model.train(was_training)
     loss = float(loss_of(outputs, examples.labels))
@@ -149,7 +163,8 @@ def server_data(config: FederatedConfig) -> ServerData:
         inputs=tuple(known[0].inputs.shape[1:]),
         num_classes=config.num_classes or num_classes,
     )
-    return ServerData(shape, None, held_out)
+    calibration, measured = _set_apart(held_out, config.seed)
+    return ServerData(shape, calibration, measured)
 
 
 def client_data(config: FederatedConfig, key: str, path: Path | None) -> ClientData:
@@ -168,12 +183,29 @@ def client_data(config: FederatedConfig, key: str, path: Path | None) -> ClientD
         return ClientData(split.clients[_known(config, key)], split.held_out)
     place = path or Path(config.data)
     if is_leaf(place):
-        index = client_keys(config).index(_known(config, key))
-        return ClientData(load_leaf_client(place, index, config.clients), None)
-    training = load_folder(place, key)
-    if training is None:
+        index, num = client_keys(config).index(_known(config, key)), config.clients
+        training = load_leaf_client(place, index, num)
+        return ClientData(training, load_leaf_held_out(place, index, num))
+    mine = load_folder(place, key)
+    if mine is None:
         raise RunDirError(f"`{place}` has neither `{key}.npz` nor `{key}.csv`")
-    return ClientData(training, load_folder(place, TEST_NAME))
+    return ClientData(mine, load_folder(place, TEST_NAME))
+
+
+def _set_apart(
+    held_out: Examples | None, seed: int
+) -> tuple[Examples | None, Examples | None]:
+    """Set some held-out images aside for normalisation statistics.
+
+    Rows of numbers need none: their model does not normalise.
+    """
+    if held_out is None or held_out.inputs.ndim == 2:
+        return None, held_out
+    frac = min(_CALIBRATION_FRAC, _AT_ONCE / len(held_out))
+    (apart,), rest = held_out_parts(len(held_out), [frac], seed)
+    if len(apart) < _FEWEST_CALIBRATION:
+        return None, held_out
+    return held_out.take(apart), held_out.take(rest)
 
 
 def _built_in(config: FederatedConfig) -> FederatedExamples:
@@ -202,6 +234,6 @@ def _visible(config: FederatedConfig, path: Path) -> list[Examples]:
     """Return the clients' examples as far as this host can see them."""
     keys = client_keys(config)
     if is_leaf(path):
-        return [load_leaf_client(path, index, len(keys)) for index in range(len(keys))]
+        return [load_leaf_everything(path, len(keys))]
     found = [load_folder(path, key) for key in keys]
     return [examples for examples in found if examples is not None]

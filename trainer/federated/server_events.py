@@ -257,7 +257,8 @@ def _line(close: Close, done: Committed) -> str:
     if measured is not None and measured.loss is not None:
         parts.append(f"loss {measured.loss:.4f}")
     if measured is not None and measured.accuracy_frac is not None:
-        parts.append(
-            f"accuracy {measured.accuracy_frac:.1%} with {measured.buffers} buffers"
+        whose = (
+            "" if measured.buffers == "none" else f" with {measured.buffers} buffers"
         )
+        parts.append(f"accuracy {measured.accuracy_frac:.1%}{whose}")
     return ", ".join(parts)

@@ -8,7 +8,13 @@ import torch
 
 from agent.rundir.errors import RunDirError
 from trainer.data.folder import load_folder
-from trainer.data.leaf import is_leaf, load_leaf_client, load_leaf_test
+from trainer.data.leaf import (
+    is_leaf,
+    load_leaf_client,
+    load_leaf_everything,
+    load_leaf_held_out,
+    load_leaf_test,
+)
 
 
 def leaf(path, users):
@@ -104,6 +110,18 @@ def test_several_files_are_read_as_one_and_test_users_are_held_out(tmp_path):
     assert held_out.labels.tolist() == [1]
 
 
+def test_a_client_is_measured_on_what_is_held_out_of_its_own_users(tmp_path):
+    users = {f"u{n}": ([[float(n)] * 3], [n]) for n in range(4)}
+    leaf(tmp_path / "train" / "all.json", users)
+    leaf(tmp_path / "test" / "all.json", {u: users[u] for u in ("u0", "u2", "u1")})
+
+    labels = [load_leaf_held_out(tmp_path, i, 2).labels.tolist() for i in range(2)]
+
+    assert labels == [[0, 2], [1]]
+    assert load_leaf_held_out(tmp_path, 3, 4) is None
+    assert load_leaf_everything(tmp_path, 4).labels.tolist() == [0, 1, 2, 3]
+
+
 def test_a_single_file_has_no_test(tmp_path):
     leaf(tmp_path / "femnist.json", {"a": ([[0.0] * 784], [61])})
 
@@ -118,6 +136,9 @@ def test_more_clients_than_users_are_refused(tmp_path):
 
     with pytest.raises(RunDirError, match="1 users, too few for 2 clients") as caught:
         load_leaf_client(tmp_path / "one.json", 1, 2)
+
+    with pytest.raises(RunDirError, match="1 users, too few for 2 clients"):
+        load_leaf_everything(tmp_path / "one.json", 2)
 
     assert caught.value.hint == "--clients 1"
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from agent.rundir.errors import RunDirError
+from trainer.data.examples import Examples
 from trainer.federated.config import FederatedConfig
 from trainer.federated.problem import (
     Shape,
     client_data,
+    loss_of,
     make_model,
     measure,
     server_data,
@@ -91,6 +93,48 @@ def test_a_folder_shows_its_shape_by_any_file(tmp_path):
     assert len(data.held_out) == 6
     assert data.calibration is None
     assert len(client_data(config, "client-2", None).training) == 6
+
+
+def test_images_of_a_file_are_set_apart_for_normalisation_statistics(tmp_path):
+    x = np.arange(120 * 64, dtype=np.float32).reshape(120, 8, 8)
+    np.savez(tmp_path / "test.npz", x=x, y=np.arange(120) % 10)
+
+    data = server_data(FederatedConfig(data=str(tmp_path)))
+
+    first = [
+        float(e.inputs.flatten(1)[:, 0].sum())
+        for e in (data.calibration, data.held_out)
+    ]
+    assert (len(data.calibration), len(data.held_out)) == (40, 80)
+    assert sum(first) == x[:, 0, 0].sum()
+    assert data.shape.num_classes == 10
+
+
+def test_rows_of_numbers_are_all_measured_on(tmp_path):
+    np.savez(tmp_path / "test.npz", x=np.ones((120, 5)), y=np.arange(120) % 2)
+
+    data = server_data(FederatedConfig(data=str(tmp_path)))
+
+    assert data.calibration is None
+    assert len(data.held_out) == 120
+
+
+def test_many_examples_are_measured_piece_by_piece():
+    model = make_model(Shape(inputs=(1, 8, 8), num_classes=3), 1)
+    model.eval()
+    examples = Examples(torch.rand(2100, 1, 8, 8), torch.arange(2100) % 3)
+    sizes = []
+    model.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+
+    loss, accuracy = measure(model, examples)
+
+    with torch.no_grad():
+        outputs = model(examples.inputs)
+    assert max(sizes[:-1]) <= 1024
+    assert loss == pytest.approx(float(loss_of(outputs, examples.labels)))
+    assert accuracy == pytest.approx(
+        (outputs.argmax(1) == examples.labels).double().mean()
+    )
 
 
 def test_a_host_may_keep_its_examples_elsewhere(tmp_path):
