@@ -23,8 +23,8 @@ _MAX_NAMED = 8
 """Names of tensors in one event: the first few tell what happened."""
 _MAX_REASON = 200
 """Characters."""
-_UPDATE = (-1, "update")
-"""The bucket of the last step's change; no group has this index."""
+_UPDATE = "*update"
+"""The last step's change; no optimizer calls a part of its state so."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ class Norms:
     @property
     def update_ratio(self) -> float | None:
         """Norm of the update over that of the parameters."""
-        if self.update is None or not self.param:
-            return None
-        return self.update / self.param
+        return _ratio(self.update, self.param)
 
 
 @dataclass
@@ -155,16 +153,19 @@ def measure(
                 steps.append(step)
     if before:
         torch._foreach_sub_(before, _parameters(optimizer))
-        change = [_real_values(tensor) for tensor in before]
-        buckets[_UPDATE] = _Bucket(change, ["update"] * len(change))
+        change = iter(before)
+        for index, group in enumerate(optimizer.param_groups):
+            bucket = buckets[index, _UPDATE] = _Bucket()
+            for _ in group["params"]:
+                bucket.add("update", next(change))
     values, nonfinite, read_steps = _read(buckets, steps)
-    update = values.pop(_UPDATE, None)
     groups = tuple(
         _group_norms(index, group, values)
         for index, group in enumerate(optimizer.param_groups)
     )
     totals = _totals(values)
     return Norms(
+        update=totals.pop(_UPDATE, None),
         grad=totals.pop("grad", None),
         param=totals.pop("param", None),
         state=totals,
@@ -173,7 +174,6 @@ def measure(
         else None,
         groups=groups,
         nonfinite=nonfinite,
-        update=_joint(update) if update else None,
     )
 
 
@@ -241,7 +241,7 @@ def _read(
         mine = read[place : place + len(bucket.tensors)]
         place += len(mine)
         values[key] = mine
-        if key != _UPDATE:
+        if key[1] != _UPDATE:
             pairs = zip(bucket.names, mine, strict=True)
             nonfinite += [name for name, value in pairs if value - value != 0]
     return values, tuple(nonfinite[:_MAX_NAMED]), elsewhere + read[num_norms:]
@@ -253,6 +253,10 @@ def _foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
     dtype = torch.float64 if is_double else torch.float32  # torch narrows none
     norms = torch._foreach_norm(list(tensors), 2, dtype=dtype)  # noqa: SLF001 - the only norm of many tensors in one kernel
     return [norm.float() for norm in norms] if is_double else list(norms)
+
+
+def _ratio(update: float | None, param: float | None) -> float | None:
+    return None if update is None or not param else update / param
 
 
 def _joint(values: Sequence[float]) -> float | None:
@@ -273,11 +277,13 @@ def _group_norms(
     values: Mapping[tuple[int, str], list[float]],
 ) -> GroupNorms:
     mine = {key: _joint(norms) for (i, key), norms in values.items() if i == index}
+    update, param = mine.pop(_UPDATE, None), mine.pop("param", None)
     return GroupNorms(
         lr=float(group["lr"]) if "lr" in group else None,
         num_params=sum(param.numel() for param in group["params"]),
         grad=mine.pop("grad", None),
-        param=mine.pop("param", None),
+        param=param,
+        update_ratio=_ratio(update, param),
         state=mine,
     )
 

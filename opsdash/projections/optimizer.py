@@ -166,6 +166,7 @@ def _numbers(event: OptimizerNorms) -> Iterator[tuple[str, float | None]]:
         yield f"group{index}.lr", group.lr
         yield f"group{index}.grad", group.grad
         yield f"group{index}.param", group.param
+        yield f"group{index}.update_ratio", group.update_ratio
         for key, value in _few(group.state).items():
             yield f"group{index}.state.{key}", value
 

@@ -60,6 +60,8 @@ class GroupNorms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_params: int = 0
     grad: float | None = None
     param: float | None = None
+    update_ratio: float | None = None
+    """As of all groups together."""
     state: dict[str, float | None] = msgspec.field(default_factory=dict)
 
 

@@ -95,8 +95,17 @@ def test_groups_are_told_apart():
         lr=1.0,
     )
 
-    first, second = measure(optimizer).groups
+    before = [p.detach().clone() for layer in layers for p in layer.parameters()]
+    with torch.no_grad():
+        layers[1].weight.mul_(1.5)
+    changed = plain_norm([layers[1].weight / 3])
 
+    norms = measure(optimizer, before=before)
+    first, second = norms.groups
+
+    assert first.update_ratio == 0.0
+    assert second.update_ratio == pytest.approx(changed / second.param)
+    assert norms.update == pytest.approx(changed)
     assert (first.lr, second.lr) == (0.5, 0.25)
     assert first.num_params == second.num_params == 12
     assert first.param == pytest.approx(plain_norm(layers[0].parameters()))

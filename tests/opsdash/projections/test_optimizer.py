@@ -43,7 +43,8 @@ def test_one_rank_speaks_and_its_state_has_curves(writer):
 
 
 def test_groups_have_curves_where_there_are_several(writer):
-    groups = (ev.GroupNorms(lr=0.1, grad=1.0), ev.GroupNorms(lr=0.2, grad=3.0))
+    second = ev.GroupNorms(lr=0.2, grad=3.0, update_ratio=0.01)
+    groups = (ev.GroupNorms(lr=0.1, grad=1.0), second)
     norms(writer, 0, 50, groups=groups)
     norms(writer, 0, 100, groups=groups[:1])
 
@@ -51,6 +52,7 @@ def test_groups_have_curves_where_there_are_several(writer):
 
     assert optimizer.curve("group1.lr").points() == [(50, 0.2)]
     assert optimizer.curve("group0.lr").points() == [(50, 0.1)]
+    assert optimizer.curve("group1.update_ratio").points() == [(50, 0.01)]
 
 
 def test_the_first_load_of_an_attempt_is_a_resume_and_later_ones_reload(writer):
