@@ -53,6 +53,7 @@ COMMANDS = {
         "trainer.chunks.commands:restore_main", "write a round to a file"
     ),
     "repair": Command("trainer.chunks.commands:repair_main", "replace damaged chunks"),
+    "prune": Command("trainer.chunks.commands:prune_main", "drop old rounds"),
     "diff": Command("trainer.chunks.commands:diff_main", "measure how rounds differ"),
     "export-foreign": Command(
         "trainer.chunks.commands:foreign_main", "read a foreign chunk database"

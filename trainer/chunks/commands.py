@@ -1,4 +1,4 @@
-"""`restore`, `repair`, `diff` and `export-foreign` on the command line.
+"""`restore`, `repair`, `prune`, `diff` and `export-foreign` on the command line.
 
 Each takes its arguments and returns an exit code; `RunDirError` is left to
 the caller, who prints it with its hint. With `--progress`, one JSON object
@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from agent.rundir.chunks.errors import EXIT_DAMAGED
+from agent.rundir.chunks.errors import EXIT_DAMAGED, StoreFullError
 from agent.rundir.chunks.foreign import ForeignStoreReader
 from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.chunks.sources import stores_in
 from agent.rundir.errors import NotARunError
 from agent.rundir.layout import RunDir, is_safe_node
+from trainer.chunks.database import drop_ballast
 from trainer.chunks.diff import diff_rounds
 from trainer.chunks.export import export_round
 from trainer.chunks.foreign import export_foreign
 from trainer.chunks.repair import repair_store
 from trainer.chunks.restore import select_names
+from trainer.chunks.store import ChunkStore
 from trainer.console import say
 
 _PROGRESS_INTERVAL_S = 0.2
@@ -103,6 +105,39 @@ def repair_main(argv: Sequence[str]) -> int:
             }
         )
     return EXIT_DAMAGED if num_left else 0
+
+
+def prune_main(argv: Sequence[str]) -> int:
+    """Keep the newest rounds of a node's store, or of all of a run.
+
+    Raises:
+        RunDirError: a store cannot be opened, or is being written to.
+        SystemExit: the arguments are wrong.
+    """
+    parser = argparse.ArgumentParser(prog="python -m trainer prune")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--node", help="`server` or a client's key; all by default")
+    parser.add_argument(
+        "--keep-rounds", type=int, required=True, metavar="N", help="1 or more"
+    )
+    options = parser.parse_args(argv)
+    if options.keep_rounds < 1:
+        parser.error("--keep-rounds must be 1 or more")
+    nodes = [options.node] if options.node else _nodes(options.run_dir)
+    for node in nodes:
+        with _opened_in_need(_store_of(options.run_dir, node)) as store:
+            stats = store.prune(options.keep_rounds)
+        _say({"node": node, "pruned": stats.rounds, "freed_bytes": stats.freed_bytes})
+    return 0
+
+
+def _opened_in_need(path: Path) -> ChunkStore:
+    """Open a store, on a full disk too: SQLite makes its lock file first."""
+    try:
+        return ChunkStore(path)
+    except StoreFullError:
+        drop_ballast(path)
+        return ChunkStore(path)
 
 
 def diff_main(argv: Sequence[str]) -> int:

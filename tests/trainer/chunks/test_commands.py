@@ -15,6 +15,7 @@ from tests.trainer.chunks.store_faults import (
 from trainer.chunks.commands import (
     diff_main,
     foreign_main,
+    prune_main,
     repair_main,
     restore_main,
 )
@@ -124,6 +125,28 @@ def test_what_is_left_makes_the_exit_code(run_dir, capsys):
     *progress, result = lines(capsys)
     assert progress[-1]["done_bytes"] == progress[-1]["total_bytes"]
     assert len(result["left"]) == 1
+
+
+def test_prune_keeps_the_newest_rounds_of_all_stores(run_dir, capsys):
+    with ChunkStore.open(store_path(run_dir)) as store:
+        store.put_round(4, small_model(1))
+
+    code = prune_main([str(run_dir), "--keep-rounds", "1"])
+
+    assert code == 0
+    assert [(line["node"], line["pruned"]) for line in lines(capsys)] == [
+        ("client-1", []),
+        ("server", [3]),
+    ]
+    with ChunkStore.open(store_path(run_dir)) as store:
+        assert [row.round_num for row in store.rounds()] == [4]
+
+
+def test_a_prune_that_would_keep_nothing_is_refused(run_dir, capsys):
+    with pytest.raises(SystemExit):
+        prune_main([str(run_dir), "--keep-rounds", "0"])
+
+    assert "must be 1 or more" in capsys.readouterr().err
 
 
 def test_a_run_without_stores_cannot_be_repaired(tmp_path):

@@ -1,4 +1,5 @@
 import fcntl
+import json
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from agent.rundir.chunks.schema import BALLAST_NAME
 from tests.trainer.chunks.endless_writer import KEEP_ROUNDS, model_of
 from tests.trainer.chunks.store_faults import same_tensors, store_path
 from trainer.chunks import database
+from trainer.chunks.commands import prune_main
 from trainer.chunks.split import TensorSplit
 from trainer.chunks.store import ChunkStore
 
@@ -201,6 +203,27 @@ def test_pruning_works_on_a_disk_without_a_single_byte(
         assert path.with_name(BALLAST_NAME).exists()
         store.put_round(num_rounds + 1, big_model(0), keep_rounds=1)
         assert same_tensors(store.get_round(num_rounds + 1), big_model(0))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
+def test_a_store_that_nobody_has_open_is_pruned_on_a_full_disk_too(small_disk, capsys):
+    path = store_path(small_disk)
+    with ChunkStore.open(path) as store:
+        num_rounds, _ = fill_with_rounds(store)
+    occupy(small_disk)
+    size = path.stat().st_size
+    with pytest.raises(StoreFullError):
+        ChunkStore.open(path)
+
+    code = prune_main([str(small_disk), "--node", "server", "--keep-rounds", "1"])
+
+    told = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert told["pruned"] == [*range(1, num_rounds)]
+    assert told["freed_bytes"] == size - path.stat().st_size
+    with ChunkStore.open(path) as store:
+        assert same_tensors(store.get_round(num_rounds), big_model(num_rounds))
+    assert path.with_name(BALLAST_NAME).exists()
 
 
 @pytest.fixture
