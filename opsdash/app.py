@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 _DRAIN_S = 0.05
 """Between two looks at what was read: as often as the feed looks, so in small bites."""
+_COLLECT_S = 10.0
+"""Between two passes of the collector over everything: under 10 ms each, and what
+Textual leaves behind in the meantime is a megabyte."""
 _CATCH_UP_S = 0.005
 """The same while a long past is read: keys and frames go in between."""
 _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -111,7 +114,8 @@ class OpsdashApp(App[int]):
             await self._watch_run(self._first_run)
         else:
             self.action_pick_run()
-        self.set_timer(_DRAIN_S, self._tick)
+        self.set_interval(_DRAIN_S, self._tick)
+        self.set_interval(_COLLECT_S, _collect)
 
     def on_unmount(self) -> None:
         """Stop reading; what was started goes on."""
@@ -255,7 +259,7 @@ class OpsdashApp(App[int]):
         self.call_after_refresh(attached.start)
 
     async def _tick(self) -> None:
-        """Fold what came, show it, and come again: at once while there is more."""
+        """Fold what came, show it, and come again: soon while there is more."""
         attached = self._attached
         if attached is not None:
             attached.take()
@@ -263,8 +267,8 @@ class OpsdashApp(App[int]):
                 await attached.jobs.show_on(self._watch)
             if attached.is_due and not self._is_held:
                 self.call_later(self._show)  # after the keys that came meanwhile
-        is_behind = attached is not None and attached.is_behind
-        self.set_timer(_CATCH_UP_S if is_behind else _DRAIN_S, self._tick)
+            if attached.is_behind:
+                self.set_timer(_CATCH_UP_S, self._tick)
 
     def _show(self) -> None:
         watch = self._watch
@@ -310,11 +314,14 @@ def run_app(
     return code or 0
 
 
-def _spare_the_collector() -> None:
-    """Have it look at less and less often: a full pass held a key up for 50 ms.
+def _collect() -> None:
+    gc.collect()
 
-    What is imported stays anyway. Textual leaves cycles at every picture, so it
-    must not be switched off; a few megabytes of them may wait.
+
+def _spare_the_collector() -> None:
+    """Leave full passes to the app's own rhythm, and what is imported out of them.
+
+    That stays anyway; with it, a pass held a key up for 50 ms.
     """
     gc.freeze()
     gc.set_threshold(2_000, 10, 10)

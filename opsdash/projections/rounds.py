@@ -74,6 +74,8 @@ class RoundRow:
     accuracy_frac: float | None
     reason: str | None
     """`complete`, `deadline` or `restored`; None: not committed."""
+    restored_from: str | None
+    """What an operator restored as this round, e.g. `client-1 round 3`."""
     model_digest: str | None
     num_clients: int
     num_members: int | None
@@ -116,6 +118,7 @@ class _Commit(NamedTuple):
     loss: float | None
     accuracy_frac: float | None
     reason: str
+    source: str | None
     model_digest: str
 
 
@@ -359,6 +362,7 @@ def _commit(event: RoundCommitted) -> _Commit:
         loss=finite(event.loss),
         accuracy_frac=finite(event.accuracy_frac),
         reason=clip(event.reason, 40),
+        source=clip(event.source, 100) if event.source else None,
         model_digest=clip(event.model_digest, 100),
     )
 
@@ -374,6 +378,7 @@ def _row(found: _Round, reset: Sequence[str]) -> RoundRow:
         loss=done.loss if done else None,
         accuracy_frac=done.accuracy_frac if done else None,
         reason=done.reason if done else None,
+        restored_from=done.source if done else None,
         model_digest=done.model_digest if done else None,
         num_clients=found.num_clients,
         num_members=done.num_members if done else None,

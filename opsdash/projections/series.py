@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from opsdash.projections.plausible import whole
 
-MAX_POINTS = 1 << 15
-"""Of one series of one attempt; then its older half is thinned."""
+MAX_POINTS = 1 << 14
+"""Of one series of one attempt; then its older half is thinned. The widest terminal
+has some hundred columns, and each chart on it keeps a copy."""
 _MAX_SERIES = 512
 _MAX_BRANCHES = 4_096
 _MAX_GIVEN_UP = 256

@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.rundir.chunks.records import ChunkRow, RoundRow
 from opsdash import units
 from opsdash.operations.chunk_scan import ChunkScan, ScannedChunk
+from opsdash.projections.columns import appended
 from opsdash.projections.match import Matcher, matcher
 from opsdash.screens.chunk_order import ChunkOrder, Numbers, Order
 from opsdash.screens.chunk_pages import ChunkPages
@@ -47,7 +48,7 @@ class ChunkRows:
         self._scan: ChunkScan | None = None
         self._is_scanned = False
         self._bad: list[int] = []
-        self._found, self._sizes, self._shared = array("q"), array("q"), array("q")
+        self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
         self._order: Order | None = None
         self._ordering: ChunkOrder | None = None
         self._begin()
@@ -186,13 +187,13 @@ class ChunkRows:
         self._scan = ChunkScan(self._path, self.round.round_num)
         self._is_scanned = False
         self._bad = []
-        self._found, self._sizes, self._shared = array("q"), array("q"), array("q")
+        self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
         self._order = None
 
     def _take(self, batch: list[ScannedChunk]) -> None:
         for chunk in batch:
-            self._sizes.append(max(0, chunk.size_bytes))
-            self._shared.append(max(0, chunk.shared_with))
+            self._sizes = appended(self._sizes, max(0, chunk.size_bytes))
+            self._shared = appended(self._shared, max(0, chunk.shared_with))
             if chunk.is_missing or chunk.digest in self._damaged:
                 insort(self._bad, chunk.chunk_id)
         if not self.is_filtered:

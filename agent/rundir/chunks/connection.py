@@ -24,6 +24,8 @@ from agent.rundir.chunks.schema import APPLICATION_ID, SCHEMA
 
 BUSY_TIMEOUT_S = 5.0
 """How long a lock of another process is waited for."""
+_CACHE_KIB = 512
+"""Of one connection: the way to a row, not the rows, which are read once each."""
 
 
 def open_readonly(path: Path) -> sqlite3.Connection:
@@ -129,6 +131,7 @@ def _connect(path: Path, query: str) -> sqlite3.Connection:
     conn.text_factory = _lenient_text
     try:
         conn.execute("PRAGMA trusted_schema=OFF")
+        conn.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         # Opening touches nothing: only a query shows whether it can be read.
         conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except BaseException:
