@@ -145,7 +145,7 @@ class OptimizerPane(Pane):
         marks = [
             Mark(mark.step, _LETTERS.get(mark.kind, ""), f"{mark.kind} {mark.text}")
             for mark in view.run.optimizer.marks
-            if _LETTERS.get(mark.kind)
+            if _LETTERS.get(mark.kind) and self._node in ("", f"{mark.node}/")
         ]
         for chart in self.query(Chart):
             chart.show_marks(marks)

@@ -125,8 +125,10 @@ class OverviewPane(Pane):
 
     def _show_rounds(self, view: View) -> None:
         self._rounds.follow(view)
-        self.query_one("#loss", Chart).show(self._rounds.loss)
-        accuracy = self.query_one("#rate", Chart)
+        loss, accuracy = self.query_one("#loss", Chart), self.query_one("#rate", Chart)
+        for chart in (loss, accuracy):
+            chart.show_marks(self._rounds.marks)
+        loss.show(self._rounds.loss)
         accuracy.heading = "accuracy by round"
         accuracy.show(self._rounds.accuracy)
         grid = self.query_one(ClientGrid)

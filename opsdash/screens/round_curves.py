@@ -2,7 +2,7 @@
 
 from opsdash.projections.rounds import RoundRow
 from opsdash.screens.pane import View
-from opsdash.widgets.series import Series
+from opsdash.widgets.series import Mark, Series
 
 LOSS, ACCURACY = "loss", "accuracy"
 
@@ -13,10 +13,17 @@ class RoundCurves:
     def __init__(self) -> None:
         self._known: tuple[tuple[int, float | None, float | None], ...] = ()
         self.loss, self.accuracy = Series(LOSS), Series(ACCURACY)
+        self.marks: tuple[Mark, ...] = ()
+        """Rounds that an operator restored: a curve may jump there."""
 
     def follow(self, view: View) -> None:
         """Take over what is committed."""
         rows = [row for row in view.run.rounds.rows() if row.reason is not None]
+        self.marks = tuple(
+            Mark(row.round_num, "R", f"restored from {row.restored_from}")
+            for row in rows
+            if row.restored_from is not None
+        )
         known = tuple(map(_figures, reversed(rows)))
         if known == self._known:
             return

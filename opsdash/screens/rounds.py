@@ -195,6 +195,8 @@ def _happened(row: RoundRow) -> tuple[str, str]:
     parts = [f"{client} missing" for client in row.missing]
     parts += [f"{client} reset" for client in row.reset]
     parts += [f"{client} refused: {why}" for client, why in row.refused.items()]
-    if row.reason != "complete":
+    if row.restored_from is not None:
+        parts.insert(0, f"restored from {row.restored_from}")
+    elif row.reason != "complete":
         parts.insert(0, f"ended by {row.reason}")
     return (", ".join(parts) or "complete", "warn" if parts else "dim")
