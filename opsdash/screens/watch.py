@@ -49,7 +49,7 @@ PANES: tuple[type[Pane], ...] = (
 CHECKPOINTS, CHUNKS, EVENTS = 2, 4, 6
 """Where these panes are in `PANES`."""
 _MAX_JOB_LINES = 3
-_SOMETIMES = ("request", "pause_run", "filter", "select")
+_SOMETIMES = ("request", "pause_run", "resume", "filter", "select")
 """Actions whose keys stand at the bottom only while they lead to something."""
 
 
@@ -241,6 +241,8 @@ class WatchScreen(ThinScreen[None]):
             return not self._is_over and not self._is_federated
         if action == "pause_run":
             return not self._is_over
+        if action == "resume":  # a federation that runs goes back by its rounds
+            return self._is_over or not self._is_federated
         if pane is None or action not in ("filter", "select"):
             return True
         return pane.has_filter if action == "filter" else pane.opens_rows

@@ -33,7 +33,7 @@ def keys_line(app):
     [
         ("live", "1", {"s Save", "space Pause run", "enter Open", "/ Filter"}, set()),
         ("dead", "1", {"r Resume", "/ Filter"}, {"Save", "Pause"}),
-        ("federated", "1", {"space Pause run"}, {"Save"}),
+        ("federated", "1", {"space Pause run"}, {"Save", "Resume"}),
         ("federated", "2", {"v Verify"}, {"Filter"}),
         ("federated", "5", {"enter Open", "/ Filter"}, set()),
         ("live", "4", {"s Save"}, {"Filter"}),
