@@ -64,6 +64,8 @@ class Agent:
         self._pid = os.getpid()
         self._has_ended = False
         self._told_busy_ns = 0
+        self._names: dict[int, str] = {}
+        """Of watched parameters, by `id`."""
         self._stacks: Stacks | None = None
         self._pulse: Pulse | None = None
 
@@ -222,15 +224,18 @@ class Agent:
         """Measure norms at the optimizer's own step, every so many steps."""
         if self.emitter.is_off:
             return
-        from agent.probes.optimizer import OptimizerProbe  # noqa: PLC0415 - torch is not needed to attach
+        from agent.probes.optimizer_watch import OptimizerProbe  # noqa: PLC0415 - torch is not needed to attach
 
-        OptimizerProbe(self.emitter, optimizer, named_parameters, every=every)
+        named = list(named_parameters)
+        self._names |= {id(param): name for name, param in named}
+        OptimizerProbe(self.emitter, optimizer, named, every=every)
 
     def reset_optimizer(
         self,
         optimizer: "Optimizer | None",
         *,
         reason: str,
+        top: int = 0,
         **cause: Any,  # noqa: ANN401 - ResetCause checks them
     ) -> None:
         """Clear an optimizer's state, keep its hyperparameters, tell the norms.
@@ -238,26 +243,34 @@ class Agent:
         Args:
             optimizer: None: nothing is done.
             reason: In words.
+            top: How many tensors of the state are told one by one, those with the
+                largest norms; by the names that `watch_optimizer` was given.
             cause: What else is known: `rounds_missed`, `model_digest`,
                 `data_position`, `seed`.
         """
-        from agent.probes.optimizer_reset import ResetCause, clear_state  # noqa: PLC0415 - torch is not needed to attach
+        from agent.probes.optimizer_reset import Detail, ResetCause, clear_state  # noqa: PLC0415 - torch is not needed to attach
 
         self._activity.progress += 1
-        clear_state(self.emitter, optimizer, ResetCause(reason, **cause))
+        detail, why = Detail(self._names, top), ResetCause(reason, **cause)
+        clear_state(self.emitter, optimizer, why, detail)
 
     def changing_optimizer(
         self,
         optimizer: "Optimizer",
         *,
         reason: str,
+        top: int = 0,
         **cause: Any,  # noqa: ANN401 - ResetCause checks them
     ) -> AbstractContextManager[None]:
-        """Surround a reload of an optimizer's state; tell norms before and after."""
-        from agent.probes.optimizer_reset import ResetCause, changed_state  # noqa: PLC0415 - torch is not needed to attach
+        """Surround a reload of an optimizer's state; tell norms before and after.
+
+        Arguments are as of `reset_optimizer`.
+        """
+        from agent.probes.optimizer_reset import Detail, ResetCause, changed_state  # noqa: PLC0415 - torch is not needed to attach
 
         self._activity.progress += 1
-        return changed_state(self.emitter, optimizer, ResetCause(reason, **cause))
+        detail, why = Detail(self._names, top), ResetCause(reason, **cause)
+        return changed_state(self.emitter, optimizer, why, detail)
 
     def accept(self, *kinds: str) -> None:
         """Say which requests this trainer carries out, on all ranks alike.

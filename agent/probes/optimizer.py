@@ -1,14 +1,13 @@
-"""Norms of gradients, parameters, updates and optimizer state, sampled.
+"""Norms of gradients, parameters, updates and optimizer state.
 
-The probe hangs on the optimizer's own step hooks, so a trainer adds one line.
 All norms of a sample are computed by `torch._foreach_norm` and read with one
 synchronisation; a norm that is not finite costs nothing extra to notice, and
 names its tensor. State is read by whatever names the optimizer uses, so an
 optimizer that nobody here knows is measured too.
 """
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from agent.emitter import Emitter
-from agent.rundir.events import GroupNorms, OptimizerNorms
+from agent.rundir.events import GroupNorms
 
 _MAX_NAMED = 8
 """Names of tensors in one event: the first few tell what happened."""
-_MAX_REASON = 200
-"""Characters."""
 _UPDATE = "*update"
 """The last step's change; no optimizer calls a part of its state so."""
 
@@ -39,6 +35,8 @@ class Norms:
     nonfinite: tuple[str, ...]
     update: float | None = None
     """Of the last step's change, where the parameters before it were given."""
+    largest: dict[str, float] = field(default_factory=dict)
+    """Of the state's tensors, as many as were asked for: `exp_avg/layer.weight`."""
 
     @property
     def update_ratio(self) -> float | None:
@@ -59,68 +57,10 @@ class _Bucket:
         self.names.append(name)
 
 
-class OptimizerProbe:
-    """Measures one optimizer every so many of its steps and writes an event."""
-
-    def __init__(
-        self,
-        emitter: Emitter,
-        optimizer: Optimizer,
-        named_parameters: Iterable[tuple[str, Tensor]],
-        *,
-        every: int = 50,
-    ) -> None:
-        """Hang on the optimizer's step; `every` counts its steps, the first too."""
-        self._emitter = emitter
-        self._names = {id(param): name for name, param in named_parameters}
-        self._every = every
-        self._num_steps = 0
-        self._before: list[Tensor] | None = None
-        optimizer.register_step_pre_hook(self._before_step)
-        optimizer.register_step_post_hook(self._after_step)
-
-    def _before_step(self, optimizer: Optimizer, *_: object) -> None:
-        if self._num_steps % self._every:
-            return
-        try:
-            with torch.no_grad():
-                self._before = [p.detach().clone() for p in _parameters(optimizer)]
-        except Exception as error:  # noqa: BLE001 - e.g. no memory is left for a copy
-            self._drop(error)
-
-    def _after_step(self, optimizer: Optimizer, *_: object) -> None:
-        self._num_steps += 1
-        before, self._before = self._before, None
-        if before is None:
-            return
-        try:
-            began = time.perf_counter_ns()
-            norms = measure(optimizer, self._names, before=before)
-            self._emitter.emit(
-                OptimizerNorms,
-                # The hook runs inside the step that `step_done` will count.
-                step=(self._emitter.step or 0) + 1,
-                optimizer=type(optimizer).__name__,
-                grad=norms.grad,
-                param=norms.param,
-                update_ratio=norms.update_ratio,
-                state=norms.state,
-                state_steps=norms.state_steps,
-                groups=norms.groups,
-                nonfinite=norms.nonfinite,
-                probe_ns=time.perf_counter_ns() - began,
-            )
-        except Exception as error:  # noqa: BLE001 - training must not see it
-            self._drop(error)
-
-    def _drop(self, error: Exception) -> None:
-        self._emitter.drop(f"optimizer probe: {in_brief(error)}")
-
-
-def in_brief(error: Exception) -> str:
-    """Return what torch says in its first line; pages of its kernels may follow."""
-    first = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {first[:_MAX_REASON]}"
+@torch.no_grad()
+def copy_parameters(optimizer: Optimizer) -> list[Tensor]:
+    """Return what `measure` takes as `before`."""
+    return [param.detach().clone() for param in _parameters(optimizer)]
 
 
 @torch.no_grad()
@@ -129,6 +69,7 @@ def measure(
     names: Mapping[int, str] | None = None,
     *,
     before: list[Tensor] | None = None,
+    top: int = 0,
 ) -> Norms:
     """Return the norms of an optimizer's gradients, parameters and state.
 
@@ -139,6 +80,7 @@ def measure(
         names: Parameter names by `id`; unnamed ones are called by their place.
         before: The parameters before its last step, in its own order; they are
             overwritten by the update.
+        top: How many tensors of the state to name, those with the largest norms.
     """
     buckets: dict[tuple[int, str], _Bucket] = {}
     steps: list[Tensor | float] = []
@@ -174,6 +116,7 @@ def measure(
         else None,
         groups=groups,
         nonfinite=nonfinite,
+        largest=_largest(buckets, values, top),
     )
 
 
@@ -269,6 +212,22 @@ def _totals(values: Mapping[tuple[int, str], list[float]]) -> dict[str, float | 
     for (_index, key), mine in values.items():
         by_key.setdefault(key, []).extend(mine)
     return {key: _joint(mine) for key, mine in by_key.items()}
+
+
+def _largest(
+    buckets: Mapping[tuple[int, str], _Bucket],
+    values: Mapping[tuple[int, str], list[float]],
+    top: int,
+) -> dict[str, float]:
+    if not top:
+        return {}
+    found = [
+        (norm, f"{key}/{name.removesuffix('.' + key)}")
+        for (index, key), bucket in buckets.items()
+        for name, norm in zip(bucket.names, values[index, key], strict=True)
+        if key not in ("grad", "param", _UPDATE) and norm - norm == 0
+    ]
+    return {label: norm for norm, label in heapq.nlargest(top, found)}
 
 
 def _group_norms(

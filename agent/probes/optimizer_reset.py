@@ -5,15 +5,19 @@ norms before and after are an event. The change itself always happens; that it
 could not be measured or told does not stop it.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch.optim import Adagrad, Optimizer
 
 from agent.emitter import Emitter
-from agent.probes.optimizer import in_brief, measure
+from agent.probes.optimizer import measure
+from agent.probes.optimizer_watch import in_brief
 from agent.rundir.events import OptimizerReset
+
+_ALL = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,23 @@ class ResetCause:
     seed: int | None = None
 
 
+@dataclass(frozen=True)
+class Detail:
+    """How much is told of an optimizer's state."""
+
+    names: Mapping[int, str]
+    """Of parameters, by `id`."""
+    top: int = 0
+    """How many tensors are named, those with the largest norms before the change."""
+
+
 def clear_state(
-    emitter: Emitter, optimizer: Optimizer | None, cause: ResetCause
+    emitter: Emitter, optimizer: Optimizer | None, cause: ResetCause, detail: Detail
 ) -> None:
     """Forget moments and step counters; learning rates and the like stay."""
     if optimizer is None:
         return
-    with changed_state(emitter, optimizer, cause):
+    with changed_state(emitter, optimizer, cause, detail):
         optimizer.state.clear()
         if isinstance(optimizer, Adagrad):
             _begin_anew(optimizer)
@@ -43,17 +57,20 @@ def clear_state(
 
 @contextmanager
 def changed_state(
-    emitter: Emitter, optimizer: Optimizer, cause: ResetCause
+    emitter: Emitter, optimizer: Optimizer, cause: ResetCause, detail: Detail
 ) -> Iterator[None]:
     """Surround what changes the state, e.g. `load_state_dict`."""
-    before = _norms(emitter, optimizer)
+    before, largest = _norms(emitter, optimizer, detail)
     yield
+    every = dataclasses.replace(detail, top=_ALL if detail.top else 0)
+    after, now = _norms(emitter, optimizer, every)
     emitter.emit(
         OptimizerReset,
         optimizer=type(optimizer).__name__,
         reason=cause.reason,
-        before=before,
-        after=_norms(emitter, optimizer),
+        before=before | largest,
+        # What is gone has no norm any more.
+        after=after | {label: now.get(label, 0.0) for label in largest},
         rounds_missed=cause.rounds_missed,
         model_digest=cause.model_digest,
         data_position=cause.data_position,
@@ -74,10 +91,13 @@ def _begin_anew(optimizer: Adagrad) -> None:
     optimizer.state.update(new.state)
 
 
-def _norms(emitter: Emitter, optimizer: Optimizer) -> dict[str, float | None]:
-    """Return the norms of the state, by the optimizer's own names."""
+def _norms(
+    emitter: Emitter, optimizer: Optimizer, detail: Detail
+) -> tuple[dict[str, float | None], dict[str, float]]:
+    """Return the norms of the state by the optimizer's own names, and the largest."""
     try:
-        return measure(optimizer).state
+        norms = measure(optimizer, detail.names, top=detail.top)
     except Exception as error:  # noqa: BLE001 - the change must happen all the same
         emitter.drop(f"optimizer probe: {in_brief(error)}")
-        return {}
+        return {}, {}
+    return norms.state, norms.largest

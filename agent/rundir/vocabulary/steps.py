@@ -89,6 +89,7 @@ class OptimizerReset(Event, frozen=True, tag_field="kind", tag="optimizer_reset"
     optimizer: str
     reason: str
     before: dict[str, float | None]
+    """Norms by the optimizer's own names; `exp_avg/layer.weight` of single tensors."""
     after: dict[str, float | None]
     rounds_missed: int | None = None
     model_digest: str | None = None

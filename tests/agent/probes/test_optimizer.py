@@ -1,10 +1,7 @@
-import json
-
 import pytest
 import torch
 
-from agent.emitter import Emitter
-from agent.probes.optimizer import OptimizerProbe, measure
+from agent.probes.optimizer import measure
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -248,53 +245,3 @@ def test_a_gpu_is_waited_for_once(capturable):
 
     assert len([w for w in waits if "synchronizing" in str(w.message)]) == 1
     assert norms.state_steps == (2, 2)
-
-
-def test_every_so_many_steps_an_event_with_the_step_it_belongs_to(tmp_path):
-    path = tmp_path / "x.jsonl"
-    emitter = Emitter(path, node="rank-0", rank=0)
-    model = torch.nn.Linear(4, 4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    OptimizerProbe(emitter, optimizer, model.named_parameters(), every=3)
-
-    for step in range(1, 8):
-        model(torch.ones(4)).sum().backward()
-        optimizer.step()
-        emitter.step = step
-
-    found = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [e["step"] for e in found] == [1, 4, 7]
-    assert all(e["update_ratio"] > 0 for e in found)
-
-
-def test_a_probe_that_fails_is_counted_and_training_goes_on(tmp_path):
-    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
-    model = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    OptimizerProbe(emitter, optimizer, model.named_parameters(), every=1)
-    model(torch.ones(2)).sum().backward()
-    before = model.weight.clone()
-
-    optimizer.state[model.weight]["momentum_buffer"] = torch.ones(2, device="meta")
-    optimizer.step()
-
-    assert not torch.equal(model.weight, before)
-    assert emitter.num_dropped == 1
-    assert "optimizer probe" in emitter.problem
-
-
-def test_no_memory_for_a_copy_costs_a_sample_and_not_the_step(tmp_path):
-    class Full(torch.nn.Parameter):
-        def detach(self):
-            raise torch.OutOfMemoryError("no memory\n" + "and a page of kernels\n" * 99)
-
-    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
-    param = Full(torch.ones(2))
-    optimizer = torch.optim.SGD([param], lr=0.1, foreach=False)
-    OptimizerProbe(emitter, optimizer, [("w", param)], every=1)
-    param.grad = torch.ones(2)
-
-    optimizer.step()
-
-    assert param.tolist() == pytest.approx([0.9, 0.9])
-    assert emitter.problem == "optimizer probe: OutOfMemoryError: no memory"

@@ -119,6 +119,31 @@ def test_a_reload_tells_the_norms_of_both_states(tmp_path):
     assert event.after["exp_avg_sq"] == pytest.approx(event.before["exp_avg_sq"])
 
 
+def test_the_largest_tensors_are_told_by_name_where_that_is_asked_for(tmp_path):
+    model, optimizer = trained(OPTIMIZERS["AdamW"][0])
+    state = optimizer.state[model.weight]
+    state["exp_avg"].fill_(2.0)
+    state["exp_avg_sq"].fill_(0.5)
+
+    with Agent.attach(tmp_path) as agent:
+        agent.watch_optimizer(optimizer, model.named_parameters())
+        with agent.changing_optimizer(optimizer, reason="halved", top=2):
+            state["exp_avg"].mul_(0.5)
+        agent.reset_optimizer(optimizer, reason="test", top=1)
+
+    halved, cleared = resets(tmp_path)
+    size = model.weight.numel() ** 0.5
+    assert halved.before.keys() == {
+        *("exp_avg", "exp_avg_sq"),
+        *("exp_avg/weight", "exp_avg_sq/weight"),
+    }
+    assert halved.before["exp_avg/weight"] == pytest.approx(2 * size)
+    assert halved.after["exp_avg/weight"] == pytest.approx(size)
+    assert halved.after["exp_avg_sq/weight"] == pytest.approx(size / 2)
+    assert len(cleared.before) == 3
+    assert cleared.after == {"exp_avg/weight": 0.0}
+
+
 def test_without_an_optimizer_nothing_happens(tmp_path):
     with Agent.attach(tmp_path) as agent:
         agent.reset_optimizer(None, reason="none")

@@ -1,0 +1,80 @@
+"""Sample an optimizer's norms at its own step.
+
+The probe hangs on the optimizer's own step hooks, so a trainer adds one line.
+"""
+
+import time
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from agent.emitter import Emitter
+from agent.probes.optimizer import copy_parameters, measure
+from agent.rundir.events import OptimizerNorms
+
+_MAX_REASON = 200
+"""Characters."""
+
+
+class OptimizerProbe:
+    """Measures one optimizer every so many of its steps and writes an event."""
+
+    def __init__(
+        self,
+        emitter: Emitter,
+        optimizer: Optimizer,
+        named_parameters: Iterable[tuple[str, Tensor]],
+        *,
+        every: int = 50,
+    ) -> None:
+        """Hang on the optimizer's step; `every` counts its steps, the first too."""
+        self._emitter = emitter
+        self._names = {id(param): name for name, param in named_parameters}
+        self._every = every
+        self._num_steps = 0
+        self._before: list[Tensor] | None = None
+        optimizer.register_step_pre_hook(self._before_step)
+        optimizer.register_step_post_hook(self._after_step)
+
+    def _before_step(self, optimizer: Optimizer, *_: object) -> None:
+        if self._num_steps % self._every:
+            return
+        try:
+            self._before = copy_parameters(optimizer)
+        except Exception as error:  # noqa: BLE001 - e.g. no memory is left for a copy
+            self._drop(error)
+
+    def _after_step(self, optimizer: Optimizer, *_: object) -> None:
+        self._num_steps += 1
+        before, self._before = self._before, None
+        if before is None:
+            return
+        try:
+            began = time.perf_counter_ns()
+            norms = measure(optimizer, self._names, before=before)
+            self._emitter.emit(
+                OptimizerNorms,
+                # The hook runs inside the step that `step_done` will count.
+                step=(self._emitter.step or 0) + 1,
+                optimizer=type(optimizer).__name__,
+                grad=norms.grad,
+                param=norms.param,
+                update_ratio=norms.update_ratio,
+                state=norms.state,
+                state_steps=norms.state_steps,
+                groups=norms.groups,
+                nonfinite=norms.nonfinite,
+                probe_ns=time.perf_counter_ns() - began,
+            )
+        except Exception as error:  # noqa: BLE001 - training must not see it
+            self._drop(error)
+
+    def _drop(self, error: Exception) -> None:
+        self._emitter.drop(f"optimizer probe: {in_brief(error)}")
+
+
+def in_brief(error: Exception) -> str:
+    """Return what torch says in its first line; pages of its kernels may follow."""
+    first = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {first[:_MAX_REASON]}"
