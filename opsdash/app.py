@@ -196,7 +196,9 @@ class OpsdashApp(App[int]):
         if self._attached is not None:
             attempt = self._attached.folded.directory.newest_attempt
             dumps = read_dumps(self._attached.run, attempt, message.stem)
-            self.push_screen(StacksScreen(message.stem, dumps))
+            note = self._attached.folded.stacks.of(message.stem)
+            why_none = note.reason if note else ""
+            self.push_screen(StacksScreen(message.stem, dumps, why_none=why_none))
 
     async def on_run_chosen(self, message: messages.RunChosen) -> None:
         """Watch another run."""

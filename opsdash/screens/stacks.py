@@ -36,10 +36,14 @@ class StacksScreen(ModalScreen[None]):
         Binding("question_mark", "app.help", "Help"),
     ]
 
-    def __init__(self, stem: str, dumps: Sequence[StackDump]) -> None:
+    def __init__(
+        self, stem: str, dumps: Sequence[StackDump], *, why_none: str = ""
+    ) -> None:
+        """Show the dumps of a process; `why_none`: what was told if it wrote none."""
         super().__init__()
         self._stem = stem
         self._dumps = tuple(dumps)
+        self._why_none = why_none or "K, when this is closed, asks for them"
 
     def compose(self) -> ComposeResult:
         """Lay out the lines."""
@@ -47,7 +51,7 @@ class StacksScreen(ModalScreen[None]):
             yield VirtualTable(
                 _COLUMNS,
                 FixedRows(enumerate(self._rows())),
-                empty=f"{self._stem} wrote no stacks: K asks for them",
+                empty=f"{self._stem} wrote no stacks: {self._why_none}",
             )
             yield KeyLine(lambda action: action != "select")
 

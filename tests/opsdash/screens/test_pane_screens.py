@@ -2,13 +2,21 @@
 
 import pytest
 
-from agent.rundir.events import RoundStarted
+from agent.rundir.events import RoundStarted, StacksWritten
 from agent.rundir.layout import RunDir
+from opsdash.screens.stacks import StacksScreen
 from opsdash.screens.watch import EVENTS, PANES
 from opsdash.widgets.record_table import RecordTable
 from tests.run_states import STATES
 from tests.screen_text import assert_screen, screen_text
-from tests.watched import WatchedApp, refreshed, still_clocks, until, watching
+from tests.watched import (
+    WatchedApp,
+    opened,
+    refreshed,
+    still_clocks,
+    until,
+    watching,
+)
 
 SIZES = [(120, 36), (80, 24)]
 
@@ -77,3 +85,21 @@ async def test_the_newest_round_stays_in_sight_until_the_operator_moves_away(tmp
 
         assert following == 9
         assert rounds.cursor_key == 8
+
+
+async def test_a_process_that_could_not_write_its_stacks_says_why(tmp_path):
+    writer = STATES["live"](tmp_path / "run")
+    reason = "none of rank 1: the process is stopped: state T"
+    file = "stacks/0002/rank-00001.txt"
+    writer.emit(0, StacksWritten, file=file, reason=reason)
+
+    async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
+        await pilot.press("enter")
+        await opened(app, pilot, StacksScreen)
+        unasked = screen_text(app)
+        await pilot.press("escape", "down", "enter")
+        await opened(app, pilot, StacksScreen)
+        await pilot.pause()
+
+        assert "rank-00000 wrote no stacks: K, when this is closed" in unasked
+        assert f"rank-00001 wrote no stacks: {reason}" in screen_text(app)
