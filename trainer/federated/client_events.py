@@ -64,10 +64,17 @@ class ClientEvents:
             nonfinite=None if is_finite else "loss",
         )
 
-    def reset(self, reset: Reset, model_digest: str) -> None:
-        """Optimizer state was cleared or shrunk. Called from the worker thread."""
+    def reset(self, reset: Reset, model_digest: str, round_num: int) -> None:
+        """Optimizer state was cleared or shrunk. Called from the worker thread.
+
+        Args:
+            reset: What was done, and why.
+            model_digest: Of the global model that the client goes on from.
+            round_num: Whose aggregate that is, or the round about to be trained.
+        """
         self.agent.emit(
             OptimizerReset,
+            round_num=round_num,
             optimizer=reset.change.optimizer,
             reason=reset.loss.reason,
             before=reset.change.before,

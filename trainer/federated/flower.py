@@ -120,7 +120,7 @@ def _train(
             restored_round=ask.restored_round,
         )
         if reset is not None:
-            events.reset(reset, ask.digest)
+            events.reset(reset, ask.digest, ask.round_num)
         events.training(ask.round_num)
         workbench.prepare(ask.round_num, parcel.unpack())
         update = workbench.train(

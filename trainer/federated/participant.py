@@ -241,4 +241,4 @@ def _settle(part: Part, model: Model) -> None:
         restored_round=model.restored_round,
     )
     if reset is not None:
-        part.events.reset(reset, model.digest)
+        part.events.reset(reset, model.digest, model.round_num)

@@ -115,7 +115,7 @@ def _train_here(part: Part, asked: Asked, cancelled: threading.Event) -> Update 
     task, workbench, events = asked.task, part.workbench, part.events
     reset = workbench.prepare(task.round_num, asked.whole.tensors, asked.restored_round)
     if reset is not None:
-        events.reset(reset, asked.whole.digest)
+        events.reset(reset, asked.whole.digest, task.round_num)
     update = workbench.train(
         task.round_num,
         task.attempt,

@@ -153,6 +153,7 @@ async def test_a_client_that_missed_rounds_resets_before_it_counts_as_back(tmp_p
     assert reset.model_digest == committed(tmp_path)[2].model_digest
     assert reset.data_position == 32
     assert reset.seed == config.seed
+    assert reset.round_num == 3
     assert (back.client, back.is_return, back.last_round) == ("client-1", True, 1)
     assert reset.mono_ns < back.mono_ns
     assert [len(r.members) for r in committed(tmp_path)] == [3, 2, 2, 2, 3]
@@ -493,6 +494,7 @@ async def test_an_operator_pauses_restores_continues_and_stops(tmp_path):
     assert [e.error is None for e in done(tmp_path)] == [True, True, False, True, True]
     (reset,) = of_kind(events(tmp_path, "client-2"), OptimizerReset)
     assert reset.reason == "another model was restored as round 4"
+    assert reset.round_num == 5
 
 
 def chunk_of(path, round_num, kind):

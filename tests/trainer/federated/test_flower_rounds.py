@@ -138,6 +138,7 @@ def test_a_node_that_goes_is_told_and_not_waited_for_and_comes_back_clean(tmp_pa
     assert (lost.client, lost.reason) == ("client-1", "its node is gone")
     assert (back.client, back.is_return, back.last_round) == ("client-1", True, 1)
     assert reset.rounds_missed >= 1
+    assert KEYS[0] in told(tmp_path, RoundCommitted)[reset.round_num - 1].members
     assert reset.before["momentum_buffer"] > 0
     assert members[0] == KEYS
     assert members[1] == KEYS[1:]
