@@ -1,4 +1,8 @@
-"""What can be read of a run, and what could be done with it from here."""
+"""What can be read of a run, and what could be done with it from here.
+
+A run that lives is listened to for a moment: what lay on the disk before says
+nothing about whose clock is right now.
+"""
 
 import time
 from collections.abc import Iterator
@@ -8,10 +12,13 @@ from agent.rundir.layout import RunDir
 from opsdash import units
 from opsdash.commands.checks import Check, Mark
 from opsdash.commands.checks_host import check_peer
-from opsdash.commands.watching import Watched, attach, be_sure
+from opsdash.commands.watching import TICK_S, Watched, attach, be_sure
 from opsdash.operations.trust import why_untrusted
 from opsdash.projections.ranks import CLOCK_SKEW_NS
 from opsdash.projections.run_state import State
+
+_LISTEN_S = 2.5
+"""Two heartbeats, and some time to come here."""
 
 
 def check_run(run: RunDir) -> Iterator[Check]:
@@ -33,8 +40,21 @@ def check_run(run: RunDir) -> Iterator[Check]:
         f"{units.count(len(events))} events kept, {units.count(num_unread)} lines "
         f"unreadable, {units.count(events.num_newer)} of a newer kind",
     )
+    if verdict.state not in (State.DEAD, State.FINISHED):
+        _listen(watched)
     yield from _clocks(watched)
     yield from _attempt(run)
+
+
+def _listen(watched: Watched) -> None:
+    """Read on until every process was heard while it spoke, or time is up."""
+    until_s = time.monotonic() + _LISTEN_S
+    while time.monotonic() < until_s:
+        rows = watched.run.rank_rows(time.monotonic_ns())
+        if all(row.ended or row.clock_skew_ns is not None for row in rows):
+            return
+        time.sleep(TICK_S)
+        watched.read()
 
 
 def _clocks(watched: Watched) -> Iterator[Check]:

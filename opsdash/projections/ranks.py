@@ -33,6 +33,7 @@ from opsdash.projections.sequence import Sequence
 
 CLOCK_SKEW_NS = 10**9
 """A wall clock that differs by less is said by nobody."""
+_SKEW_WINDOW_NS = 60 * 10**9
 
 
 class RankRow(NamedTuple):
@@ -73,7 +74,7 @@ class RankRow(NamedTuple):
     backlog: int
     """Events that wait in its memory because the file system blocks."""
     clock_skew_ns: int | None
-    """Its wall clock minus the reader's, from its newest live line."""
+    """Its wall clock minus the reader's, from the least delayed of its live lines."""
 
 
 @dataclass
@@ -102,6 +103,8 @@ class _Process:
     pid: int | None = None
     host: HostStats | None = None
     skew_ns: int | None = None
+    skew_seen_ns: int = 0
+    """When that was measured, the reader's monotonic clock."""
     seqs: Sequence = field(default_factory=Sequence)
     seq_file: str = ""
     num_gaps: int = 0
@@ -118,6 +121,16 @@ class _Process:
         """Drops are told by the process, or by gaps that no unread line fills."""
         num_gaps = self.num_gaps + self.num_thinned_gaps
         return max(self.num_told, num_gaps - self.num_unread)
+
+    def compare_clocks(self, skew_ns: int) -> None:
+        """Take in by what its wall clock differs in a line that was just read.
+
+        A line that a file system holds back looks like a clock that is behind: of
+        each minute the line with the least delay counts.
+        """
+        is_old = self.seen_ns - self.skew_seen_ns > _SKEW_WINDOW_NS
+        if self.skew_ns is None or skew_ns > self.skew_ns or is_old:
+            self.skew_ns, self.skew_seen_ns = skew_ns, self.seen_ns
 
     def age_ns(self, then_mono_ns: int | None, now_mono_ns: int) -> int | None:
         """Return how long ago a moment of the writer's clock is; None: no moment."""
@@ -166,7 +179,7 @@ class Ranks:
         else:
             self._count_all(process, lines)
         if lines.events and origin.is_live:
-            process.skew_ns = lines.events[-1].time_ns - now_ns
+            process.compare_clocks(lines.events[-1].time_ns - now_ns)
 
     def on_started(self, origin: Origin, event: RunStarted) -> None:
         """Take in the first event of a process."""

@@ -4,7 +4,7 @@ import pytest
 
 from agent.rundir import events as ev
 from agent.rundir.process import Liveness
-from tests.runs import SECOND, RunWriter, Watcher, dead_process
+from tests.runs import SECOND, HandClocks, RunWriter, Watcher, dead_process
 
 
 @pytest.fixture
@@ -147,6 +147,27 @@ def test_a_clock_that_differs_is_told_from_live_lines_only(writer):
 
     assert before is None
     assert row.clock_skew_ns == pytest.approx(3_600 * SECOND, abs=60 * SECOND)
+
+
+def test_a_line_that_came_late_is_no_clock_that_is_behind(writer):
+    clocks = HandClocks()
+    clocks.time_ns = writer.time_ns
+    watcher = Watcher(writer.run, clocks)
+
+    def skew_after(seconds, delay):
+        """Let time go on; then a line is read that is `delay` seconds old."""
+        writer.wait(seconds)
+        clocks.time_ns = writer.time_ns + delay * SECOND
+        clocks.mono_ns += seconds * SECOND
+        writer.beat(0)
+        watcher.read()
+        return rows(watcher)[0].clock_skew_ns
+
+    told = [skew_after(seconds, delay) for seconds, delay in ((1, 4), (1, 0), (1, 5))]
+    later = skew_after(61, 3)
+
+    assert told == [-4 * SECOND, 0, 0]
+    assert later == -3 * SECOND
 
 
 def test_rows_are_ordered_by_rank_and_files_of_no_rank_come_last(tmp_path):
