@@ -29,7 +29,7 @@ class Palette(CommandPalette):
     """
 
     def __init__(self, *, ascii_only: bool) -> None:
-        super().__init__(placeholder="what to do", id="--command-palette")
+        super().__init__(placeholder="search for an action", id="--command-palette")
         self.set_class(ascii_only, "-ascii")
 
     def on_mount(self) -> None:

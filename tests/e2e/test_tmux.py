@@ -38,7 +38,7 @@ TOUR = (
     ("7", "what"),
     ("?", "in events"),
     ("Escape", "what"),
-    ("C-p", "Search for commands"),
+    ("C-p", "search for an action"),
     ("Escape", "what"),
     ("/", "literally"),
 )
