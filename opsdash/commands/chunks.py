@@ -113,7 +113,8 @@ def _repair(run: RunDir, arguments: argparse.Namespace) -> int:
     if plan.why_not is not None:
         raise NotStartedError(
             f"`{plan.subject}` cannot be repaired now: {plan.why_not}",
-            hint=f"opsdash request {shlex.quote(str(run.path))} stop",
+            hint=f"opsdash request {shlex.quote(str(run.path))} repair "
+            f"--node {arguments.node}",
             exit_code=plan.exit_code,
         )
     if arguments.dry_run:

@@ -70,7 +70,7 @@ def plan_repair(run: RunDir, node: str) -> Plan:
     if holder is not None:
         why_not = (
             f"attempt {holder.holder.attempt} is running and owns the stores: "
-            "S stops it, then this mends them"
+            "a request to it mends them between two rounds"
         )
     words = ("repair", str(run.path.absolute()), "--node", node, "--progress")
     return Plan(

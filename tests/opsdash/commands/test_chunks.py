@@ -142,6 +142,7 @@ def test_a_store_whose_run_goes_on_is_left_alone(tmp_path):
 
     assert done.returncode == 73
     assert "is running and owns the stores" in done.stderr
+    assert f"opsdash request {writer.path} repair --node server" in done.stderr
 
 
 def test_a_data_parallel_run_has_none(tmp_path):

@@ -76,7 +76,9 @@ def test_a_store_of_a_live_run_is_not_mended_from_here(tmp_path):
 
     plan = plan_repair(run.run, "server")
 
-    assert plan.why_not.startswith("attempt 1 is running and owns the stores: S stops")
+    assert plan.why_not.startswith(
+        "attempt 1 is running and owns the stores: a request"
+    )
 
 
 def test_the_planned_commands_do_what_they_say(dead, tmp_path):
