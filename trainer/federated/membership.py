@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 from agent.rundir.errors import RunDirError
+from trainer.console import say
 from trainer.federated.backoff import Backoff
 from trainer.federated.messages import (
     PROTOCOL,
@@ -83,6 +84,7 @@ class Membership:
     async def _until_over(self) -> Over:
         backoff = Backoff()
         lonely_since = time.monotonic()
+        has_told = False
         failure = self._participant.failure
         while not self._stopping.is_set():
             if failure.done():
@@ -92,12 +94,16 @@ class Membership:
                 over = await self._talk_once()
                 if over is not None:
                     return over
-            except DisconnectedError:
+            except DisconnectedError as error:
                 if time.monotonic() - lonely_since > self._give_up_s:
                     raise
+                if not (self._is_welcome or has_told):
+                    has_told = True
+                    say(f"{self._key}: {error}; trying for {self._give_up_s:g} s")
             if self._is_welcome:
                 backoff.reset()
                 lonely_since = time.monotonic()
+                has_told = False
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff.next_s())
         return Over("stopped")

@@ -7,6 +7,7 @@ word. Reconnecting is the caller's: gRPC's own back-off would wait minutes.
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -188,12 +189,17 @@ async def connect(
 
     Raises:
         DisconnectedError: nobody answers there.
+        TurnedAwayError: who answers is not whom the authority vouches for.
     """
     metadata = [(_KEY, key)]
     if security.token:
         metadata.append((_TOKEN, security.token))
     async with _channel(endpoint, security) as channel:
-        await _wait_until_connected(channel, endpoint)
+        try:
+            await _wait_until_connected(channel, endpoint)
+        except DisconnectedError:
+            await _refuse_strangers(endpoint, security)
+            raise
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(metadata=metadata)
 
         async def read() -> object:
@@ -219,6 +225,30 @@ async def _wait_until_connected(channel: aio.Channel, endpoint: Endpoint) -> Non
             if state is grpc.ChannelConnectivity.READY:
                 return
     raise DisconnectedError(f"no server answers at `{endpoint}`")
+
+
+async def _refuse_strangers(endpoint: Endpoint, security: ClientSecurity) -> None:
+    """Find out whether a server is there whose certificate is not to be trusted.
+
+    gRPC does not tell that from nobody being there, and it does not pass.
+
+    Raises:
+        TurnedAwayError: with what is wrong with the certificate.
+    """
+    if security.authority is None:
+        return
+    try:
+        trusted = ssl.create_default_context(cadata=security.authority.decode())
+        async with asyncio.timeout(CONNECT_LIMIT_S):
+            _, writer = await asyncio.open_connection(*endpoint, ssl=trusted)
+    except ssl.SSLCertVerificationError as error:
+        raise TurnedAwayError(
+            f"the certificate of `{endpoint}` is not trusted: {error.verify_message}",
+            hint=f"openssl s_client -connect {endpoint}   # shows it; see --tls-ca",
+        ) from error
+    except (OSError, TimeoutError, ValueError):
+        return
+    writer.close()
 
 
 def _channel(endpoint: Endpoint, security: ClientSecurity) -> Any:  # noqa: ANN401 - gRPC has no types

@@ -478,21 +478,22 @@ async def test_a_client_of_another_version_is_turned_away_and_told(tmp_path):
     assert of_kind(told, ClientLost) == []
 
 
-@pytest.fixture
-def certificate(tmp_path):
+def make_certificate(folder, address):
+    """Return a chain for a server at this address, and its key."""
+    folder.mkdir(exist_ok=True)
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
     command += ["-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-addext", f"subjectAltName=IP:{address}"]
     command += ["-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    return (tmp_path / "cert.pem").read_bytes(), (tmp_path / "key.pem").read_bytes()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return (folder / "cert.pem").read_bytes(), (folder / "key.pem").read_bytes()
 
 
 async def test_tls_lets_in_who_trusts_the_server_and_nobody_else(
-    tmp_path, certificate, monkeypatch
+    tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("trainer.federated.transport.CONNECT_LIMIT_S", 1.0)
-    chain, key = certificate
+    chain, key = make_certificate(tmp_path / "tls", "127.0.0.1")
     run_dir = tmp_path / "run"
     config = quick(clients=1, rounds=1)
     shown = ServerSecurity(certificate=chain, private_key=key)
@@ -500,7 +501,7 @@ async def test_tls_lets_in_who_trusts_the_server_and_nobody_else(
 
     async with serving(run_dir, config, security=shown) as server:
         async with taking_part(run_dir, "client-1", server.port) as client:
-            client.membership._give_up_s = 0
+            client.membership._give_up_s = 0.5
             with pytest.raises(DisconnectedError, match="no server answers"):
                 await client.task
         async with taking_part(
@@ -509,6 +510,34 @@ async def test_tls_lets_in_who_trusts_the_server_and_nobody_else(
             over = await client.task
 
     assert over.reason == "completed"
+    assert capsys.readouterr().out.count("trying for 0.5 s") == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "is_other_authority", "told"),
+    [("192.0.2.1", False, "IP address mismatch"), ("127.0.0.1", True, "self-signed")],
+)
+async def test_a_server_that_cannot_be_trusted_is_left_at_once(
+    tmp_path, monkeypatch, address, is_other_authority, told
+):
+    monkeypatch.setattr("trainer.federated.transport.CONNECT_LIMIT_S", 1.0)
+    chain, key = make_certificate(tmp_path / "tls", address)
+    authority = chain
+    if is_other_authority:
+        authority, _ = make_certificate(tmp_path / "other", address)
+    shown = ServerSecurity(certificate=chain, private_key=key)
+
+    async with (
+        serving(tmp_path / "run", quick(clients=1), security=shown) as server,
+        taking_part(
+            tmp_path / "run",
+            "client-1",
+            server.port,
+            security=ClientSecurity(authority=authority),
+        ) as client,
+    ):
+        with pytest.raises(TurnedAwayError, match=f"is not trusted: .*{told}"):
+            await client.task
 
 
 async def test_clients_follow_a_server_that_comes_back(tmp_path):
