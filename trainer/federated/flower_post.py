@@ -33,17 +33,23 @@ class FlowerPost:
         """Return the nodes that Flower sees now."""
         return list(self._grid.get_node_ids())
 
-    def send(self, sent: Sent, kind: str, content: Any) -> None:  # noqa: ANN401 - Flower's
-        """Send a node a message of a kind of Flower's.
+    def send(self, sent: Sent, kind: str, content: Any) -> bool:  # noqa: ANN401 - Flower's
+        """Send a node a message of a kind of Flower's; False: the node is gone.
 
         Raises:
-            RunDirError: Flower does not take it.
+            RunDirError: Flower takes no message of this size.
         """
         message = flower().Message(content, dst_node_id=sent.node, message_type=kind)
         message_ids = list(self._grid.push_messages([message]))
-        if not message_ids or message_ids[0] is None:
-            raise RunDirError(f"Flower does not take the message to node {sent.node}")
-        self._sent[message_ids[0]] = sent
+        if not message_ids:
+            raise RunDirError(
+                f"the message to node {sent.node} is too large for Flower"
+            )
+        (message_id,) = message_ids
+        if not message_id:
+            return False
+        self._sent[message_id] = sent
+        return True
 
     def answers(self) -> list[tuple[Sent, Any]]:
         """Return what has come since the last look, with what it answers."""

@@ -43,6 +43,7 @@ from trainer.federated.terms import (
 from trainer.federated.transfer import Parcel, check_same_tensors
 
 _QUERY, _TRAIN = "query", "train"
+_GONE = "its node is gone"
 
 
 @dataclass
@@ -107,7 +108,7 @@ class FlowerRounds:
     def _meet_nodes(self) -> None:
         gone, new = self._nodes.look(self._post.nodes())
         for node in gone:
-            self._lose(node, "its node is gone")
+            self._lose(node, _GONE)
         for node in new:
             self._post.send(Sent(node, 0), _QUERY, content(Question(), {}))
 
@@ -185,7 +186,8 @@ class FlowerRounds:
             restored_round=self.model.restored_round,
         )
         told = content(assignment, packed.payloads)
-        self._post.send(Sent(node, round_num), _TRAIN, told)
+        if not self._post.send(Sent(node, round_num), _TRAIN, told):
+            self._lose(node, _GONE)
 
     def _consider(self, sent: Sent, reply: Any) -> None:  # noqa: ANN401 - Flower's
         """An answer is there: count it, or say why not."""

@@ -61,6 +61,8 @@ class Node:
     """A machine with a client on it."""
 
     key: str
+    is_gone: bool = False
+    """Whether it takes no message any more, though it is still listed."""
     is_silent: bool = False
     """Whether its answers are held back."""
     error: str | None = None
@@ -85,11 +87,15 @@ class Grid:
         return list(self.nodes)
 
     def push_messages(self, messages):
-        for message in messages:
-            node = self.nodes[message.metadata.dst_node_id]
-            node.asked.append(message.metadata.message_type)
-            self._messages[message.metadata.message_id] = message, node
-        return [message.metadata.message_id for message in messages]
+        return [self._push(message) for message in messages]
+
+    def _push(self, message):
+        node = self.nodes[message.metadata.dst_node_id]
+        if node.is_gone:
+            return ""
+        node.asked.append(message.metadata.message_type)
+        self._messages[message.metadata.message_id] = message, node
+        return message.metadata.message_id
 
     def pull_messages(self, message_ids):
         for message_id in message_ids:

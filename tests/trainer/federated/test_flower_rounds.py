@@ -145,6 +145,20 @@ def test_a_node_that_goes_is_told_and_not_waited_for_and_comes_back_clean(tmp_pa
     assert members[-1] == KEYS
 
 
+def test_a_node_that_goes_between_a_look_and_a_message_is_told(tmp_path):
+    def look(grid):
+        grid.nodes[100].is_gone = len(told(tmp_path, RoundCommitted)) >= 1
+
+    reason, _ = serve(tmp_path, quick(), look)
+
+    (lost,) = told(tmp_path, ClientLost)
+    assert reason == "completed"
+    assert (lost.client, lost.reason) == ("client-1", "its node is gone")
+    members = [r.members for r in told(tmp_path, RoundCommitted)]
+    # Round 2 was asked for before the look at which it was gone.
+    assert members == [KEYS, KEYS, KEYS[1:]]
+
+
 def test_a_newer_node_of_a_client_takes_the_older_ones_place(tmp_path):
     def look(grid):
         if len(told(tmp_path, RoundCommitted)) == 1:
