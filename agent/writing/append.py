@@ -7,6 +7,7 @@ write arrives.
 """
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class AppendFile:
     def __init__(self) -> None:
         self._size_at_open = 0
         self._bytes_before = 0
+        self._device: int | None = None
+        """Of the file that was opened last."""
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -51,10 +54,11 @@ class AppendFile:
         Raises:
             OSError: it cannot be opened; writes go where they went.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._make(path.parent)
         opened = os.open(path, _FLAGS, 0o666)
         try:
-            size = os.fstat(opened).st_size
+            found = os.fstat(opened)
+            size = found.st_size
             is_torn = size > 0 and os.pread(opened, 1, size - 1) != b"\n"
             if first_line and size == 0:
                 is_torn = 0 < os.write(opened, first_line) < len(first_line)
@@ -66,8 +70,24 @@ class AppendFile:
         finally:
             if opened >= 0:
                 os.close(opened)
-        self.path, self.is_torn = path, is_torn
+        self.path, self.is_torn, self._device = path, is_torn, found.st_dev
         self._bytes_before, self._size_at_open = before, size
+
+    def _make(self, directory: Path) -> None:
+        """Make a directory again, but not in the place of a disk that is gone.
+
+        What would be written below its mount point would be hidden by its return.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._device is not None and not directory.exists():
+            above = next(place for place in directory.parents if place.exists())
+            is_other = above.stat().st_dev != self._device
+            # One that came back empty is mounted there; `/` always is.
+            if is_other and (above == Path("/") or not above.is_mount()):
+                raise OSError(errno.ENODEV, "its disk is not there", str(directory))
+        directory.mkdir(parents=True, exist_ok=True)
 
     def is_in_place(self) -> bool:
         """Whether what is written can still be found at the path.

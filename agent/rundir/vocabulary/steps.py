@@ -102,4 +102,4 @@ class NonfiniteFound(Event, frozen=True, tag_field="kind", tag="nonfinite_found"
 
     tensor: str
     where: str
-    """`loss`, `gradient`, `parameter`, or `optimizer`."""
+    """`loss` or `gradient`; `optimizer_norms` names parameters and state."""

@@ -27,6 +27,8 @@ def test_a_sample_tells_of_the_process_the_host_and_the_agent(tmp_path):
     assert found.num_fds >= 3
     assert found.mem_free_bytes > 0
     assert found.disk_free_bytes > 0
+    assert found.net_sent_bytes >= 0
+    assert found.net_received_bytes >= 0
     assert (found.agent_ns, found.agent_bytes) == (0, 0)
 
 

@@ -1,4 +1,7 @@
+import contextlib
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +69,33 @@ def test_a_file_that_is_not_at_its_path_any_more_is_noticed(tmp_path, file, do):
         (tmp_path / "y").replace(path)
 
     assert file.is_in_place() == (do == "nothing")
+
+
+def test_on_another_disk_no_directory_is_made_again(tmp_path):
+    with other_disk(tmp_path) as other:
+        file = AppendFile()
+        file.open(tmp_path / "run" / "one")
+
+        with pytest.raises(OSError, match="its disk is not there"):
+            file.open(other / "run" / "two")
+        assert not list(other.iterdir())
+        os.write(file.fd, b"here\n")
+        assert (tmp_path / "run" / "one").read_bytes() == b"here\n"
+
+        (other / "run").mkdir()  # moved there on purpose
+        file.open(other / "run" / "two")
+        os.write(file.fd, b"there\n")
+        assert (other / "run" / "two").read_bytes() == b"there\n"
+
+
+@contextlib.contextmanager
+def other_disk(folder):
+    """Give an empty directory in memory."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == folder.stat().st_dev:
+        pytest.skip("there is but one disk")
+    with tempfile.TemporaryDirectory(dir=shared) as place:
+        yield Path(place)
 
 
 def test_a_forked_process_does_not_inherit_it_through_exec(tmp_path, file):
