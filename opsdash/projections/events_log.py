@@ -7,6 +7,7 @@ offset. Heartbeats are no rows: they are state, and the overview shows it.
 
 from array import array
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -168,6 +169,26 @@ class EventsLog:
             and (when is None or self._steps[number - self.first] == when)
         ]
 
+    def order_keys(self, column: str) -> Sequence[int]:
+        """Return what rows are ordered by, none negative, from `first` on: a copy.
+
+        Args:
+            column: `who`, `kind`, `step` (or round) or `severity`; any other: the
+                order in which rows came.
+        """
+        if column == "severity":
+            return self._severities[:]
+        if column == "step":
+            return _Steps(self._steps[:])
+        if column in ("who", "kind"):
+            names = [file.stem for file in self._file_names]
+            ids = self._files[:]
+            if column == "kind":
+                names, ids = self._kind_names, self._kinds[:]
+            places = {name: place for place, name in enumerate(sorted(set(names)))}
+            return _Ranked(ids, [places[name] for name in names])
+        return range(len(self))
+
     def by_time(self, numbers: list[int]) -> list[int]:
         """Return rows in the order of the writers' wall clocks, for reading."""
         return sorted(numbers, key=lambda number: self._times[number - self.first])
@@ -264,6 +285,33 @@ class EventsLog:
             if wanted.node in (None, file.stem)
             and wanted.attempt in (None, file.attempt)
         }
+
+
+class _Ranked(Sequence[int]):
+    """Ids as the places of their names among all names."""
+
+    def __init__(self, ids: "array[int]", places: list[int]) -> None:
+        self._ids, self._places = ids, places
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]  # no slices
+        return self._places[self._ids[index]]
+
+
+class _Steps(Sequence[int]):
+    """Steps, or rounds, as numbers from 1; 0: neither was told."""
+
+    def __init__(self, steps: "array[int]") -> None:
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]  # no slices
+        step = self._steps[index]
+        return step + 1 if step >= _NO_STEP else _FIRST_ROUND - step + 1
 
 
 def _when(event: Event) -> int:

@@ -15,8 +15,8 @@ from opsdash import units
 from opsdash.operations.chunk_scan import ChunkScan, ScannedChunk
 from opsdash.projections.columns import appended
 from opsdash.projections.match import Matcher, matcher
-from opsdash.screens.chunk_order import ChunkOrder, Numbers, Order
 from opsdash.screens.chunk_pages import ChunkPages
+from opsdash.screens.row_order import Numbers, Order, RowOrder
 from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column
 
@@ -50,7 +50,7 @@ class ChunkRows:
         self._bad: list[int] = []
         self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
         self._order: Order | None = None
-        self._ordering: ChunkOrder | None = None
+        self._ordering: RowOrder | None = None
         self._begin()
 
     @property
@@ -139,7 +139,7 @@ class ChunkRows:
         if not isinstance(key, int):
             return None
         if self._order is not None:
-            return _place_in(self._order, key)
+            return self._order.find(key)
         if self.is_filtered:
             place = bisect_left(self._found, key)
             is_here = place < len(self._found) and self._found[place] == key
@@ -221,10 +221,9 @@ class ChunkRows:
         if column == "chunk" and not is_descending:
             self._order = None  # the natural one
             return
-        self._ordering = ChunkOrder(
+        self._ordering = RowOrder(
             self._found if self.is_filtered else range(self._length),
             self._keys_of(column),
-            self._length,
             is_descending=is_descending,
         )
 
@@ -237,7 +236,7 @@ class ChunkRows:
         by_id = range(self._length)
         return {"size": self._sizes, "shared": self._shared}.get(column, by_id)
 
-    def _take_order(self, ordering: ChunkOrder) -> bool:
+    def _take_order(self, ordering: RowOrder) -> bool:
         order = ordering.take()
         if order is not None:
             self._order, self._ordering = order, None
@@ -252,11 +251,6 @@ class ChunkRows:
         if index < len(bad):
             return bad[index]
         return _nth_good(bad, index - len(bad))
-
-
-def _place_in(order: Order, chunk_id: int) -> int | None:
-    place = order.rows[chunk_id] if 0 <= chunk_id < len(order.rows) else -1
-    return place if place >= 0 else None
 
 
 def _nth_good(bad: list[int], index: int) -> int:

@@ -17,15 +17,16 @@ from opsdash.feed.cursor import read_line
 from opsdash.projections.event_words import Severity, describe
 from opsdash.projections.events_log import EventFilter, EventRow, EventsLog
 from opsdash.projections.match import Matcher, matcher
+from opsdash.screens.row_order import Order, RowOrder
 from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column
 
 COLUMNS = (
-    Column("time", 8, sortable=False),
-    Column("", 1, sortable=False),
-    Column("who", 10, sortable=False),
-    Column("step", 7, align_right=True, sortable=False),
-    Column("kind", 20, sortable=False),
+    Column("time", 8),
+    Column("!", 1),
+    Column("who", 10),
+    Column("step", 7, align_right=True),
+    Column("kind", 20),
     Column("what", 20, flex=1, sortable=False),
 )
 _SLICE = 1_000
@@ -33,6 +34,12 @@ _LOOK_S = 0.012
 """Of each call of `advance`: a key waits no longer."""
 _PATIENCE_S = 0.25
 _MAX_SAID = 4_096
+_REST = 10
+"""An order is made anew after so many times as long as that takes."""
+_LEAST_REST_S = 1.0
+AS_TOLD = ("time", False)
+"""The order in which events came: the only one that can be followed."""
+_KEYS = {"!": "severity"}
 _TONES = {Severity.ERROR: "bad", Severity.WARNING: "warn", Severity.DETAIL: "dim"}
 _LETTERS = {Severity.ERROR: "E", Severity.WARNING: "W", Severity.INFO: " "}
 
@@ -48,6 +55,12 @@ class EventRows:
         self._found = array("q")
         self._looked_upto = 0
         self._said: dict[int, str] = {}
+        self.sort = AS_TOLD
+        self._order: Order | None = None
+        self._ordering: RowOrder | None = None
+        self._seen: tuple[int, int] = (0, 0)
+        """First row and end of what the newest order was made of."""
+        self._began_s = self._rests_until_s = 0.0
 
     @property
     def is_filtered(self) -> bool:
@@ -63,6 +76,11 @@ class EventRows:
         """Begin a filter anew."""
         self._restrict(matcher(pattern), wanted)
 
+    def order_by(self, column: str, *, is_descending: bool) -> None:
+        """Have the rows put in another order; `advance` goes on with it."""
+        self.sort = (column, is_descending)
+        self._forget_order()
+
     def advance(self) -> bool:
         """Look on for a moment; True: there is more to look at."""
         until_s = time.monotonic() + _LOOK_S
@@ -71,9 +89,14 @@ class EventRows:
             if time.monotonic() >= until_s:
                 break
         self._forget_dropped()
-        return self.is_filtered and self._looked_upto < self.log.stop
+        is_more = self.is_filtered and self._looked_upto < self.log.stop
+        if not is_more and self.sort != AS_TOLD:
+            self._go_on_ordering()
+        return is_more or self._ordering is not None
 
     def __len__(self) -> int:
+        if self._order is not None:
+            return len(self._order.ids)
         return len(self._found) if self.is_filtered else len(self.log)
 
     def key(self, index: int) -> Hashable:
@@ -84,6 +107,8 @@ class EventRows:
         """Return where an event is now."""
         if not isinstance(key, int):
             return None
+        if self._order is not None:
+            return self._order.find(key)
         if not self.is_filtered:
             return (
                 key - self.log.first if self.log.first <= key < self.log.stop else None
@@ -95,6 +120,8 @@ class EventRows:
     def row(self, index: int) -> Sequence[Cell]:
         """Return the cells of an event."""
         number = self.number(index)
+        if number < self.log.first:  # dropped since this order was made
+            return (Cell("-", "dim"),)
         row = self.log.row(number)
         tone = _TONES.get(row.severity, "")
         return (
@@ -129,10 +156,14 @@ class EventRows:
 
     def number(self, index: int) -> int:
         """Return the number of the event in a row."""
+        if self._order is not None:
+            return self._order.ids[index]
         return self._found[index] if self.is_filtered else self.log.first + index
 
     def numbers(self) -> Sequence[int]:
         """Return the numbers of all rows as they are now."""
+        if self._order is not None:
+            return self._order.ids
         if self.is_filtered:
             return array("q", self._found)
         return range(self.log.first, self.log.stop)
@@ -158,7 +189,37 @@ class EventRows:
         text, matches = self.log.search_text, self._pattern
         return [number for number in numbers if matches(text(number))]
 
+    def _go_on_ordering(self) -> None:
+        """Take over an order that is made, or begin one where there is news."""
+        now_s = time.monotonic()
+        if self._ordering is not None:
+            made = self._ordering.take()
+            if made is not None:
+                self._order, self._ordering = made, None
+                rest_s = max(_LEAST_REST_S, _REST * (now_s - self._began_s))
+                self._rests_until_s = now_s + rest_s
+            return
+        seen = (self.log.first, self.log.stop)
+        if self._order is not None and (
+            seen == self._seen or now_s < self._rests_until_s
+        ):
+            return
+        column, is_descending = self.sort
+        self._seen, self._began_s = seen, now_s
+        self._ordering = RowOrder(
+            array("q", self._found) if self.is_filtered else range(*seen),
+            self.log.order_keys(_KEYS.get(column, column)),
+            is_descending=is_descending,
+            first=self.log.first,
+        )
+
+    def _forget_order(self) -> None:
+        if self._ordering is not None:
+            self._ordering.stop()
+        self._order = self._ordering = None
+
     def _restrict(self, pattern: Matcher, wanted: EventFilter) -> None:
+        self._forget_order()
         self._pattern, self._wanted = pattern, wanted
         self._found, self._looked_upto = array("q"), self.log.first
 

@@ -17,11 +17,12 @@ from opsdash.operations.export import ExportedEvent
 from opsdash.projections.event_words import Severity
 from opsdash.projections.events_log import EventFilter, EventRow
 from opsdash.screens.ask_text import AskScreen, path_of
-from opsdash.screens.event_rows import COLUMNS, EventRows
+from opsdash.screens.event_rows import AS_TOLD, COLUMNS, EventRows
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.facts import Fact, Facts
 from opsdash.widgets.filter_bar import FilterBar
 from opsdash.widgets.table import VirtualTable
+from opsdash.widgets.table_messages import SortRequested
 
 _SLICE_PAUSE_S = 0.02
 _DRAW_S = 0.15
@@ -163,6 +164,16 @@ class EventsPane(Pane):
         """Go to the rows."""
         self.focus_first()
 
+    def on_virtual_table_sort_requested(self, event: SortRequested) -> None:
+        """Put the events in another order; only as they came they are followed."""
+        event.stop()
+        if self._rows is None:
+            return
+        self._rows.order_by(event.column, is_descending=event.descending)
+        self.query_one(VirtualTable).following = self._rows.sort == AS_TOLD
+        self._drawn_s = 0.0
+        self._advance()
+
     def on_virtual_table_highlighted(self) -> None:
         """Show the event under the cursor in full."""
         self._show_details()
@@ -189,7 +200,7 @@ class EventsPane(Pane):
             if now_s - self._drawn_s < _DRAW_S:
                 return
         self._drawn_s = now_s
-        self.query_one(VirtualTable).show(rows)
+        self.query_one(VirtualTable).show(rows, sort=rows.sort)
         self.query_one(FilterBar).show_count(
             len(rows), len(rows.log), is_literal=rows.is_literal
         )

@@ -9,6 +9,7 @@ from opsdash.screens.events import EventsPane
 from opsdash.screens.watch import EVENTS
 from opsdash.widgets.plan import PlanDialog
 from opsdash.widgets.record_table import RecordTable
+from opsdash.widgets.table import VirtualTable
 from tests.run_states import STATES
 from tests.screen_text import screen_text
 from tests.watched import (
@@ -98,6 +99,24 @@ async def test_enter_leads_from_a_row_to_what_happened(on):
         assert step == 100
         assert round_num == 8
         assert app.watch.pane._wanted.node == "client-1"
+
+
+async def test_sorted_events_are_followed_no_more_until_they_are_as_told(on):
+    async with on("live") as (app, pilot):
+        pane = await app.watch.show_pane(EVENTS)
+        table = pane.query_one(VirtualTable)
+        following = [table.following]
+        await pilot.press("O")
+        await until(pilot, lambda: pane._rows.key(0) == pane._rows.log.stop - 1)
+        await refreshed(app, pilot)
+        following.append(table.following)
+        header = screen_text(app).splitlines()
+        await pilot.press("O")
+        following.append(table.following)
+
+        assert following == [True, False, True]
+        assert any(line.startswith(" time\u25bc") for line in header)
+        assert pane._rows.key(0) == pane._rows.log.first
 
 
 async def test_the_home_of_somebody_unknown_is_told_and_nothing_more(on):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsdash.screens import chunk_order as module
-from opsdash.screens.chunk_order import ChunkOrder
+from opsdash.screens import row_order as module
+from opsdash.screens.row_order import RowOrder
 
 PATIENCE_S = 60
 
@@ -28,21 +28,26 @@ def made(order):
 def test_it_is_the_order_that_sorted_gives(keys, is_descending, data):
     ids = array("q", [i for i in range(len(keys)) if data.draw(st.booleans())])
 
-    order = made(
-        ChunkOrder(ids, array("q", keys), len(keys), is_descending=is_descending)
-    )
+    order = made(RowOrder(ids, array("q", keys), is_descending=is_descending))
 
     wanted = sorted(ids, key=keys.__getitem__, reverse=is_descending)
     assert list(order.ids) == wanted
-    assert [order.rows[i] for i in wanted] == list(range(len(wanted)))
-    assert sum(row < 0 for row in order.rows) == len(keys) - len(ids)
+    assert [order.find(i) for i in wanted] == list(range(len(wanted)))
+    assert sum(place < 0 for place in order.places) == len(keys) - len(ids)
+
+
+def test_ids_may_begin_anywhere():
+    order = made(RowOrder([7, 8, 9], [5, 3, 4], is_descending=False, first=7))
+
+    assert list(order.ids) == [8, 9, 7]
+    assert [order.find(i) for i in (6, 7, 8, 9, 10)] == [None, 2, 0, 1, None]
 
 
 def test_others_have_their_turn_while_many_rows_are_sorted(monkeypatch):
     turns = []
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=turns.append))
 
-    made(ChunkOrder(range(100_000), range(100_000), 100_000, is_descending=True))
+    made(RowOrder(range(100_000), range(100_000), is_descending=True))
 
     passes = 2  # ids of this size have two digits
     assert len(turns) == (passes + 1) * 100_000 // module._SLICE
@@ -56,7 +61,7 @@ def test_an_order_that_nobody_wants_is_given_up(monkeypatch):
         may_go_on.wait(PATIENCE_S)
 
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep))
-    order = ChunkOrder(range(50_000), range(50_000), 50_000, is_descending=True)
+    order = RowOrder(range(50_000), range(50_000), is_descending=True)
     assert begun.wait(PATIENCE_S)
 
     order.stop()

@@ -1,4 +1,4 @@
-"""Put the chunks of a round in another order, in a thread, a slice at a time.
+"""Put many rows in another order, in a thread, a slice at a time.
 
 One call of `sorted` over a million rows does not give the interpreter up for half
 a second, in whatever thread it runs. Here the keys are sorted digit by digit: a
@@ -19,29 +19,36 @@ _PAUSE_S = 0.001
 
 
 class Order(NamedTuple):
-    """Which chunk is in which row, both ways."""
+    """Which row is where, both ways."""
 
     ids: "array[int]"
-    """By row."""
-    rows: "array[int]"
-    """By chunk; -1: it is in none."""
+    """Of the rows, from the top."""
+    places: "array[int]"
+    """Where each id from `first` on is; -1: it is not shown."""
+    first: int
+
+    def find(self, row_id: int) -> int | None:
+        """Return where a row is; None: it is not shown."""
+        index = row_id - self.first
+        place = self.places[index] if 0 <= index < len(self.places) else -1
+        return place if place >= 0 else None
 
 
-class ChunkOrder:
+class RowOrder:
     """One order that is being made."""
 
     def __init__(
-        self, ids: Numbers, keys: Numbers, num_all: int, *, is_descending: bool
+        self, ids: Numbers, keys: Numbers, *, is_descending: bool, first: int = 0
     ) -> None:
         """Begin.
 
         Args:
-            ids: Of the chunks that are shown; those with equal keys stay like this.
-            keys: By id, none negative. Neither changes while this goes on.
-            num_all: Chunks in all: each id is less.
+            ids: Of the rows that are shown; those with equal keys stay like this.
+            keys: Of all rows, none negative. Neither changes while this goes on.
             is_descending: Greatest key first.
+            first: The id that the first of the keys belongs to.
         """
-        self._ids, self._keys, self._num_all = ids, keys, num_all
+        self._ids, self._keys, self._first = ids, keys, first
         self._is_descending = is_descending
         self._order: Order | None = None
         self._stopping = threading.Event()
@@ -59,28 +66,28 @@ class ChunkOrder:
         self._stopping.set()
 
     def _run(self) -> None:
-        ids, shift, top = self._ids, 0, 0
+        ids, first, shift, top = self._ids, self._first, 0, 0
         while shift == 0 or top >> shift:
             groups: dict[int, array[int]] = {}
             for part in self._slices(ids):
-                for chunk_id in part:
-                    key = self._keys[chunk_id]
+                for row_id in part:
+                    key = self._keys[row_id - first]
                     top = max(top, key)
                     digit = key >> shift & _MASK
                     if digit not in groups:
                         groups[digit] = array("q")
-                    groups[digit].append(chunk_id)
+                    groups[digit].append(row_id)
             ids = array("q")
             for digit in sorted(groups, reverse=self._is_descending):
                 ids.extend(groups[digit])
             shift += _BITS
-        rows, row = array("q", [-1]) * self._num_all, 0
+        places, place = array("q", [-1]) * len(self._keys), 0
         for part in self._slices(ids):
-            for chunk_id in part:
-                rows[chunk_id] = row
-                row += 1
+            for row_id in part:
+                places[row_id - first] = place
+                place += 1
         if not self._stopping.is_set():
-            self._order = Order(array("q", ids), rows)
+            self._order = Order(array("q", ids), places, first)
 
     def _slices(self, ids: Numbers) -> Iterator[Numbers]:
         """Yield parts of some ids, and let others have their turn in between."""
