@@ -51,6 +51,7 @@ class OverviewPane(Pane):
         super().__init__()
         self._curves = {n: CurveSeries(n) for n in (LOSS, EVAL_LOSS, TOKENS_PER_S)}
         self._rounds = RoundCurves()
+        self._fix = ""
 
     def compose(self) -> ComposeResult:
         """Lay out the processes above, the curves and the heat below."""
@@ -77,6 +78,8 @@ class OverviewPane(Pane):
         """Show the run as it is now."""
         is_federated = view.run.kind == "federated"
         self.query_one("#ranks", RecordTable).show(processes(view))
+        fixes = (reason.fix for reason in view.verdict.reasons if reason.fix)
+        self._fix = next(fixes, "")
         is_narrow = self.screen.has_class("-narrow")
         self.query_one(Facts).show(_facts(view, is_narrow=is_narrow))
         self.query_one(HeatMap).display = not is_federated
@@ -95,6 +98,10 @@ class OverviewPane(Pane):
         """Begin to type a filter of the processes."""
         self.query_one("#ranks", RecordTable).filter_rows()
         return True
+
+    def text_to_copy(self) -> tuple[str, str] | None:
+        """Return the command that helps against the worst of what is wrong."""
+        return (self._fix, "command") if self._fix else None
 
     def on_virtual_table_selected(self, event: Selected) -> None:
         """Show the stacks of the process under the cursor."""

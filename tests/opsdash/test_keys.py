@@ -170,8 +170,10 @@ async def test_keys_of_every_pane(on):
         await pilot.press("q", "escape", "z")
         is_large = app.screen.maximized is not None
         await pilot.press("z", "c")
-        note = app.notes[-1]
-        await pilot.press("r")
+        note, copied = app.notes[-1], app.clipboard
+        await pilot.press("2", "c")
+        nothing = app.notes[-1]
+        await pilot.press("1", "r")
         await opened(app, pilot, PlanDialog)
         resume = plan_title(app)
         await pilot.press("escape", "R")
@@ -182,8 +184,10 @@ async def test_keys_of_every_pane(on):
 
         assert typing
         assert is_large
+        assert nothing == "nothing to copy here"
         assert app.screen.maximized is None
-        assert note == "nothing to copy here"
+        assert note.startswith("command copied")
+        assert copied == f"opsdash barriers {app.attached.run.path}"
         assert resume == "go back to step-00000100 while it runs"
         assert restore is ChunksPane
         assert type(app.watch.pane) is CheckpointsPane
