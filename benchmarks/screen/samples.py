@@ -22,7 +22,7 @@ BAR = "1 overview"
 _PANES = (
     ("2", "rank-seconds"),
     ("4", "gradient norm"),
-    ("7", " time       who"),
+    ("7", " step kind "),
     ("1", "seen at"),
 )
 _STEP = re.compile(r"rank-0 +\S+ +([\d,]+)")
@@ -87,7 +87,7 @@ def key_delays(folder: Path, home: Path, num: int) -> tuple[list[float], list[fl
         terminal.so_s(lambda: "reading" not in terminal.line(1), "end of the backlog")
         for _ in range(num // len(_PANES)):
             panes += [_press(terminal, key, text) for key, text in _PANES]
-        _press(terminal, "7", " time       who")
+        _press(terminal, "7", " step kind ")
         for _ in range(num // len(_TYPED)):
             terminal.send("/")
             terminal.pass_time(0.3)
