@@ -161,6 +161,8 @@ class Coordinator:
         older = self._attendance.peer_of(peer.key)
         if older is not None:
             older.end("another session of this client began", is_unwanted=True)
+            # It may be a stream that broke without a word to this end.
+            self._attendance.keep_leftovers(older)
             self._forget(older, "another session began")
         self._attendance.greet(peer)
         if self._over.done():

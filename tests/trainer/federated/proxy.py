@@ -12,12 +12,16 @@ class Proxy:
     def __init__(self, port):
         self._target = port
         self._pairs = set()
+        self._unseen = set()
+        """Connections to the target whose other end is gone."""
         self._relays = set()
         self._is_cut = False
         self._open = asyncio.Event()
         self._open.set()
         self.limit_bytes = None
         """Cut by itself after so many bytes towards the target; None: never."""
+        self.is_unseen = False
+        """Whether the target is not told of a cut."""
         self.num_bytes = 0
         """Relayed towards the target."""
         self.num_connections = 0
@@ -26,8 +30,15 @@ class Proxy:
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
         return self._server.sockets[0].getsockname()[1]
 
+    @property
+    def is_cut(self):
+        return self._is_cut
+
     async def stop(self):
+        self.is_unseen = False
         self.cut()
+        for writer in self._unseen:
+            writer.transport.abort()
         self._open.set()
         self._server.close()
         await self._server.wait_closed()
@@ -36,7 +47,13 @@ class Proxy:
     def cut(self):
         """Break every connection and accept none."""
         self._is_cut = True
-        for writer in list(self._pairs):
+        for writer, is_target in list(self._pairs):
+            self._abort(writer, is_target=is_target)
+
+    def _abort(self, writer, *, is_target):
+        if is_target and self.is_unseen:
+            self._unseen.add(writer)
+        else:
             writer.transport.abort()
 
     def mend(self):
@@ -59,14 +76,14 @@ class Proxy:
         with contextlib.suppress(OSError):
             there = await asyncio.open_connection("127.0.0.1", self._target)
         if there:
-            self._pairs |= {writer, there[1]}
+            self._pairs |= {(writer, False), (there[1], True)}
             await asyncio.gather(
                 self._pump(reader, there[1], counts=True),
                 self._pump(there[0], writer, counts=False),
             )
-        for end in (writer, *there[1:]):
+        for end in ((writer, False), *((found, True) for found in there[1:])):
             self._pairs.discard(end)
-            end.transport.abort()
+            self._abort(end[0], is_target=end[1])
 
     async def _pump(self, reader, writer, *, counts):
         """Relay one direction; its end is the end of both."""
@@ -76,7 +93,7 @@ class Proxy:
                 self._count(len(data) if counts else 0)
                 writer.write(data)
                 await writer.drain()
-        writer.transport.abort()
+        self._abort(writer, is_target=counts)
 
     def _count(self, num_bytes):
         self.num_bytes += num_bytes

@@ -362,6 +362,30 @@ async def test_an_update_that_breaks_off_goes_on_where_it_stopped(tmp_path):
     assert_replays(tmp_path, config)
 
 
+async def test_it_goes_on_where_it_stopped_if_only_the_client_saw_it_break(tmp_path):
+    gates = {"client-1": Gate(1)}
+    config = quick(
+        data="digits", local_steps=1, alpha=100.0, rounds=1, return_grace_s=30.0
+    )
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        proxy = clients["client-1"].proxy
+        await gates["client-1"].wait_for(1)
+        proxy.is_unseen = True
+        proxy.limit_bytes = proxy.num_bytes + 24_000
+        gates["client-1"].open(1)
+        await until(lambda: proxy.is_cut, what="the cut")
+        proxy.mend()
+        await server.over
+
+    told = events(tmp_path, "server")
+    updates = {e.client: e for e in of_kind(told, ClientUpdate)}
+    (lost,) = of_kind(told, ClientLost)
+    assert lost.reason == "another session began"
+    assert len(updates) == 3
+    assert 0 < updates["client-1"].num_bytes < updates["client-2"].num_bytes
+
+
 async def test_an_update_that_is_not_finite_never_counts(tmp_path):
     config = quick(lr=1e30, momentum=0.0, local_steps=4, max_tries=2)
 
