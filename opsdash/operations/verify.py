@@ -6,33 +6,18 @@ dashboard's operations file, so that the next dashboard shows it too.
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from agent.rundir.layout import RunDir
 from agent.rundir.verify.verdict import Level, Verdict
 from agent.rundir.verify.watch import VerifyCancelled
-from opsdash.operations.plan import Plan
 from opsdash.operations.record import OperationLog, entry
 from opsdash.operations.targets import Target, first_finding, verify_target
 
 
-def plan_verify(run: RunDir, names: list[str], level: Level = Level.CONTENT) -> Plan:
-    """Return what verifying some checkpoints will do."""
-    paths = [run.checkpoints / name for name in names]
-    sizes = "every byte" if level is not Level.STRUCTURE else "every header"
-    return Plan(
-        kind="verify",
-        title=f"verify {', '.join(names)}",
-        reads=tuple(f"{path}: {sizes}" for path in paths),
-        writes=(f"the outcome, to {run.operations}",),
-        loses=(),
-        command=(
-            "opsdash",
-            "verify",
-            *([] if level is Level.CONTENT else ["--level", str(level)]),
-            *map(str, paths),
-        ),
-        subject=names[0] if names else None,
-    )
+def verify_command(path: Path, level: Level) -> tuple[str, ...]:
+    """Return the shell command that reads the same again."""
+    flags = () if level is Level.CONTENT else ("--level", str(level))
+    return ("opsdash", "verify", *flags, str(path))
 
 
 @dataclass
@@ -117,7 +102,7 @@ class VerifyJob:
             level=str(verdict.level),
             text=first_finding(verdict),
             duration_ns=verdict.elapsed_ns,
-            command=("opsdash", "verify", str(target.path)),
+            command=verify_command(target.path, self.level),
         )
 
     def _tell(self, target: Target, number: int, done: int, total: int) -> None:

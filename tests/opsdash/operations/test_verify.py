@@ -10,7 +10,7 @@ from agent.rundir.verify.verdict import Finding, Level
 from agent.rundir.verify.watch import VerifyCancelled
 from opsdash.operations.record import OperationLog, operator
 from opsdash.operations.targets import describe_finding, find_targets
-from opsdash.operations.verify import VerifyJob, plan_verify
+from opsdash.operations.verify import VerifyJob
 from tests.runs import RunWriter, Watcher
 
 PATIENCE_S = 60
@@ -150,13 +150,19 @@ def test_who_only_looks_leaves_nothing(writer):
     assert not writer.run.operations.exists()
 
 
-def test_the_plan_gives_the_equivalent_command(writer):
-    plan = plan_verify(writer.run, ["step-00000020"], Level.STRUCTURE)
+@pytest.mark.parametrize(
+    ("level", "flags"),
+    [(Level.CONTENT, ()), (Level.STRUCTURE, ("--level", "structure"))],
+)
+def test_the_command_that_does_the_same_is_written_down(writer, level, flags):
+    targets = find_targets(writer.path)[:1]
+    job = VerifyJob(targets, level, OperationLog(writer.run))
 
-    assert plan.can_start
-    assert plan.shell == (
-        f"opsdash verify --level structure {writer.run.checkpoints / 'step-00000020'}"
-    )
+    job.start()
+    job.wait(PATIENCE_S)
+
+    (written,) = read_operations(writer.run)
+    assert written.command == ("opsdash", "verify", *flags, str(targets[0].path))
 
 
 def test_a_finding_says_what_its_message_left_out():
