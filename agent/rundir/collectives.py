@@ -4,7 +4,9 @@ A sample holds starts on the wall clock of one host. Ranks of one host share
 it; those of others are told on the monotonic clock by the sample's own pair of
 times, and aligned on the releases of barriers, without which they are not
 compared at all. A rank that is late inside backward is late at every later
-bucket of that step, so a step counts once: by its widest collective.
+bucket of that step, so a step counts once: by its widest collective. Who is a
+member of a group nobody says: those who tell of it, once the others have told
+some samples without it.
 """
 
 from collections import deque
@@ -16,11 +18,13 @@ from typing import NamedTuple
 from agent.rundir.events import CollectivesSampled
 from agent.rundir.lateness import Alignment
 
-_MAX_STARTS = 4_096
+_MAX_STARTS = 1_024
 _MAX_STEPS = 64
 """Steps that one sample may tell of."""
 _CLOCK_PAIRS = 5
 _MAX_SAMPLES = 8
+_OUTSIDE_SAMPLES = 3
+"""A rank that tells so many samples without a group is no member of it."""
 _MAX_GROUPS = 64
 """Some trainers make new groups for ever."""
 
@@ -64,14 +68,43 @@ class _Pace(NamedTuple):
 class _Ring:
     """What is known of one group."""
 
+    born: dict[int, int]
+    """By rank: how many samples it had told when the group was first heard of."""
     starts: dict[int, dict[int, int]] = field(default_factory=dict)
     """By rank, then by sequence number."""
     samples: deque[_Sample] = field(default_factory=lambda: deque(maxlen=_MAX_SAMPLES))
+    reference: int = -1
+    """Whose samples those are: the lowest member."""
     next_id: int = 0
     _latest: dict[int, _Latest] = field(default_factory=dict)
     """By rank."""
     _behind: set[int] = field(default_factory=set)
     """Ranks that speak of a group that others have destroyed and made again."""
+
+    def is_settled(self, num_samples: Mapping[int, int]) -> bool:
+        """Whether all members are known, and have told.
+
+        Args:
+            num_samples: By rank, how many it has told.
+        """
+        members = self._latest.keys()
+        return (
+            len(members) > 1
+            and self.starts.keys() == members
+            and all(
+                rank in members or num - self.born.get(rank, 0) >= _OUTSIDE_SAMPLES
+                for rank, num in num_samples.items()
+            )
+        )
+
+    def sampled(self, rank: int, sample: _Sample) -> None:
+        """Note where a group stood; one rank's clock and steps are enough."""
+        lowest = min(self.starts)
+        if lowest != self.reference:
+            self.samples.clear()
+            self.reference = lowest
+        if rank == lowest:
+            self.samples.append(sample)
 
     def admits(self, rank: int, event: CollectivesSampled) -> bool:
         """Whether a rank's numbers mean the same collectives as those of the others.
@@ -119,6 +152,8 @@ class CollectiveFold:
         self._hosts = dict(hosts)
         self._alignment = alignment
         self._rings: dict[str, _Ring] = {}
+        self._num_samples = dict.fromkeys(hosts, 0)
+        self._sampled_step: dict[int, int | None] = {}
         self._pairs: dict[int, deque[int]] = {
             rank: deque(maxlen=_CLOCK_PAIRS) for rank in hosts
         }
@@ -128,15 +163,19 @@ class CollectiveFold:
         if rank not in self._hosts or not event.started_ns:
             return []
         self._pairs[rank].append(event.time_ns - event.mono_ns)
+        if self._sampled_step.get(rank, -1) != event.step:
+            # One sample is several events: one for each group.
+            self._sampled_step[rank] = event.step
+            self._num_samples[rank] += 1
         ring = self._ring_of(event.group)
         if not ring.admits(rank, event):
             return []
         starts = ring.starts.setdefault(rank, {})
         for place, started_ns in enumerate(event.started_ns):
             starts[event.first_id + place] = started_ns
-        if rank == min(self._hosts) and event.step is not None:
+        if event.step is not None:
             last_id = event.first_id + len(event.started_ns) - 1
-            ring.samples.append(_Sample(last_id, event.step, event.started_ns[-1]))
+            ring.sampled(rank, _Sample(last_id, event.step, event.started_ns[-1]))
         found = self._settle(ring)
         for one in ring.starts.values():
             _forget(one, ring.next_id)
@@ -144,17 +183,19 @@ class CollectiveFold:
 
     def _ring_of(self, group: str) -> _Ring:
         """Return what is known of a group, and forget the one heard of longest ago."""
-        ring = self._rings[group] = self._rings.pop(group, _Ring())
+        known = self._rings.pop(group, None)
+        ring = self._rings[group] = known or _Ring(dict(self._num_samples))
         if len(self._rings) > _MAX_GROUPS:
             del self._rings[next(iter(self._rings))]
         return ring
 
     def _settle(self, ring: _Ring) -> list[StepStarts]:
-        """Return the steps whose collectives every rank has told."""
+        """Return the steps whose collectives every member has told."""
         pace = ring.pace()
-        if pace is None or len(ring.starts) < len(self._hosts):
+        if pace is None or not ring.is_settled(self._num_samples):
             return []
-        if len(set(self._hosts.values())) > 1 and not self._alignment.num_releases:
+        hosts = {self._hosts[rank] for rank in ring.starts}
+        if len(hosts) > 1 and not self._alignment.num_releases:
             return []
         common = set.intersection(*(set(starts) for starts in ring.starts.values()))
         ids = sorted(one for one in common if one >= ring.next_id)

@@ -22,7 +22,7 @@ WORKER = """
     from agent.session import Agent
 
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-    num_steps, backward, forward = map(int, sys.argv[2:])
+    num_steps, backward, forward, is_paired = map(int, sys.argv[2:])
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3
     )
@@ -47,6 +47,7 @@ WORKER = """
     layers[6].register_forward_hook(lambda m, i, out: SlowBackward.apply(out))
     ddp = DistributedDataParallel(model, bucket_cap_mb=0.02)
     data = torch.randn(8, 64)
+    pair = dist.new_group([1, 2]) if is_paired else None
     with Agent.attach(folder / "run", heartbeat_s=0.1) as agent:
         agent.phase("training")
         for step in range(1, num_steps + 1):
@@ -57,6 +58,8 @@ WORKER = """
             time.sleep(0.02)
             if slow_in == "forward":
                 time.sleep(LATE_S)
+            if pair is not None and rank > 0:
+                dist.all_reduce(torch.ones(1), group=pair)
             with agent.wait("step.agree"):
                 dist.all_reduce(torch.ones(1))
             loss.backward()
@@ -73,9 +76,12 @@ def told(tmp_path_factory):
     return train(folder, num_steps=130, backward=46, forward=86)
 
 
-def train(folder, *, num_steps, backward, forward):
-    """Train with a rank that is late in those from those steps on."""
-    steps = [str(number) for number in (num_steps, backward, forward)]
+def train(folder, *, num_steps, backward, forward, is_paired=False):
+    """Train with a rank that is late in those from those steps on.
+
+    `is_paired`: ranks 1 and 2 wait for each other before all ranks do.
+    """
+    arguments = [num_steps, backward, forward, int(is_paired)]
     environment = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "2",
@@ -84,7 +90,13 @@ def train(folder, *, num_steps, backward, forward):
     }
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WORKER), str(folder), *steps],
+            [
+                sys.executable,
+                "-c",
+                textwrap.dedent(WORKER),
+                str(folder),
+                *map(str, arguments),
+            ],
             cwd=ROOT,
             env=environment | {"RANK": str(rank)},
         )
@@ -126,3 +138,12 @@ def test_who_is_late_inside_backward_from_the_beginning_is_named_soon(tmp_path):
     # as later, it would take forty at best.
     assert (first.straggler, first.is_persistent) == (1, True)
     assert first.step < 40
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_who_holds_up_its_own_group_is_told_from_who_is_held_up(tmp_path):
+    run = train(tmp_path, num_steps=80, backward=1_000, forward=1, is_paired=True)
+
+    # At the wait of all ranks 1 and 2 come late together, ever another one last.
+    assert 2 in {verdict.straggler for verdict in verdicts(run)}

@@ -94,6 +94,24 @@ def test_a_group_that_was_made_again_counts_from_the_beginning():
     assert last[-1].step_ns == STEP_NS
 
 
+def test_a_group_of_some_ranks_is_compared_once_the_others_told_without_it():
+    fold = CollectiveFold(ONE_HOST, Alignment(ONE_HOST))
+    late_ns = {1: 0, 2: 26 * MS}
+    found = []
+    for first in range(1, 60, 10):
+        for rank in ONE_HOST:
+            group = "1 tensor parallel" if rank in late_ns else "2 alone"
+            told = sample(first, first + 9, late_ns=late_ns.get(rank, 0))
+            found.append(fold.observe(rank, msgspec.structs.replace(told, group=group)))
+
+    # Rank 0 has told its fourth sample by then.
+    first_found = next(number for number, steps in enumerate(found) if steps)
+    assert first_found == 3 * len(ONE_HOST) + 1
+    steps = [step for steps in found for step in steps]
+    assert [step.step for step in steps] == list(range(1, 61))
+    assert all(step.lateness_ns == late_ns for step in steps)
+
+
 def test_of_groups_without_end_the_latest_are_kept():
     fold = CollectiveFold(ONE_HOST, Alignment(ONE_HOST))
 
@@ -165,4 +183,4 @@ def test_what_one_rank_never_tells_is_forgotten_in_time(rank):
     for step in range(1, 3_000):
         fold.observe(rank, sample(step, step))
 
-    assert len(fold._rings["0 default_pg"].starts[rank]) <= 4_096
+    assert len(fold._rings["0 default_pg"].starts[rank]) <= 1_024
