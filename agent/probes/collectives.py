@@ -118,6 +118,13 @@ class CollectivesProbe:
         `is_still`: the main thread stands still and the others may wait for it, so
         that nothing is new is written too, once.
         """
+        began = time.thread_time()
+        try:
+            return self._sample(is_still=is_still)
+        finally:
+            self._budget_s -= time.thread_time() - began
+
+    def _sample(self, *, is_still: bool) -> Collective | None:
         dumps = _dump_functions()
         if isinstance(dumps, str):
             self.absence = dumps
@@ -125,9 +132,8 @@ class CollectivesProbe:
             return None
         if not _is_recording():
             return None
-        began, progress = time.thread_time(), self._activity.progress
+        progress = self._activity.progress
         entries = [e for dump in dumps for e in _decoder.decode(dump()).entries]
-        self._budget_s -= time.thread_time() - began
         self._sampled_steps = self._activity.num_steps
         mine = _of_newest_groups([entry for entry in entries if not entry.is_p2p])
         # It may have gone on meanwhile.
