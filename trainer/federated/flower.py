@@ -187,7 +187,10 @@ def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:
     with agent:
         try:
             told = Settings(config=config, shape=data.shape)
-            rounds = FlowerRounds(grid, told, start, model, ServerEvents(agent))
+            events = ServerEvents(agent)
+            if model.recovery is not None:
+                events.recovered(model.recovery)
+            rounds = FlowerRounds(grid, told, start, model, events)
             agent.ended(rounds.run())
         finally:
             model.close()

@@ -6,6 +6,7 @@ of every client. What is returned has been committed; telemetry comes after.
 Called by one thread at a time.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
+from agent.rundir.chunks.errors import ChunkError
 from agent.rundir.chunks.reader import ChunkStoreReader, StoreStats
 from agent.rundir.errors import UnreadableFileError
 from trainer.chunks.fit import match_names
@@ -68,6 +70,18 @@ class Committed:
     stats: StoreStats
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """The newest round could not be read: an older one took its place."""
+
+    damages: tuple[ChunkError, ...]
+    """Why the rounds above it were passed over; the newest first."""
+    done: Committed
+    source_round: int
+    began_ns: int
+    """Monotonic."""
+
+
 class GlobalModel:
     """The current model and the store that it is kept in."""
 
@@ -76,8 +90,12 @@ class GlobalModel:
     ) -> None:
         """Open the store and go on from its last round, or begin.
 
+        Where that round is damaged, the newest one that is whole is committed
+        again as a round of its own: numbers never go back.
+
         Raises:
-            RunDirError: the store cannot be opened, or is another run's.
+            RunDirError: the store cannot be opened, is another run's, or holds
+                no round that is whole.
         """
         self._config = config
         self._run_id = run_id
@@ -96,6 +114,8 @@ class GlobalModel:
         """Last round with this client among its members, by key."""
         self.restored_round: int | None = None
         """Last round that was adopted, and not averaged; None: none was."""
+        self.recovery: Recovery | None = None
+        """What had to be done to go on; None: nothing."""
         self._store = ChunkStore.open(path)
         try:
             self._load()
@@ -232,11 +252,35 @@ class GlobalModel:
             raise UnreadableFileError(
                 f"`{self._store.path}` belongs to run `{record.run_id}`"
             )
-        self.tensors = self._store.get_round(record.round_num)
-        beside = self._store.get_optimizer(record.round_num) or {}
-        self._velocity = beside.get(VELOCITY, {})
         self.round_num, self.acked = record.round_num, record.acked
         self.restored_round = record.restored_round
+        try:
+            self.tensors = self._store.get_round(record.round_num)
+            beside = self._store.get_optimizer(record.round_num) or {}
+            self._velocity = beside.get(VELOCITY, {})
+        except ChunkError as error:
+            self.recovery = self._recover(error)
+
+    def _recover(self, damage: ChunkError) -> Recovery:
+        """Go on from the newest older round that is whole.
+
+        Raises:
+            ChunkError: there is none, or another node has what is lacking: then
+                a repair brings the newest round back.
+        """
+        if damage.elsewhere:
+            raise damage
+        damages = [damage]
+        older = [row.round_num for row in self._store.rounds()][-2::-1]
+        for source_round in older:
+            began_ns = time.monotonic_ns()
+            try:
+                done = self.adopt(self.round_num + 1, self._store.path, source_round)
+            except ChunkError as error:
+                damages.append(error)
+                continue
+            return Recovery(tuple(damages), done, source_round, began_ns)
+        raise damage
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> Packed:
         averaged = {name: tensors[name] for name in self.averaged}

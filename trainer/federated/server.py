@@ -149,6 +149,8 @@ class _Serving:
     ) -> tuple[Finish, int | None]:
         """Return how it ended, and by which signal if by one."""
         events = ServerEvents(self.agent)
+        if self.model.recovery is not None:
+            events.recovered(self.model.recovery)
         coordinator = Coordinator(
             self.settings,
             self.model,

@@ -26,10 +26,10 @@ from agent.rundir.events import (
 )
 from agent.session import Agent
 from trainer.chunks.repair import RepairReport
-from trainer.console import say
-from trainer.federated.global_model import Committed
+from trainer.console import complain, say
+from trainer.federated.global_model import Committed, Recovery
 from trainer.federated.messages import Report
-from trainer.federated.terms import Abandon, Close, Open
+from trainer.federated.terms import SERVER, Abandon, Close, Open
 
 _SLACK_S = 60.0
 """What averaging, measuring and storing may take before it looks stuck."""
@@ -120,6 +120,14 @@ class ServerEvents:
         self._measured(done)
         self._stored(done)
         say(f"round {done.round_num}: restored from {source}")
+
+    def recovered(self, recovery: Recovery) -> None:
+        """An attempt goes on from an older round than the newest."""
+        for damage in recovery.damages:
+            complain(damage)
+            self.damaged(damage)
+        source = f"{SERVER} round {recovery.source_round}"
+        self.adopted(recovery.done, source, recovery.began_ns)
 
     def damaged(self, error: ChunkError) -> None:
         """A chunk that was needed could not be had."""

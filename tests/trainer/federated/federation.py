@@ -41,6 +41,8 @@ class Server:
             heartbeat_s=0.1,
         )
         self.events = ServerEvents(self.agent)
+        if self.model.recovery is not None:
+            self.events.recovered(self.model.recovery)
         self.coordinator = Coordinator(
             Settings(config=config, shape=data.shape),
             self.model,

@@ -601,6 +601,34 @@ async def test_clients_follow_a_server_that_comes_back(tmp_path):
     assert_replays(tmp_path, config)
 
 
+async def test_clients_follow_a_server_that_lost_its_newest_round(tmp_path):
+    async with federation(tmp_path, quick(rounds=3)) as (server, _):
+        await server.over
+    path = RunDir(tmp_path).chunk_store("server")
+    damaged = chunk_of(path, 3, PARAMETER)
+    flip_bit(path, damaged)
+
+    async with federation(tmp_path, quick(rounds=6)) as (server, _):
+        finish = await server.over
+
+    told = events(tmp_path, "server", 2)
+    rounds = committed(tmp_path, 2)
+    assert finish.reason == "completed"
+    assert [(e.digest, e.reason) for e in of_kind(told, ChunkDamaged)] == [
+        (damaged, "damaged")
+    ]
+    assert [(r.round_num, r.reason, r.source) for r in rounds] == [
+        (4, "restored", "server round 2"),
+        (5, "complete", None),
+        (6, "complete", None),
+    ]
+    assert rounds[0].model_digest == committed(tmp_path)[1].model_digest
+    assert rounds[1].members == KEYS
+    for key in KEYS:
+        (reset,) = of_kind(events(tmp_path, key, 2), OptimizerReset)
+        assert "another model was restored as round 4" in reset.reason
+
+
 def done(run_dir):
     return of_kind(events(run_dir, "server"), RequestDone)
 
