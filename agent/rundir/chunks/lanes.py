@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from agent.rundir.chunks.connection import connect_readonly
 from agent.rundir.chunks.payload import PayloadReader
+from agent.rundir.errors import RunDirError
 
 NUM_LANES = max(1, min(4, os.cpu_count() or 1))
 
@@ -25,6 +26,9 @@ _FEW_BYTES = 4 << 20
 _MAX_AHEAD = 2 * NUM_LANES
 _MAX_AHEAD_BYTES = 8 << 20
 """What may wait beyond the chunk being used: large ones come one by one."""
+
+_BEFORE_ALL = -1
+"""Place of an error that belongs to no item."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -62,6 +66,87 @@ def iter_results(
                 yield _first(pending)
         while pending:
             yield _first(pending)
+
+
+def for_all(
+    own: PayloadReader,
+    work: Callable[[PayloadReader, _Item], object],
+    items: Iterable[_Item],
+    total_bytes: int,
+) -> None:
+    """Do `work` for every item; the caller's thread takes part.
+
+    Args:
+        own: used by the caller's thread; lanes open the same store again.
+        work: called with a lane's reader, from any thread.
+        items: in the order in which they are begun.
+        total_bytes: of all items, as far as known.
+
+    Raises:
+        RunDirError: that of the first item that has one, or a lane cannot be opened.
+    """
+    if total_bytes < _FEW_BYTES or NUM_LANES == 1:
+        for item in items:
+            work(own, item)
+        return
+    shared = _Shared(work, items)
+    others = [
+        threading.Thread(
+            target=shared.do_on_own_connection,
+            name=f"chunk-lane-{number}",
+            args=(own,),
+            daemon=True,
+        )
+        for number in range(1, NUM_LANES)
+    ]
+    for other in others:
+        other.start()
+    try:
+        shared.do(own)
+    finally:
+        shared.is_over = True
+        for other in others:
+            other.join()
+    if shared.errors:
+        raise shared.errors[min(shared.errors)]
+
+
+class _Shared(Generic[_Item]):
+    """Items that several threads take in turn, until there is none or one fails."""
+
+    def __init__(
+        self, work: Callable[[PayloadReader, _Item], object], items: Iterable[_Item]
+    ) -> None:
+        self.is_over = False
+        self.errors: dict[int, BaseException] = {}
+        """By position: all before the first were begun, and are ended."""
+        self._work, self._items = work, enumerate(items)
+        self._lock = threading.Lock()
+
+    def do(self, reader: PayloadReader) -> None:
+        while not self.is_over:
+            with self._lock:
+                taken = next(self._items, None)
+            if taken is None:
+                return
+            place, item = taken
+            try:
+                self._work(reader, item)
+            except BaseException as error:  # noqa: BLE001 - it is raised where all of this is waited for
+                self.errors[place] = error
+                self.is_over = True
+
+    def do_on_own_connection(self, own: PayloadReader) -> None:
+        try:
+            conn = connect_readonly(own.path)
+        except RunDirError as error:
+            self.errors[_BEFORE_ALL] = error
+            self.is_over = True
+            return
+        try:
+            self.do(PayloadReader(conn, own.path, own.node))
+        finally:
+            conn.close()
 
 
 def _first(

@@ -4,7 +4,7 @@ The writer may be alive: every call is one short read transaction, so it never
 waits for a reader. A reader belongs to one thread at a time.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import Self
 
 from agent.rundir.chunks.connection import open_readonly, reading
 from agent.rundir.chunks.errors import translated
-from agent.rundir.chunks.lanes import iter_results
+from agent.rundir.chunks.lanes import for_all, iter_results
 from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.payload import Payload, PayloadReader, Take
 from agent.rundir.chunks.records import Buffer, ChunkRow, ChunkSpec, RoundRow
@@ -235,7 +235,7 @@ class ChunkStoreReader:
     def deliver(
         self,
         round_num: int,
-        specs: Iterable[ChunkSpec],
+        specs: Sequence[ChunkSpec],
         taker: Callable[[ChunkSpec], Take],
     ) -> None:
         """Hand a round's chunks over, piece by piece, on several threads.
@@ -256,11 +256,7 @@ class ChunkStoreReader:
         def deliver(lane: PayloadReader, spec: ChunkSpec) -> None:
             lane.deliver(round_num, spec, taker(spec))
 
-        sized = [(spec, spec.size_bytes) for spec in specs]
-        # Nothing is held of what was handed over, however large a chunk is.
-        items = ((spec, 0) for spec, _ in sized)
-        for _ in iter_results(self._payloads, deliver, items, _total_bytes(sized)):
-            continue
+        for_all(self._payloads, deliver, specs, sum(spec.size_bytes for spec in specs))
 
     def verify(
         self,
