@@ -65,14 +65,14 @@ def repair_store(
     """Verify a store and mend what can be mended.
 
     Args:
-        path: the store to mend; nobody else may be writing to it.
+        path: the store to mend; who writes to it meanwhile waits for a moment.
         sources: stores to take chunks from; by default those of the other
             nodes of the same run.
         progress: called with bytes verified and bytes in all.
         is_cancelled: asked after each chunk; nothing is written then.
 
     Raises:
-        StoreLockedError: somebody is writing to the store.
+        StoreLockedError: somebody writes to the store for too long.
         StoreFullError: there is no room; nothing was changed.
         RunDirError: the store as a whole cannot be read.
     """

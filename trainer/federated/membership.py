@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.rundir.errors import RunDirError
 from trainer.console import say
-from trainer.federated.backoff import Backoff
+from trainer.federated.backoff import FIRST_S, Backoff
 from trainer.federated.messages import (
     PROTOCOL,
     Goodbye,
@@ -90,22 +90,27 @@ class Membership:
             if failure.done():
                 failure.result()
             self._is_welcome = False
+            failed: DisconnectedError | None = None
             try:
                 over = await self._talk_once()
                 if over is not None:
                     return over
             except DisconnectedError as error:
-                if time.monotonic() - lonely_since > self._give_up_s:
-                    raise
-                if not (self._is_welcome or has_told):
-                    has_told = True
-                    say(f"{self._key}: {error}; trying for {self._give_up_s:g} s")
+                failed = error
             if self._is_welcome:
                 backoff.reset()
                 lonely_since = time.monotonic()
                 has_told = False
+            left_s = lonely_since + self._give_up_s - time.monotonic()
+            if failed is not None and not self._is_welcome:
+                if left_s <= 0:
+                    raise failed
+                if not has_told:
+                    has_told = True
+                    say(f"{self._key}: {failed}; trying for {self._give_up_s:g} s")
+            pause_s = min(backoff.next_s(), max(FIRST_S, left_s))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), backoff.next_s())
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
         return Over("stopped")
 
     async def _talk_once(self) -> Over | None:

@@ -272,6 +272,24 @@ async def test_a_cut_between_two_rounds_costs_nothing(tmp_path):
     assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
 
 
+async def test_patience_with_the_server_begins_when_the_connection_breaks(tmp_path):
+    """However long it held: a client that was welcome tries again."""
+    gates = {"client-1": Gate(2)}
+    config = quick(return_grace_s=30.0)
+
+    async with federation(tmp_path, config, holds=gates) as (server, clients):
+        await gates["client-1"].wait_for(2)
+        clients["client-1"].membership._give_up_s = 0.0
+        clients["client-1"].proxy.cut()
+        clients["client-1"].proxy.mend()
+        gates["client-1"].open(2)
+        finish = await server.over
+        over = await clients["client-1"].task
+
+    assert (finish.reason, over.reason) == ("completed", "completed")
+    assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
+
+
 async def test_training_goes_on_while_the_connection_is_gone(tmp_path):
     gates = {"client-1": Gate(2)}
     config = quick(return_grace_s=30.0)
