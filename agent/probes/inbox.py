@@ -112,8 +112,9 @@ class Inbox:
             inbox = open_inbox(self._run)
         except FileNotFoundError:
             self._queue = ()
-            self._run.requests.mkdir(mode=0o700)
-            self._write_accepted()
+            if not self._is_closed:
+                self._run.requests.mkdir(mode=0o700, exist_ok=True)
+                self._write_accepted()
             return
         try:
             if not (self._run.requests / ACCEPTS_NAME).exists():
