@@ -38,7 +38,8 @@ class OptimizerProbe:
         optimizer.register_step_post_hook(self._after_step)
 
     def _before_step(self, optimizer: Optimizer, *_: object) -> None:
-        if self._num_steps % self._every:
+        # A client's optimizer outlives the attempts, each with a probe of its own.
+        if self._emitter.is_off or self._num_steps % self._every:
             return
         try:
             self._before = copy_parameters(optimizer)

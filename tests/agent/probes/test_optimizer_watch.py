@@ -24,6 +24,23 @@ def test_every_so_many_steps_an_event_with_the_step_it_belongs_to(tmp_path):
     assert all(e["update_ratio"] > 0 for e in found)
 
 
+def test_a_probe_whose_emitter_is_closed_measures_nothing(tmp_path, monkeypatch):
+    emitter = Emitter(tmp_path / "x.jsonl", node="client-1", rank=None)
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    OptimizerProbe(emitter, optimizer, model.named_parameters(), every=1)
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    emitter.close()
+    measured = []
+    monkeypatch.setattr("agent.probes.optimizer_watch.measure", measured.append)
+    monkeypatch.setattr("agent.probes.optimizer_watch.copy_parameters", measured.append)
+
+    optimizer.step()
+
+    assert measured == []
+
+
 def test_a_probe_that_fails_is_counted_and_training_goes_on(tmp_path):
     emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
     model = torch.nn.Linear(2, 2)
