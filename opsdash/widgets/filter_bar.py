@@ -146,7 +146,7 @@ class _Count(LineWidget):
         is_literal = filtering.is_literal if is_literal is None else is_literal
         self.note = "literally " if is_literal else ""
         self.text = f"{count(num_matching)} of {count(num_all)}"
-        if filtering.is_everything:
+        if filtering.is_everything and num_matching == num_all:
             self.text = count(num_all)
         self.changed()
 

@@ -1,6 +1,7 @@
 """Every key of the dashboard does what the help says, on runs of every kind."""
 
 import json
+import re
 
 from textual.binding import Binding
 from textual.command import CommandPalette
@@ -449,6 +450,7 @@ async def test_a_cell_leads_to_the_events_of_its_step_or_round(on):
         shown = screen_text(app)
 
     assert (step.step, step.node) == (120, "rank-00000")
+    assert re.search(r"^/ +\d+ of \d+$", shown, re.MULTILINE)
     assert "round 8 (escape clears)" in shown
     assert "round 8 committed" in shown
 
