@@ -103,7 +103,7 @@ class Folds:
             ),
             ev.CheckpointRefused: (checkpoints.on_refused,),
             ev.CheckpointPruned: (checkpoints.on_pruned,),
-            ev.OptimizerNorms: (optimizer.on_norms,),
+            ev.OptimizerNorms: (optimizer.on_norms, steps.on_norms),
             ev.OptimizerReset: (optimizer.on_reset, rounds.on_reset),
             ev.NonfiniteFound: (optimizer.on_nonfinite,),
             ev.RoundStarted: (rounds.on_started,),

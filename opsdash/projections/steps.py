@@ -9,7 +9,12 @@ from collections import deque
 from statistics import median
 from typing import NamedTuple
 
-from agent.rundir.events import CheckpointLoaded, EvalDone, StepDone
+from agent.rundir.events import (
+    CheckpointLoaded,
+    EvalDone,
+    OptimizerNorms,
+    StepDone,
+)
 from opsdash.projections.batch import Origin
 from opsdash.projections.plausible import clip, finite, nanoseconds, whole
 from opsdash.projections.series import Curve, Curves
@@ -54,7 +59,7 @@ class StepsNow(NamedTuple):
 
 
 class Steps:
-    """Folds `step_done` and `eval_done`."""
+    """Folds `step_done` and `eval_done`, and what norms say that was not finite."""
 
     def __init__(self) -> None:
         self.curves = Curves()
@@ -84,6 +89,13 @@ class Steps:
         self._measure(attempt, step, event)
         if event.is_skipped or event.nonfinite:
             self._note_nonfinite(attempt, step, event)
+
+    def on_norms(self, origin: Origin, event: OptimizerNorms) -> None:
+        """Take in whose norm was not finite, in a sample of any rank."""
+        step = whole(event.step)
+        if event.nonfinite and step is not None:
+            what = clip(event.nonfinite[0], 80)
+            self.nonfinite.append(Nonfinite(origin.attempt, step, what))
 
     def on_eval(self, origin: Origin, event: EvalDone) -> None:
         """Take in a held-out loss."""

@@ -103,6 +103,17 @@ def test_a_skipped_step_is_counted_and_named_for_a_while(writer):
     assert watcher.run.steps.now().num_skipped == 1
 
 
+def test_a_norm_of_any_rank_that_is_not_finite_is_named(writer):
+    writer.steps(1, 50)
+    writer.emit(
+        1, ev.OptimizerNorms, step=50, optimizer="AdamW", nonfinite=("exp_avg of w",)
+    )
+
+    found = Watcher(writer.run).run.steps.recent_nonfinite()
+
+    assert (found.step, found.what) == (50, "exp_avg of w")
+
+
 def test_held_out_loss_stands_at_the_step_of_its_event(writer):
     writer.steps(1, 5)
     writer.emit(0, ev.EvalDone, loss=2.5, step=5)
