@@ -5,7 +5,8 @@ take turns, block by block of steps, in the order on-off-off-on, so that a busy
 machine slows both; each pair of neighbouring blocks gives one ratio of step
 times. A block is a multiple of the steps that norms are apart, and so long that
 what the agent does after a pause (a sample of collectives more) counts as little
-as it does in a run. The median of the ratios is compared, with its interval from a bootstrap.
+as it does in a run. The median of the ratios is compared, with its interval from
+a bootstrap.
 
 Beside it stands what the agent does, timed call by call in the same steps and
 added up with its thread's processor time as if nothing of that ran beside the
