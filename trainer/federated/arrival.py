@@ -71,7 +71,7 @@ class Arrival:
         if parcel is None:
             return False
         is_new = parcel.receive(Payload(chunk.digest, chunk.dtype, chunk.data))
-        return is_new and not parcel.lacking
+        return is_new and parcel.is_whole
 
     def give_up(self) -> None:
         """The model that was expected has been overtaken."""

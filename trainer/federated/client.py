@@ -131,14 +131,18 @@ class Surroundings:
         Raises:
             NotARunError: it is another run's.
         """
-        mine = RunIdentity(
-            schema=SCHEMA, run_id=run_id, kind="federated", created_ns=time.time_ns()
-        )
-        # Whatever keeps it from being written keeps telemetry away too, and is
-        # told with that; training goes on.
-        with contextlib.suppress(OSError):
-            self._run.path.mkdir(parents=True, exist_ok=True)
-            write_new(self._run.identity, encode_document(mine))
+        if not self._run.identity.exists():
+            mine = RunIdentity(
+                schema=SCHEMA,
+                run_id=run_id,
+                kind="federated",
+                created_ns=time.time_ns(),
+            )
+            # Whatever keeps it from being written keeps telemetry away too, and
+            # is told with that; training goes on.
+            with contextlib.suppress(OSError):
+                self._run.path.mkdir(parents=True, exist_ok=True)
+                write_new(self._run.identity, encode_document(mine))
         if self._run.identity.exists() and read_identity(self._run).run_id != run_id:
             raise NotARunError(
                 f"`{self._run.path}` belongs to another run than the server's, "

@@ -218,7 +218,7 @@ class Peer:
         if receiving is None:
             return
         receiving.parcel.receive(Payload(chunk.digest, chunk.dtype, chunk.data))
-        if not receiving.parcel.lacking:
+        if receiving.parcel.is_whole:
             await self._finish(receiving)
 
     async def _finish(self, receiving: Receiving) -> None:

@@ -82,6 +82,11 @@ class Parcel:
         return tuple(digest for digest in self._specs if digest not in self._payloads)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing is lacking; asked for every chunk that comes."""
+        return len(self._payloads) == len(self._specs)
+
+    @property
     def payloads(self) -> Mapping[str, Payload]:
         """What is here, by digest."""
         return self._payloads
@@ -115,7 +120,7 @@ class Parcel:
 
     def unpack(self) -> dict[str, Tensor]:
         """Return the tensors, once nothing is lacking; tied ones share memory."""
-        assert not self.lacking, "chunks are lacking"
+        assert self.is_whole, "chunks are lacking"
         rows = {row.name: row for row in self.layout.tensors}
         own = {
             name: empty_tensor(row)
