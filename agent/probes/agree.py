@@ -1,4 +1,4 @@
-"""Let all ranks of a foreign training loop act on the same request together.
+"""What a foreign training loop does together: obey a request, pass a barrier.
 
 Rank 0 alone reads requests; a request becomes everybody's by two small
 all-reduces, the second only where there is one. Whether all ranks can do it is
@@ -7,6 +7,7 @@ anything that swallows errors: a rank that stays away hangs the others.
 Nothing that a peer sent is unpickled.
 """
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -35,6 +36,42 @@ class Obeying(Protocol):
     def refuse(self, request: PendingRequest, reason: str) -> None:
         """Tell that a claimed request is not carried out."""
         ...
+
+
+class Watching(Protocol):
+    """What an agent tells about barriers."""
+
+    def barrier(
+        self, name: str, *, limit_s: float | None = None
+    ) -> AbstractContextManager[None]:
+        """Wrap a wait that may block."""
+        ...
+
+
+def pass_barrier(
+    agent: Watching,
+    name: str,
+    *,
+    limit_s: float | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> None:
+    """Wait for all ranks, as `dist.barrier()` does, at a barrier with a name.
+
+    Outside a process group there is nobody to wait for, and nothing is told.
+
+    Args:
+        agent: Of this rank.
+        name: E.g. `checkpoint.save`; the same on all ranks.
+        limit_s: How long it may take before it is called a hang, in seconds;
+            None: the agent's default.
+        group: Who waits; None: the default group.
+
+    Raises:
+        RuntimeError: the collective failed, as any of the trainer's own would.
+    """
+    if dist.is_available() and dist.is_initialized():
+        with agent.barrier(name, limit_s=limit_s):
+            dist.barrier(group=group)
 
 
 def agree(

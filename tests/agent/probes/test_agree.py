@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.probes.agree import agree, share
-from agent.rundir.events import RequestAcked, RequestDone, decode_lines
+from agent.probes.agree import agree, pass_barrier, share
+from agent.rundir.events import (
+    BarrierArrived,
+    BarrierReleased,
+    RequestAcked,
+    RequestDone,
+    decode_lines,
+)
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import read_accepted, read_outcome, write_request
 from agent.session import Agent
@@ -23,7 +29,7 @@ WORKER = """
     from pathlib import Path
     import torch
     import torch.distributed as dist
-    from agent.probes.agree import agree
+    from agent.probes.agree import agree, pass_barrier
     from agent.rundir.layout import RunDir
     from agent.session import Agent
 
@@ -51,6 +57,7 @@ WORKER = """
                         raise RuntimeError("no brakes")
             except RuntimeError:
                 pass
+        pass_barrier(agent, "all.done", limit_s=60)
         print(repr(done).replace("'", '"').replace("(", "[").replace(")", "]"))
     dist.destroy_process_group()
 """
@@ -124,6 +131,8 @@ def test_all_ranks_carry_out_the_same_requests_at_the_same_steps(job):
     for rank in range(2):
         acked = [e.request for e in events(run, rank, RequestAcked)]
         assert acked == [*save, fail, stop]
+        for told_of in (BarrierArrived, BarrierReleased):
+            assert [e.name for e in events(run, rank, told_of)] == ["all.done"]
     assert len(events(run, 0, RequestDone)) == 5
     assert events(run, 1, RequestDone) == []
 
@@ -131,6 +140,13 @@ def test_all_ranks_carry_out_the_same_requests_at_the_same_steps(job):
 def wait_for_request(agent):
     while agent.at_step(1) is None:
         time.sleep(0.01)
+
+
+def test_without_a_group_a_barrier_is_passed_without_a_word(tmp_path):
+    with Agent.attach(tmp_path, heartbeat_s=0.02) as agent:
+        pass_barrier(agent, "checkpoint.save")
+
+    assert events(RunDir(tmp_path), 0, BarrierArrived) == []
 
 
 def test_without_a_group_a_rank_decides_alone(tmp_path):
