@@ -84,7 +84,7 @@ class CheckpointsPane(Pane):
     def on_virtual_table_selected(self) -> None:
         """Go to what happened at the step, or in the round, that it holds."""
         here = self._here()
-        if here is None or self._view is None:
+        if here is None or self._view is None or here.number < 0:
             return
         if self._view.run.kind == "federated":
             self.post_message(messages.RoundOpened(here.number, None))
