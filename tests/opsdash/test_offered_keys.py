@@ -5,6 +5,7 @@ from textual.widgets import Input
 
 from agent.rundir.events import RunEnded
 from opsdash.screens.ask_text import AskScreen
+from opsdash.screens.checkpoints import CheckpointsPane
 from opsdash.screens.events import EventsPane
 from opsdash.screens.watch import EVENTS
 from opsdash.widgets.plan import PlanDialog
@@ -137,3 +138,16 @@ async def test_the_home_of_somebody_unknown_is_told_and_nothing_more(on):
 
         assert "`~nobody-of-this-name/events.csv` cannot be written" in told
         assert "~nobody-of-this-name/round.pt" in plan_title(app)
+
+
+async def test_enter_leads_nowhere_from_a_name_that_tells_no_step(tmp_path):
+    writer = STATES["live"](tmp_path / "run")
+    (writer.run.checkpoints / ".quarantine-odd").mkdir()
+    async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
+        await pilot.press("3")
+        await refreshed(app, pilot)
+        await pilot.press("G", "enter")
+        await pilot.pause()
+
+        assert app.watch.pane._here().number == -1
+        assert isinstance(app.watch.pane, CheckpointsPane)
