@@ -8,6 +8,7 @@ event costs with the work that is put off; the medians over blocks are compared.
 """
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import logging
@@ -37,7 +38,8 @@ SLOW = "wandb offline, log"
 SPAN = "OpenTelemetry, one span"
 JSON = "logging, JSON to a file"
 GAUGE = "prometheus_client, Gauge.set (nothing is stored)"
-TARGETS = {ADD_SCALAR: 20, SLOW: 50, SPAN: 10, JSON: 5, GAUGE: None}
+SECTION = "NVRx, one section timed (nothing is stored)"
+TARGETS = {ADD_SCALAR: 20, SLOW: 50, SPAN: 10, JSON: 5, GAUGE: None, SECTION: None}
 
 
 @contextmanager
@@ -179,6 +181,25 @@ def prometheus(_folder: Path) -> Iterator[Log]:
     yield log
 
 
+@contextmanager
+def nvrx_section(_folder: Path) -> Iterator[Log]:
+    # It is linked against CUPTI, which lies where no loader looks.
+    libraries = importlib.util.find_spec("nvidia.cuda_cupti")
+    for place in libraries.submodule_search_locations:
+        for path in Path(place).glob("lib/libcupti.so.*"):
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    from nvidia_resiliency_ext.straggler import Detector  # noqa: PLC0415 - a peer that may be missing
+
+    Detector.initialize(gather_on_rank0=False)
+
+    def log(steps: range) -> None:
+        for _ in steps:
+            with Detector.detection_section("step", profile_cuda=False):
+                pass
+
+    yield log
+
+
 OURS = {
     "put(stamped)": stamped_event,
     "emit": emitted_event,
@@ -191,6 +212,7 @@ PEERS = {
     SPAN: opentelemetry,
     JSON: json_logging,
     GAUGE: prometheus,
+    SECTION: nvrx_section,
 }
 MODULES = {
     ADD_SCALAR: "tensorboard",
@@ -199,6 +221,7 @@ MODULES = {
     SPAN: "opentelemetry.sdk",
     JSON: "logging",
     GAUGE: "prometheus_client",
+    SECTION: "nvidia_resiliency_ext",
 }
 
 
@@ -212,16 +235,20 @@ def main() -> int:
     if options.serve:
         serve((OURS | PEERS)[options.serve], options.dir)
         return 0
-    missing = [name for name in PEERS if not is_here(name)]
-    for name in missing:
-        print(f"not measured, it is not installed: {name}")
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.dir))
-        contenders = {
-            name: stack.enter_context(contender(name, Path(folder)))
-            for name in (*OURS, *PEERS)
-            if name not in missing
-        }
+        contenders = {}
+        for name in (*OURS, *PEERS):
+            if name in PEERS and not is_here(name):
+                print(f"not measured, it is not installed: {name}")
+                continue
+            process = stack.enter_context(contender(name, Path(folder)))
+            if process is not None:
+                contenders[name] = process
+            elif name in OURS:
+                raise SystemExit(f"`{name}` does not start")
+            else:
+                print(f"not measured, it does not start here: {name}")
         found = measure(contenders, options.blocks, options.calls)
     return print_table(rows(found))
 
@@ -245,8 +272,11 @@ def serve(make: Callable[[Path], AbstractContextManager[Log]], folder: Path) -> 
 
 
 @contextmanager
-def contender(name: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start one side in a process of its own: its threads are its own business."""
+def contender(name: str, folder: Path) -> Iterator[subprocess.Popen[str] | None]:
+    """Start one side in a process of its own: its threads are its own business.
+
+    None: it ended before it was ready.
+    """
     mine = folder / str(len(list(folder.iterdir())))
     mine.mkdir()
     process = subprocess.Popen(
@@ -258,7 +288,7 @@ def contender(name: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     )
     while (line := process.stdout.readline()) and line != "ready\n":
         pass
-    yield process
+    yield process if line else None
     process.stdin.close()
     process.wait(timeout=60)
     process.stdout.close()
