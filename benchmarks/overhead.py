@@ -1,23 +1,24 @@
 """What watching costs a training run: the demo model on two ranks, agent on and off.
 
 Two process groups train the same model, one with the agent, one without. They
-take turns, block by block of steps, in the order on-off-off-on, so that a busy
-machine slows both; each pair of neighbouring blocks gives one ratio of step
-times. A block is a multiple of the steps that norms are apart, and so long that
-what the agent does after a pause (a sample of collectives more) counts as little
-as it does in a run. The median of the ratios is compared, with its interval from
-a bootstrap.
+take turns of a few steps, in the order on-off-off-on, and whoever waits is
+stopped with all its threads, so that a machine that changes its pace slows both;
+each pair of neighbouring blocks gives one ratio of step times. The mean of the
+middle four fifths of the ratios is told, with its interval from a bootstrap: a
+median would pass over the norms, which are in every tenth block.
 
 Beside it stands what the agent does, timed call by call in the same steps and
 added up with its thread's processor time as if nothing of that ran beside the
-training: an upper bound that no other process can hide or imitate.
+training: an upper bound that no other process can hide or imitate. Its thread
+looks around after each stop, which is oftener than in a run.
 
-    python benchmarks/overhead.py [--minutes 6] [--norms 3]
+    python benchmarks/overhead.py [--minutes 6] [--steps 5]
 """
 
 import argparse
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from benchmarks.table import Row, print_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_FRAC = 0.005
-LEAST_PAIRS = 4
+LEAST_PAIRS = 10
 WIDEST_FRAC = 0.02
 """An interval that is wider tells of the machine, whatever lies in it."""
 
@@ -140,22 +141,30 @@ class Block(NamedTuple):
 
 
 class Group:
-    """Two ranks that train when they are told to."""
+    """Two ranks that train when they are told to, and are stopped until then."""
 
     def __init__(
         self, ranks: Sequence[subprocess.Popen[str]], norms_every: int
     ) -> None:
         self.ranks = ranks
         self.norms_every = norms_every
+        self.signal(signal.SIGSTOP)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all ranks."""
+        for rank in self.ranks:
+            rank.send_signal(number)
 
     def train(self, num_steps: int) -> Block:
         """Train so many steps, and return once all ranks have."""
+        self.signal(signal.SIGCONT)
         for rank in self.ranks:
             print(num_steps, file=rank.stdin, flush=True)
         answers = [
             [int(word) / num_steps for word in rank.stdout.readline().split()]
             for rank in self.ranks
         ]
+        self.signal(signal.SIGSTOP)
         step_ns, _, *of_the_agent = answers[0]
         return Block(step_ns, sum(answer[1] for answer in answers), *of_the_agent)
 
@@ -163,17 +172,16 @@ class Group:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--norms", type=int, default=3, help="samples in a block")
+    parser.add_argument("--steps", type=int, default=5, help="of a block")
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         on = stack.enter_context(group(folder / "on", "on"))
         off = stack.enter_context(group(folder / "off", "off"))
-        num_steps = options.norms * on.norms_every
         for side in (on, off):
-            side.train(num_steps)
-        pairs = measure(on, off, options.minutes * 60, num_steps)
-        return print_table(rows(pairs, num_steps))
+            side.train(2 * on.norms_every)
+        pairs = measure(on, off, options.minutes * 60, options.steps)
+        return print_table(rows(pairs, options.steps))
 
 
 @contextmanager
@@ -202,7 +210,9 @@ def group(folder: Path, agent: str) -> Iterator[Group]:
     said = [rank.stdout.readline().split() for rank in ranks]
     if any(words[:1] != ["ready"] for words in said):
         raise SystemExit("a rank did not start")
-    yield Group(ranks, int(said[0][1]))
+    one = Group(ranks, int(said[0][1]))
+    yield one
+    one.signal(signal.SIGCONT)
     for rank in ranks:
         rank.stdin.close()
     for rank in ranks:
@@ -245,7 +255,7 @@ def rows(pairs: Sequence[tuple[Block, Block]], num_steps: int) -> Iterator[Row]:
 
 def paired_row(claim: str, ratios: Sequence[float], peer: str) -> Row:
     """Tell a cost; where its interval spans the target, that it cannot be told."""
-    cost, (low, high) = statistics.median(ratios) - 1, interval(ratios)
+    cost, (low, high) = middle_mean(ratios) - 1, interval(ratios)
     is_apart = high - 1 <= TARGET_FRAC or low - 1 > TARGET_FRAC
     is_told = is_apart and high - low <= WIDEST_FRAC
     doubt = "" if is_told else "; the machine is too busy to tell"
@@ -270,12 +280,16 @@ def own_row(claim: str, cost_ns: float, step_ns: float) -> Row:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return where the median lies, by drawing from the values again."""
+    """Return where the middle mean lies, by drawing from the values again."""
     rng = random.Random(1)
-    medians = sorted(
-        statistics.median(rng.choices(values, k=len(values))) for _ in range(2000)
-    )
-    return medians[50], medians[-50]
+    means = sorted(middle_mean(rng.choices(values, k=len(values))) for _ in range(2000))
+    return means[50], means[-50]
+
+
+def middle_mean(values: Sequence[float]) -> float:
+    """Return the mean of the middle four fifths."""
+    cut = len(values) // 10
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
 
 
 if __name__ == "__main__":
