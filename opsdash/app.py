@@ -96,7 +96,7 @@ class OpsdashApp(App[int]):
         """What ended the app, where it was our own fault."""
         self._first_run, self._runs = run, runs
         self._config, self._clocks = config, clocks
-        self._is_held = False
+        self._is_held = self._is_hurrying = False
         self._attached: Attached | None = None
         self._acts: Acting | None = None
         for theme in THEMES.values():
@@ -269,8 +269,14 @@ class OpsdashApp(App[int]):
                 await attached.jobs.show_on(self._watch)
             if attached.is_due and not self._is_held:
                 self.call_later(self._show)  # after the keys that came meanwhile
-            if attached.is_behind:
-                self.set_timer(_CATCH_UP_S, self._tick)
+            if attached.is_behind and not self._is_hurrying:
+                self._is_hurrying = True
+                self.set_timer(_CATCH_UP_S, self._hurry)
+
+    async def _hurry(self) -> None:
+        """Come again before it is time, one at a time."""
+        self._is_hurrying = False
+        await self._tick()
 
     def _show(self) -> None:
         watch = self._watch
