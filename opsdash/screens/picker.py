@@ -144,6 +144,8 @@ def _kind(row: RunSummary) -> str:
 
 
 def _state(row: RunSummary) -> Cell:
+    if row.trouble:
+        return Cell("unread", "bad")
     if row.verdict is None or row.verdict.is_provisional:
         return Cell("reading", "dim")
     state = str(row.verdict.state)
@@ -151,7 +153,7 @@ def _state(row: RunSummary) -> Cell:
 
 
 def _rank(row: RunSummary) -> Any:  # noqa: ANN401 - whatever sorts
-    state = str(row.verdict.state) if row.verdict else ""
+    state = str(row.verdict.state) if row.verdict else "blind" if row.trouble else ""
     return _ORDER.index(state) if state in _ORDER else len(_ORDER)
 
 
@@ -160,6 +162,8 @@ def _at_risk(row: RunSummary) -> str:
 
 
 def _headline(row: RunSummary) -> Cell:
+    if row.trouble:
+        return Cell(row.trouble, "bad")
     if row.verdict is None:
         return Cell("")
     if row.verdict.is_provisional:

@@ -16,6 +16,21 @@ def finished(path):
     return run
 
 
+def going(path, at_s):
+    """A run that goes on, begun so many seconds after 1970."""
+    run = RunWriter(path)
+    run.begin()
+    run.beat()
+    run.steps(1, 5)
+    date(run, at_s)
+    return run
+
+
+def date(run, at_s):
+    for path in (run.run.attempts, run.run.identity):
+        os.utime(path, (at_s, at_s))
+
+
 def states(feed):
     return {row.path.name: str(row.verdict.state) for row in feed.rows}
 
@@ -68,7 +83,7 @@ def test_a_strange_run_does_not_hide_the_others(tmp_path, monkeypatch):
 
     def break_one(self):
         if self.reader.run.path.name == "bad":
-            raise RuntimeError
+            raise RuntimeError("no such thing")
         reading(self)
 
     monkeypatch.setattr(module._Reading, "go_on", break_one)
@@ -78,6 +93,21 @@ def test_a_strange_run_does_not_hide_the_others(tmp_path, monkeypatch):
 
     found = {row.path.name: row.verdict is not None for row in feed.rows}
     assert found == {"good": True, "bad": False}
+    troubles = {row.path.name: row.trouble for row in feed.rows}
+    assert troubles == {"good": "", "bad": "RuntimeError: no such thing"}
+
+
+def test_a_run_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    finished(tmp_path / "run")
+    feed = RunsFeed(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(module._Reading, "go_on", lambda _: 1 // 0)
+        feed.look()
+
+    feed.look()
+
+    assert states(feed) == {"run": "finished"}
+    assert [row.trouble for row in feed.rows] == [""]
 
 
 def test_only_the_newest_runs_keep_their_readers(tmp_path, monkeypatch):
@@ -90,6 +120,84 @@ def test_only_the_newest_runs_keep_their_readers(tmp_path, monkeypatch):
 
     assert len(feed._readings) == 2
     assert all(row.verdict is not None for row in feed.rows)
+
+
+def test_an_older_run_that_goes_on_is_looked_at_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_KEPT", 1)
+    old = [going(tmp_path / name, at_s) for name, at_s in (("a", 1), ("b", 2))]
+    finished(tmp_path / "newest")
+    feed = RunsFeed(tmp_path)
+    feed.look()
+    before = states(feed)
+
+    for run in old:
+        run.end()
+        date(run, 1)
+    feed.look()
+
+    assert before["a"] == before["b"] != "finished"
+    assert states(feed) == dict.fromkeys(("a", "b", "newest"), "finished")
+
+
+def test_an_older_run_that_is_over_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_KEPT", 1)
+    date(finished(tmp_path / "old"), 1)
+    finished(tmp_path / "newest")
+    feed = RunsFeed(tmp_path)
+    feed.look()
+    read, go_on = [], module._Reading.go_on
+    monkeypatch.setattr(
+        module._Reading,
+        "go_on",
+        lambda self: (read.append(self.reader.run.path.name), go_on(self)),
+    )
+
+    feed.look()
+
+    assert read == ["newest"]
+
+
+def test_older_runs_have_their_turns_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_KEPT", 1)
+    monkeypatch.setattr(module, "_TURNS_S", 0.0)
+    for number in range(4):
+        going(tmp_path / f"run-{number}", number + 1)
+    feed = RunsFeed(tmp_path)
+    read, go_on = [], module._Reading.go_on
+    monkeypatch.setattr(
+        module._Reading,
+        "go_on",
+        lambda self: (read.append(self.reader.run.path.name), go_on(self)),
+    )
+
+    for _ in range(4):
+        feed.look()
+
+    older = [name for name in read if name != "run-3"]
+    assert older == ["run-2", "run-1", "run-0", "run-2"]
+
+
+def test_an_older_run_with_a_long_past_is_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_KEPT", 1)
+    monkeypatch.setattr(module, "_SLICE_S", 0.0)
+    date(finished(tmp_path / "old"), 1)
+    finished(tmp_path / "newest")
+    feed = RunsFeed(tmp_path)
+    backlog = iter([2, 1, 0])
+    go_on = module._Reading.go_on
+
+    def stay_behind(self):
+        go_on(self)
+        if self.reader.run.path.name == "old":
+            self.is_behind = next(backlog) > 0
+
+    monkeypatch.setattr(module._Reading, "go_on", stay_behind)
+
+    feed.look()
+    first = feed._readings[tmp_path / "old"]
+    feed.look()
+
+    assert feed._readings[tmp_path / "old"] is first
 
 
 def test_links_and_hidden_directories_are_not_followed(tmp_path):
