@@ -15,8 +15,13 @@ _SILENT = (
     "gpfs",
     "ceph",
     "afs",
+    "wekafs",
+    "gfs2",
+    "ocfs2",
+    "virtiofs",
+    "vboxsf",
 )
-"""Another host can change a file there, and no event comes of it."""
+"""Another host, or a virtual machine's, can change a file there without an event."""
 
 
 def file_system_type(path: Path) -> str:

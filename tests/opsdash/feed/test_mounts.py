@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from opsdash.feed import mounts
 
 
@@ -28,3 +30,15 @@ def test_without_a_table_nothing_is_known_and_changes_are_watched(monkeypatch):
 
     assert mounts.file_system_type(Path("/")) == ""
     assert mounts.tells_of_changes(Path("/"))
+
+
+SHARED = "nfs4 lustre fuse.sshfs cifs 9p ceph wekafs gfs2 ocfs2 virtiofs vboxsf"
+
+
+@pytest.mark.parametrize("name", SHARED.split())
+def test_what_others_change_unseen_is_looked_at_by_itself(tmp_path, monkeypatch, name):
+    table = tmp_path / "mountinfo"
+    table.write_text(f"20 1 0:50 / / rw - {name} somewhere rw\n")
+    monkeypatch.setattr(mounts, "_MOUNTS", table)
+
+    assert not mounts.tells_of_changes(tmp_path)
