@@ -104,10 +104,6 @@ class FilterBar(Horizontal):
             num_matching, num_all, self.pattern, is_literal=is_literal
         )
 
-    def focus_input(self) -> None:
-        """Begin to type."""
-        self.query_one(Input).focus()
-
     def on_input_changed(self, event: Input.Changed) -> None:
         """Tell the owner."""
         event.stop()

@@ -19,7 +19,7 @@ async def test_what_is_typed_is_told_and_counted():
     app = QuittingApp(bar)
 
     async with app.run_test(size=(60, 3)) as pilot:
-        bar.focus_input()
+        bar.query_one(Input).focus()
         await pilot.press("r", "k", "q")
         bar.show_count(12, 10_240)
         await pilot.pause()
@@ -36,7 +36,7 @@ async def test_typing_q_never_quits():
     app = QuittingApp(bar)
 
     async with app.run_test(size=(60, 3)) as pilot:
-        bar.focus_input()
+        bar.query_one(Input).focus()
         await pilot.press("q", "q", "q")
 
         assert app.is_running
@@ -51,7 +51,7 @@ async def test_a_half_typed_expression_is_no_error(size, shown):
     app = WidgetApp(bar)
 
     async with app.run_test(size=size) as pilot:
-        bar.focus_input()
+        bar.query_one(Input).focus()
         await pilot.press("left_parenthesis")
         bar.show_count(3, 9)
         await pilot.pause()
@@ -76,7 +76,7 @@ async def test_leaving_keeps_the_filter(key):
     app = WidgetApp(bar)
 
     async with app.run_test(size=(60, 3)) as pilot:
-        bar.focus_input()
+        bar.query_one(Input).focus()
         await pilot.press("x", key)
         await pilot.pause()
 
@@ -89,7 +89,7 @@ async def test_escape_takes_the_filter_away():
     app = WidgetApp(bar)
 
     async with app.run_test(size=(60, 3)) as pilot:
-        bar.focus_input()
+        bar.query_one(Input).focus()
         await pilot.press("x", "escape")
         await pilot.pause()
 
@@ -114,7 +114,7 @@ async def test_nothing_blinks_and_all_is_ascii_where_it_must_be():
     app = WidgetApp(bar, ascii_only=True)
 
     async with app.run_test(size=(60, 3)) as pilot:
-        bar.focus_input()
+        bar.query_one(Input).focus()
         await pilot.press(*"rank")
         bar.show_count(1, 2)
         await pilot.pause()
