@@ -191,14 +191,7 @@ def _request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", help="of restore, repair: `server` or a client's key")
     parser.add_argument("--round", type=_count, dest="round_num", help="of restore")
     parser.add_argument("--tensors", metavar="GLOB", help="of restore")
-    parser.add_argument(
-        "--map",
-        action="append",
-        type=_pair,
-        dest="mapping",
-        metavar="OLD=NEW",
-        help="of restore: another name in the model; may be repeated",
-    )
+    _mapping(parser, help="of restore: another name in the model; may be repeated")
     _carefully(parser)
 
 
@@ -207,10 +200,22 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", required=True, help="`server` or a client's key")
     parser.add_argument("--round", type=_count, required=True, dest="round_num")
     parser.add_argument("--tensors", metavar="GLOB", help="names; all by default")
+    _mapping(parser, help="another name for a tensor; may be repeated")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--to", type=Path, metavar="FILE", help=".pt or .safetensors")
     where.add_argument("--live", action="store_true", help="the running federation")
     _carefully(parser)
+
+
+def _mapping(parser: argparse.ArgumentParser, *, help: str) -> None:  # noqa: A002 - argparse's name for it
+    parser.add_argument(
+        "--map",
+        action="append",
+        type=_pair,
+        dest="mapping",
+        metavar="OLD=NEW",
+        help=help,
+    )
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:

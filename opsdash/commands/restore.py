@@ -23,13 +23,17 @@ def main(arguments: argparse.Namespace) -> int:
     """Plan, do, and tell what was written."""
     run = open_run(arguments.run_dir)
     store_path(run, arguments.node)
+    mapping = dict(arguments.mapping or ())
     if arguments.live:
         args = {"node": arguments.node, "round_num": arguments.round_num}
         more = {"tensors": arguments.tensors} if arguments.tensors else {}
+        more |= {"mapping": mapping} if mapping else {}
         watched = attach(arguments.run_dir)
         return make_request(watched, "restore", {**args, **more}, arguments)
     to: Path = arguments.to
-    plan = plan_restore(run, arguments.node, arguments.round_num, to, arguments.tensors)
+    plan = plan_restore(
+        run, arguments.node, arguments.round_num, to, arguments.tensors, mapping
+    )
     say(*render_plan(plan))
     if arguments.dry_run:
         return 0

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 
 from agent.rundir.errors import EXIT_RUN_DIR
+from agent.rundir.layout import RunDir
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,8 @@ class Plan:
             return ""
         line = shlex.join(self.command)
         return line if self.cwd is None else f"cd {shlex.quote(self.cwd)} && {line}"
+
+
+def name_of(run: RunDir) -> str:
+    """Return what an operator types to confirm what cannot be undone."""
+    return run.path.resolve().name

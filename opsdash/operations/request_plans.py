@@ -13,7 +13,7 @@ from agent.rundir.layout import RunDir
 from agent.rundir.request_args import check_args
 from agent.rundir.requests import RefusedRequestError
 from opsdash import units
-from opsdash.operations.plan import Plan
+from opsdash.operations.plan import Plan, name_of
 from opsdash.operations.resume import what_is_lost
 from opsdash.operations.standing import Standing, note_of_silence, why_deaf
 
@@ -62,7 +62,7 @@ def plan_request(
         command=command_of(run, kind, args),
         subject=_subject(args),
         agrees=_who_agrees(kind, standing),
-        confirm_name=_name(run) if effect.is_destructive else "",
+        confirm_name=name_of(run) if effect.is_destructive else "",
         notes=(*effect.notes, *_why_late(run, kind, standing)),
         why_not=why_deaf(run, kind),
         exit_code=EXIT_RUN_DIR,
@@ -96,10 +96,6 @@ def _why_late(run: RunDir, kind: str, standing: Standing) -> list[str]:
     if kind != "stacks" and standing.hang:
         notes.append(f"{standing.hang}: nothing is done until that ends")
     return [note for note in notes if note]
-
-
-def _name(run: RunDir) -> str:
-    return run.path.resolve().name
 
 
 def _who_agrees(kind: str, standing: Standing) -> tuple[str, ...]:
@@ -224,7 +220,8 @@ def _unpin(_run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
     return _Effect(
         f"unpin {args['checkpoint']}",
         writes=("checkpoints/verified.jsonl: that retention may have it",),
-        notes=("an old one goes with the next save",),
+        loses=("an old one goes with the next save: nothing brings it back",),
+        is_destructive=True,
     )
 
 

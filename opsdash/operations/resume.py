@@ -36,7 +36,7 @@ from agent.rundir.lock import LockView, read_lock
 from agent.rundir.process import Liveness
 from agent.rundir.verify.verdict import Level, State, Verdict
 from opsdash import units
-from opsdash.operations.plan import Plan
+from opsdash.operations.plan import Plan, name_of
 from opsdash.operations.targets import (
     IsCancelled,
     Progress,
@@ -274,7 +274,7 @@ def _what_is_read(choice: Choice) -> str:
 
 def _name_to_type(run: RunDir, entry: CheckpointEntry) -> str:
     """Return what confirms going back behind newer ones; empty: there is none."""
-    return run.path.resolve().name if _newer_than(run, entry) else ""
+    return name_of(run) if _newer_than(run, entry) else ""
 
 
 def _newer_than(run: RunDir, entry: CheckpointEntry) -> list[str]:

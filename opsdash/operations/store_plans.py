@@ -6,6 +6,7 @@ has no chunk stores: there, going back is a resume.
 """
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.rundir.attempts import read_identity
@@ -14,7 +15,7 @@ from agent.rundir.chunks.records import RoundRow
 from agent.rundir.errors import EXIT_LOCKED, NotARunError
 from agent.rundir.layout import RunDir, is_safe_node
 from opsdash import units
-from opsdash.operations.plan import Plan
+from opsdash.operations.plan import Plan, name_of
 from opsdash.operations.standing import running
 from opsdash.operations.trainer_command import PACKAGES, trainer_command
 
@@ -22,9 +23,22 @@ SUFFIXES = (".pt", ".safetensors")
 
 
 def plan_restore(
-    run: RunDir, node: str, round_num: int, to: Path, tensors: str | None = None
+    run: RunDir,
+    node: str,
+    round_num: int,
+    to: Path,
+    tensors: str | None = None,
+    mapping: Mapping[str, str] | None = None,
 ) -> Plan:
     """Return what writing a round of a node to a file will do.
+
+    Args:
+        run: It has the store.
+        node: Whose store.
+        round_num: It is kept there.
+        to: Ends in `.pt` or `.safetensors`.
+        tensors: A pattern of their names; None: all.
+        mapping: New names of tensors by their old ones.
 
     Raises:
         RunDirError: there is no such store or round, or no name for the file.
@@ -36,11 +50,15 @@ def plan_restore(
     words = ["restore", str(run.path.absolute()), "--node", node]
     words += ["--round", str(round_num), "--to", str(to.absolute())]
     words += [] if tensors is None else ["--tensors", tensors]
+    renamed = [f"{old}={new}" for old, new in (mapping or {}).items()]
+    words += [word for pair in renamed for word in ("--map", pair)]
     what = "all tensors" if tensors is None else f"the tensors `{tensors}`"
     notes = []
     if row.has_nonfinite:
         names = ", ".join(row.nonfinite[:3])
         notes.append(f"not finite in this round: {names}")
+    if renamed:
+        notes.append(f"under other names: {', '.join(renamed)}")
     return Plan(
         kind="restore",
         title=f"write round {round_num} of {node} to {to}",
@@ -92,15 +110,17 @@ def plan_pin(run: RunDir, name: str, *, is_pinned: bool) -> Plan:
     """Return what pinning a checkpoint will do while nobody runs."""
     word = "pin" if is_pinned else "unpin"
     never = "never removes it" if is_pinned else "may have it again"
+    goes = "an old one goes with the first save after a resume: nothing brings it back"
     return Plan(
         kind=word,
         title=f"{word} {name}",
         reads=(),
         writes=(f"checkpoints/verified.jsonl: that retention {never}",),
-        loses=(),
+        loses=() if is_pinned else (goes,),
         command=trainer_command(word, str(run.path.absolute()), name),
         cwd=str(PACKAGES),
         subject=name,
+        confirm_name="" if is_pinned else name_of(run),
     )
 
 

@@ -138,6 +138,20 @@ def test_a_round_replaces_a_file_only_with_a_yes_also_of_an_open_store(tmp_path)
     assert sorted(torch.load(to)) == ["head.bias", "head.weight"]
 
 
+def test_tensors_get_other_names_in_a_file_and_in_a_request(tmp_path):
+    run = STATES["federated"](tmp_path / "fl")
+    to = tmp_path / "out.pt"
+    renamed = ("--tensors", "head.*", "--map", "head.bias=b", "--map", "head.weight=w")
+    where = ("--node", "client-1", "--round", "7", *renamed)
+
+    written = opsdash("restore", run.path, *where, "--to", to)
+    asked = opsdash("restore", run.path, *where, "--live", "--dry-run")
+
+    assert written.returncode == 0, written.stderr
+    assert sorted(torch.load(to)) == ["b", "w"]
+    assert "--map head.bias=b --map head.weight=w" in "".join(asked.stdout.split("\n"))
+
+
 def test_a_damaged_round_writes_nothing_and_says_which_chunk(tmp_path):
     run = STATES["federated"](tmp_path / "fl")
     to = tmp_path / "out.pt"

@@ -112,6 +112,19 @@ def test_what_cannot_be_undone_asks_for_the_runs_name(run, kind):
     assert plan_request(run.run, kind, {}, STANDING).confirm_name == "run-1"
 
 
+def test_what_retention_may_have_again_is_lost_and_asks_for_the_name(run):
+    run.checkpoint(100)
+    args = {"checkpoint": "step-00000100"}
+
+    pin, unpin = (
+        plan_request(run.run, kind, args, STANDING) for kind in ("pin", "unpin")
+    )
+
+    assert (pin.confirm_name, unpin.confirm_name) == ("", "run-1")
+    assert pin.loses == ()
+    assert "nothing brings it back" in unpin.loses[0]
+
+
 @pytest.mark.parametrize("kind", ["checkpoint-now", "pause", "continue", "stacks"])
 def test_the_rest_is_confirmed_by_a_key(run, kind):
     assert plan_request(run.run, kind, {}, STANDING).confirm_name == ""

@@ -103,3 +103,27 @@ def test_a_checkpoint_of_a_dead_run_is_pinned_by_the_trainers_command(tmp_path):
 
     assert command.error == ""
     assert b'"pinned":true' in run.run.verified.read_bytes()
+
+
+def test_letting_retention_have_one_again_asks_for_the_name(tmp_path):
+    run = RunWriter(tmp_path / "ddp", process=dead_process())
+    run.begin()
+    run.checkpoint(10)
+
+    pin = plan_pin(run.run, "step-00000010", is_pinned=True)
+    unpin = plan_pin(run.run, "step-00000010", is_pinned=False)
+
+    assert (pin.confirm_name, unpin.confirm_name) == ("", "ddp")
+    assert (len(pin.loses), len(unpin.loses)) == (0, 1)
+
+
+def test_a_tensor_is_restored_under_another_name(dead, tmp_path):
+    to = tmp_path / "out.pt"
+
+    plan = plan_restore(dead.run, "server", 3, to, "w", {"w": "layer.weight"})
+    command = TrainerCommand(plan)
+    command.wait()
+
+    assert command.error == ""
+    assert plan.notes[-1] == "under other names: w=layer.weight"
+    assert torch.equal(torch.load(to)["layer.weight"], torch.ones(4))
