@@ -2,12 +2,15 @@
 
 A chunk is taken only if its bytes have the digest, wherever they come from;
 what is put in is therefore what was lost. Everything found is written in one
-transaction. Chunks that nobody has are named, not guessed.
+transaction, which asks again who needs it: a writer that is alive may have
+pruned a round meanwhile, or put one. Chunks that nobody has are named, not
+guessed.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.rundir.chunks.errors import ChunkError, DamagedStoreError, StoreFullError
@@ -28,6 +31,14 @@ from trainer.chunks.database import (
     open_database,
     transaction,
 )
+
+_PUT_IN = """INSERT INTO chunk_data (chunk_hash, dtype, codec, base, data)
+    SELECT ?1, ?2, 'raw', NULL, ?3
+    WHERE EXISTS (SELECT 1 FROM chunk_metadata WHERE chunk_hash = ?1)
+    ON CONFLICT (chunk_hash) DO UPDATE SET dtype = excluded.dtype,
+    codec = excluded.codec, base = NULL, data = excluded.data"""
+_DROP = """DELETE FROM chunk_data WHERE chunk_hash = ?1
+    AND NOT EXISTS (SELECT 1 FROM chunk_metadata WHERE chunk_hash = ?1)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +96,33 @@ def repair_store(
     useless = {f.place.digest for f in report.findings if _is_useless(f)}
     needed = [f for f in report.findings if f.place.digest not in useless]
     found = _collect(needed, _sources(path, sources))
+    done = _Written()
     if found or useless:
-        refused = _write(path, [payload for payload, _ in found.values()], useless)
-        found = {d: chunk for d, chunk in found.items() if d not in refused}
+        done = _write(path, [payload for payload, _ in found.values()], useless)
     return RepairReport(
         repaired=tuple(
             RepairedChunk(f, found[f.place.digest][1])
             for f in needed
-            if f.place.digest in found
+            if f.place.digest in done.mended
         ),
-        left=tuple(f for f in needed if f.place.digest not in found),
-        num_dropped=len(useless),
+        left=tuple(f for f in needed if f.place.digest not in done.settled),
+        num_dropped=done.num_dropped,
     )
+
+
+@dataclass
+class _Written:
+    """What became of the chunks that were to be written or deleted."""
+
+    mended: set[str] = field(default_factory=set)
+    unneeded: set[str] = field(default_factory=set)
+    """No round names them any more."""
+    num_dropped: int = 0
+
+    @property
+    def settled(self) -> set[str]:
+        """Digests that nothing is wrong with any more."""
+        return self.mended | self.unneeded
 
 
 def _verify(
@@ -157,30 +183,36 @@ def _held_by(source: Path, digests: set[str]) -> Iterator[Payload]:
 
 def _write(
     path: Path, payloads: Sequence[Payload], useless: Collection[str]
-) -> set[str]:
+) -> _Written:
     """Write all at once; where SQLite refuses that, one by one.
 
-    Returns:
-        Digests of the chunks whose place in the file is itself damaged.
+    A chunk whose place in the file is itself damaged is left as it is.
     """
     conn = open_database(path, node_of(path))
-    refused: set[str] = set()
     try:
         check_room(conn, path, sum(len(payload.data) for payload in payloads))
         try:
-            _replace(conn, path, payloads, useless)
+            done = _replace(conn, path, payloads, useless)
         except (DamagedStoreError, StoreFullError):
             # Full, though there is room, is what a page number beyond the
             # largest possible looks like to SQLite.
-            for payload in payloads:
-                try:
-                    _replace(conn, path, [payload], ())
-                except (DamagedStoreError, StoreFullError):
-                    refused.add(payload.digest)
+            done = _replace_one_by_one(conn, path, payloads)
         fold_log(conn, path)
     finally:
         conn.close()
-    return refused
+    return done
+
+
+def _replace_one_by_one(
+    conn: sqlite3.Connection, path: Path, payloads: Sequence[Payload]
+) -> _Written:
+    done = _Written()
+    for payload in payloads:
+        with contextlib.suppress(DamagedStoreError, StoreFullError):
+            one = _replace(conn, path, [payload], ())
+            done.mended |= one.mended
+            done.unneeded |= one.unneeded
+    return done
 
 
 def _replace(
@@ -188,17 +220,14 @@ def _replace(
     path: Path,
     payloads: Sequence[Payload],
     useless: Collection[str],
-) -> None:
+) -> _Written:
+    done = _Written()
     with transaction(conn, path):
-        conn.executemany(
-            """INSERT INTO chunk_data (chunk_hash, dtype, codec, base, data)
-               VALUES (?, ?, 'raw', NULL, ?)
-               ON CONFLICT (chunk_hash) DO UPDATE SET dtype = excluded.dtype,
-               codec = excluded.codec, base = NULL, data = excluded.data""",
-            ((p.digest, p.dtype, p.data) for p in payloads),
-        )
-        for table in ("chunk_data", "staged_chunks"):
-            conn.executemany(
-                f"DELETE FROM {table} WHERE chunk_hash = ?",  # noqa: S608 - names above
-                ((digest,) for digest in useless),
-            )
+        for payload in payloads:
+            row = (payload.digest, payload.dtype, payload.data)
+            is_needed = conn.execute(_PUT_IN, row).rowcount > 0
+            (done.mended if is_needed else done.unneeded).add(payload.digest)
+        for digest in useless:
+            done.num_dropped += conn.execute(_DROP, (digest,)).rowcount
+            conn.execute("DELETE FROM staged_chunks WHERE chunk_hash = ?", (digest,))
+    return done

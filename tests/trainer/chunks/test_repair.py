@@ -16,6 +16,7 @@ from tests.trainer.chunks.store_faults import (
     small_model,
     store_path,
 )
+from trainer.chunks import repair
 from trainer.chunks.commands import repair_main
 from trainer.chunks.repair import repair_store
 from trainer.chunks.split import TensorSplit
@@ -189,6 +190,53 @@ def test_a_cancelled_repair_writes_nothing(path):
     repair_store(path, is_cancelled=lambda: True)
 
     assert path.read_bytes() == before
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Let something happen between a repair's look at a store and its writing."""
+
+    def arrange(happens):
+        collect = repair._collect
+
+        def collect_and_wait(findings, sources):
+            found = collect(findings, sources)
+            happens()
+            return found
+
+        monkeypatch.setattr(repair, "_collect", collect_and_wait)
+
+    return arrange
+
+
+def test_a_chunk_whose_round_is_pruned_meanwhile_is_not_put_back(path, meanwhile):
+    lose_chunk(path, chunks_of(path)[3].digest)
+    with ChunkStore.open(path) as store:
+        meanwhile(lambda: store.put_round(2, small_model(5), keep_rounds=1))
+
+        report = repair_store(path)
+
+        assert (report.repaired, report.left) == ((), ())
+        num_chunks = len(store.layout(2).chunks)
+        assert store.stats().num_unique_chunks == num_chunks
+
+
+def test_a_damaged_chunk_that_a_round_names_meanwhile_is_not_deleted(path, meanwhile):
+    model, extra = small_model(), {"extra": torch.arange(9.0)}
+    with ChunkStore.open(path) as store:
+        store.put_round(2, model | extra, split=SPLIT)
+        (digest,) = {c.digest for c in store.layout(2).chunks} - {
+            c.digest for c in store.layout(1).chunks
+        }
+        with editing(path) as conn:
+            conn.execute("DELETE FROM chunk_metadata WHERE chunk_hash = ?", (digest,))
+        flip_bit(path, digest)
+        meanwhile(lambda: store.put_round(3, model | extra, split=SPLIT))
+
+        report = repair_store(path)
+
+        assert report.num_dropped == 0
+        assert store.has([digest]) == {digest}
 
 
 def test_a_live_store_can_be_repaired(path):
