@@ -19,6 +19,7 @@ from agent.rundir.errors import (
     RunDirError,
     UnreadableFileError,
 )
+from agent.rundir.layout import RunDir
 
 EXIT_DAMAGED = 2
 """What `verify` ends with when something is damaged."""
@@ -163,10 +164,18 @@ def _translate(error: sqlite3.Error, path: Path, *, is_writing: bool) -> RunDirE
 
 
 def full_error(path: Path, detail: str = "no space left on its disk") -> StoreFullError:
-    """Return the error for a disk without room, with the command that shows it."""
-    return StoreFullError(
-        f"`{path}` cannot grow: {detail}", hint=f"df -h {path.parent}"
-    )
+    """Return the error for a disk without room, with the command that makes some."""
+    return StoreFullError(f"`{path}` cannot grow: {detail}", hint=_how_to_shrink(path))
+
+
+def _how_to_shrink(path: Path) -> str:
+    """Name the pruning of a store at its usual place; of others, the disk only."""
+    node, run_dir = path.parent.name, path.parent.parent.parent
+    if path != RunDir(run_dir).chunk_store(node):
+        return shlex.join(["df", "-h", str(path.parent)])
+    prune = ["python", "-m", "trainer", "prune", str(run_dir), "--node", node]
+    # A client needs what it trained last and what was acknowledged last.
+    return shlex.join([*prune, "--keep-rounds", "2"])
 
 
 def _why_not(path: Path) -> str:

@@ -2,6 +2,7 @@ import fcntl
 import json
 import os
 import random
+import shlex
 import signal
 import struct
 import subprocess
@@ -177,10 +178,14 @@ def test_a_full_disk_leaves_what_was_there(small_disk, monkeypatch, is_foreseen)
         assert [row.round_num for row in store.rounds()] == [*range(1, num_rounds + 1)]
         with store.reader() as reader:
             assert reader.verify().is_sound
-        assert error.hint == f"df -h {path.parent}"
+        program, arguments = error.hint.split(" prune ")
+        assert program == "python -m trainer"
         if is_foreseen:
             # The log's room for the next round is given back.
             assert path.with_name(f"{path.name}-wal").stat().st_size == 0
+
+        assert prune_main(shlex.split(arguments)) == 0
+        store.put_round(num_rounds + 1, big_model(num_rounds + 1), keep_rounds=None)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount")
