@@ -1,7 +1,8 @@
 """Find the stores of a run, and who else holds a chunk.
 
-Content addressing makes every node a backup of what it shares with others:
-after the last round was sent out, each client holds the server's model.
+Content addressing makes every node a backup of what it shares with others, and
+of nothing else: frozen parts, and a server's copies of updates. A client stores
+what it has trained, not the model that it was sent.
 """
 
 from collections.abc import Iterator
