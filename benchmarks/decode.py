@@ -53,7 +53,7 @@ def decoding(num_rounds: int) -> Row:
         for piece in pieces:
             [json.loads(line) for line in piece.splitlines()]
 
-    ours, peer = least_s(num_rounds * 4, ours_all, peer_all)
+    ours, peer = least_s(num_rounds * 12, ours_all, peer_all)
     return Row(
         f"decode an event of {len(b''.join(lines)) // len(lines)} bytes",
         f"typed, checked: {ours / NUM_EVENTS * 1e6:.2f} µs",
