@@ -1,4 +1,4 @@
-"""A store that is read beside a screen: order, failures, the end."""
+"""A store that is read beside a screen: answers, failures, the end."""
 
 import threading
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agent.rundir.errors import RunDirError
-from opsdash.operations.store_reading import _MAX_WAITING, StoreReading
+from opsdash.operations.store_reading import StoreReading
 from trainer.chunks.split import FlatSplit
 from trainer.chunks.store import ChunkStore
 
@@ -42,21 +42,7 @@ def asking(path):
     asking = Asking(path)
     yield asking
     asking.reading.stop()
-    asking.reading._thread.join(PATIENCE_S)
-    assert not asking.reading._thread.is_alive()
-
-
-def hold_up(asking):
-    """Keep the thread busy; return what lets it go on."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    def read(_):
-        begun.set()
-        go_on.wait(PATIENCE_S)
-
-    asking.reading.ask("busy", read)
-    assert begun.wait(PATIENCE_S)
-    return go_on
+    assert asking.reading.join(PATIENCE_S)
 
 
 def test_an_answer_comes_from_the_store(asking):
@@ -65,30 +51,6 @@ def test_an_answer_comes_from_the_store(asking):
     (row,) = asking.answers(1)["rounds"]
 
     assert (row.round_num, row.num_chunks) == (1, 3)
-
-
-def test_the_newest_wish_is_answered_first_and_a_repeated_one_once(asking):
-    order = []
-    go_on = hold_up(asking)
-    for what in ("a", "b", "c", "a", "busy"):
-        asking.reading.ask(what, lambda _, what=what: order.append(what))
-    go_on.set()
-
-    asking.answers(4)
-
-    assert order == ["a", "c", "b"]
-
-
-def test_wishes_that_nobody_repeats_are_forgotten(asking):
-    order = []
-    go_on = hold_up(asking)
-    for what in range(_MAX_WAITING + 10):
-        asking.reading.ask(what, lambda _, what=what: order.append(what))
-    go_on.set()
-
-    asking.answers(_MAX_WAITING + 1)
-
-    assert sorted(order) == list(range(10, _MAX_WAITING + 10))
 
 
 def test_a_failure_is_an_answer_and_the_next_wish_is_tried(asking):
