@@ -99,14 +99,15 @@ def for_all(
         )
         for number in range(1, NUM_LANES)
     ]
-    for other in others:
-        other.start()
     try:
+        for other in others:
+            other.start()
         shared.do(own)
     finally:
         shared.is_over = True
         for other in others:
-            other.join()
+            if other.ident is not None:  # it was started
+                other.join()
     if shared.errors:
         raise shared.errors[min(shared.errors)]
 
