@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from agent.emitter import Emitter
-from agent.probes.activity import Activity
+from agent.probes.activity import Activity, limit_in_ns
 from agent.probes.barrier import BarrierProbe
 from agent.probes.hang import DEFAULT_LIMIT_S
 from agent.probes.inbox import Inbox, PendingRequest
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from agent.probes.optimizer_watch import OptimizerProbe
+
 HEARTBEAT_S = 1.0
 _LEAVE_PATIENCE_S = 5.0
 _ATTEMPT_WAIT_S = 150.0
@@ -66,6 +68,7 @@ class Agent:
         self._told_busy_ns = 0
         self._names: dict[int, str] = {}
         """Of watched parameters, by `id`."""
+        self._probes: list[OptimizerProbe] = []
         self._stacks: Stacks | None = None
         self._pulse: Pulse | None = None
 
@@ -114,25 +117,25 @@ class Agent:
         rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         if world_size is None:
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        start = None
+        launch_id, start = launch_id_from_environment(), None
         if attempt is None and rank == 0:
-            start = begin_run(
-                run.path,
-                kind=kind,
-                config=config,
-                launch_id=launch_id_from_environment(),
-            )
-            start.record(resume_command=resume_command, world_size=world_size)
-            attempt = start.attempt
+            start = begin_run(run.path, kind=kind, config=config, launch_id=launch_id)
         elif attempt is None:
-            attempt = wait_for_attempt(
-                run, launch_id_from_environment(), timeout_s=_ATTEMPT_WAIT_S
-            )
-        place = Place(run, kind, attempt, rank, world_size, node)
-        emitter = place.open_emitter()
-        inbox = Inbox(emitter, run, attempt) if place.is_main else None
-        agent = cls(emitter, start, inbox)
-        agent._begin(place, heartbeat_s, hang_limit_s)
+            attempt = wait_for_attempt(run, launch_id, timeout_s=_ATTEMPT_WAIT_S)
+        try:
+            if start is not None:
+                start.record(resume_command=resume_command, world_size=world_size)
+                attempt = start.attempt
+            assert attempt is not None
+            place = Place(run, kind, attempt, rank, world_size, node)
+            emitter = place.open_emitter()
+            inbox = Inbox(emitter, run, attempt) if place.is_main else None
+            agent = cls(emitter, start, inbox)
+            agent._begin(place, heartbeat_s, hang_limit_s)
+        except BaseException:
+            if start is not None:
+                start.release()
+            raise
         return agent
 
     def __enter__(self) -> Self:
@@ -156,7 +159,7 @@ class Agent:
 
     def phase(self, name: str, *, limit_s: float | None = None) -> None:
         """Say what the trainer does from now on, and how long that may take."""
-        previous = self._activity.enter(name, _ns(limit_s))
+        previous = self._activity.enter(name, limit_in_ns(limit_s))
         if previous.name != name:
             self.emit(PhaseChanged, phase=name, previous=previous.name)
 
@@ -176,13 +179,13 @@ class Agent:
     ) -> AbstractContextManager[None]:
         """Wrap a wait that may block: `with agent.barrier("x"): dist.barrier()`."""
         self._activity.progress += 1
-        return self.barriers.barrier(name, limit_ns=_ns(limit_s))
+        return self.barriers.barrier(name, limit_ns=limit_in_ns(limit_s))
 
     def wait(
         self, name: str, *, limit_s: float | None = None
     ) -> AbstractContextManager[None]:
         """Wrap a wait that every step has; it is told with the next step."""
-        return self.barriers.wait(name, limit_ns=_ns(limit_s))
+        return self.barriers.wait(name, limit_ns=limit_in_ns(limit_s))
 
     def step_done(self, step: int, **fields: Any) -> None:  # noqa: ANN401 - StepDone checks them
         """Tell that `step` optimizer steps are complete; see `events.StepDone`.
@@ -221,14 +224,15 @@ class Agent:
         *,
         every: int = 50,
     ) -> None:
-        """Measure norms at the optimizer's own step, every so many steps."""
+        """Measure norms at the optimizer's own step, every so many; 0: at none."""
         if self.emitter.is_off:
             return
         from agent.probes.optimizer_watch import OptimizerProbe  # noqa: PLC0415 - torch is not needed to attach
 
         named = list(named_parameters)
         self._names |= {id(param): name for name, param in named}
-        OptimizerProbe(self.emitter, optimizer, named, every=every)
+        probe = OptimizerProbe(self.emitter, optimizer, named, every=every)
+        self._probes.append(probe)
 
     def reset_optimizer(
         self,
@@ -315,6 +319,8 @@ class Agent:
         if self._has_ended or os.getpid() != self._pid:
             return  # a forked child leaves; the run goes on
         self._has_ended = True
+        for probe in self._probes:
+            probe.close()
         if self._pulse is None or self._pulse.stop():
             self._leave(reason, error)
             return
@@ -362,7 +368,3 @@ class Agent:
             ),
         )
         self._pulse.start()
-
-
-def _ns(seconds: float | None) -> int | None:
-    return None if seconds is None else int(seconds * 1e9)

@@ -14,6 +14,8 @@ _MAX_INTERVALS = 256
 _MIN_INTERVALS = 16
 _RECENT = 8
 _CHANGED_FRAC = 0.05
+_LONGEST_LIMIT_S = 1e9
+"""Thirty years; what is longer, or no number, is no limit at all."""
 _CHANGED_DEVIATIONS = 2.7
 """Four standard errors of a median of eight, where the noise is normal."""
 
@@ -25,6 +27,14 @@ class Phase(NamedTuple):
     since_ns: int
     """Monotonic clock."""
     limit_ns: int | None
+
+
+def limit_in_ns(limit_s: float | None) -> int | None:
+    """Return a limit as events tell it, whatever a trainer gave; None: it gave none."""
+    if limit_s is None:
+        return None
+    seconds = max(0.0, limit_s) if limit_s < _LONGEST_LIMIT_S else _LONGEST_LIMIT_S
+    return int(seconds * 1e9)
 
 
 @dataclass

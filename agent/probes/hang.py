@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.emitter import Emitter
-from agent.probes.activity import Activity
+from agent.probes.activity import Activity, limit_in_ns
 from agent.probes.barrier import BarrierProbe
 from agent.probes.collectives import Collective
 from agent.probes.host_stacks import HostStacks
@@ -79,7 +79,7 @@ class HangWatch:
             period_s: From one beat to the next.
         """
         self._parts = parts
-        self._limit_ns = int(limit_s * 1e9)
+        self._limit_ns = limit_in_ns(limit_s) or 0
         self._lead_ns = int(_LEAD_BEATS * period_s * 1e9)
         self._still: tuple[int, int] = (-1, 0)
         """The last count of progress, and when it was first seen."""

@@ -14,7 +14,9 @@ def first_nonfinite(fields: dict[str, Any]) -> str | None:
         value = fields.get(name)
         if value is not None and not isinstance(value, float):
             try:
-                value = fields[name] = float(value)
+                # `float` warns of a loss that still has its graph.
+                number = value.item() if hasattr(value, "item") else value
+                value = fields[name] = float(number)
             except Exception:  # noqa: BLE001, S112 - what it is will be told when it is written
                 continue
         if value is not None and value - value != 0:

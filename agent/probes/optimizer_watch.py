@@ -6,6 +6,7 @@ The probe hangs on the optimizer's own step hooks, so a trainer adds one line.
 import time
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -28,18 +29,33 @@ class OptimizerProbe:
         *,
         every: int = 50,
     ) -> None:
-        """Hang on the optimizer's step; `every` counts its steps, the first too."""
+        """Hang on the optimizer's step.
+
+        Args:
+            emitter: Gets the events.
+            optimizer: The one to measure.
+            named_parameters: Names for what is not finite.
+            every: Of its steps, counted from the first; 0: none is measured.
+        """
         self._emitter = emitter
         self._names = {id(param): name for name, param in named_parameters}
         self._every = every
         self._num_steps = 0
         self._before: list[Tensor] | None = None
-        optimizer.register_step_pre_hook(self._before_step)
-        optimizer.register_step_post_hook(self._after_step)
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def close(self) -> None:
+        """Leave the optimizer, which may outlive the agent."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _before_step(self, optimizer: Optimizer, *_: object) -> None:
-        # A client's optimizer outlives the attempts, each with a probe of its own.
-        if self._emitter.is_off or self._num_steps % self._every:
+        if self._emitter.is_off or not self._every or self._num_steps % self._every:
+            return
+        if _is_recorded():
             return
         try:
             self._before = copy_parameters(optimizer)
@@ -73,6 +89,14 @@ class OptimizerProbe:
 
     def _drop(self, error: Exception) -> None:
         self._emitter.drop(f"optimizer probe: {in_brief(error)}")
+
+
+def _is_recorded() -> bool:
+    """Whether a CUDA graph records this step: reading a norm would end that."""
+    cuda = torch.cuda
+    if not cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no type for it
+        return False
+    return bool(cuda.is_current_stream_capturing())
 
 
 def in_brief(error: Exception) -> str:

@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -362,3 +364,55 @@ def test_a_forked_child_that_leaves_does_not_end_the_run(tmp_path):
     kinds = [kind(event) for event in events(tmp_path)]
     assert kinds.count("run_ended") == 1
     assert "step_done" in kinds
+
+
+def test_an_optimizer_that_outlives_its_agents_keeps_nothing_of_them(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    num_files = []
+
+    for _ in range(3):
+        with Agent.attach(tmp_path) as agent:
+            agent.watch_optimizer(optimizer, model.named_parameters())
+            assert len(optimizer._optimizer_step_pre_hooks) == 1
+        del agent
+        gc.collect()
+        num_files.append(psutil.Process().num_fds())
+
+    assert len(set(num_files)) == 1
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("limit_s", [math.inf, math.nan, 1e300, -math.inf, -1, 0])
+def test_no_limit_that_a_trainer_gives_ends_training(tmp_path, limit_s):
+    with Agent.attach(tmp_path, world_size=2, rank=0, hang_limit_s=limit_s) as agent:
+        with agent.barrier("save", limit_s=limit_s), agent.wait("x", limit_s=limit_s):
+            pass
+        with agent.in_phase("saving", limit_s=limit_s):
+            agent.step_done(1)
+        assert agent.emitter.num_dropped == 0
+
+    arrived = next(e for e in events(tmp_path) if kind(e) == "barrier_arrived")
+    assert arrived.limit_ns >= 0
+
+
+def test_an_attach_that_fails_half_way_gives_the_run_back(tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(Agent, "_begin", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Agent.attach(tmp_path)
+
+    with Agent.attach(tmp_path):
+        assert RunDir(tmp_path).lock.exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_that_still_has_its_graph_is_told_without_a_warning(tmp_path):
+    weight = torch.ones((), requires_grad=True)
+
+    with Agent.attach(tmp_path) as agent:
+        agent.step_done(1, loss=weight * 0.5, grad_norm=weight / 0)
+
+    found = [e for e in events(tmp_path) if kind(e) == "step_done"]
+    assert (found[0].loss, found[0].nonfinite) == (0.5, "grad_norm")

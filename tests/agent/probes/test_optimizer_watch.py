@@ -72,3 +72,34 @@ def test_no_memory_for_a_copy_costs_a_sample_and_not_the_step(tmp_path):
 
     assert param.tolist() == pytest.approx([0.9, 0.9])
     assert emitter.problem == "optimizer probe: OutOfMemoryError: no memory"
+
+
+def test_every_zero_steps_is_never(tmp_path):
+    path = tmp_path / "x.jsonl"
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    emitter = Emitter(path, node="rank-0", rank=0)
+    OptimizerProbe(emitter, optimizer, model.named_parameters(), every=0)
+    model(torch.ones(2)).sum().backward()
+
+    optimizer.step()
+
+    assert path.read_bytes() == b""
+
+
+def test_a_step_that_a_graph_records_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl"
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    emitter = Emitter(path, node="rank-0", rank=0)
+    OptimizerProbe(emitter, optimizer, model.named_parameters(), every=1)
+    model(torch.ones(2)).sum().backward()
+
+    with monkeypatch.context() as recording:
+        recording.setattr(torch.cuda, "is_initialized", lambda: True)
+        recording.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        optimizer.step()
+    assert path.read_bytes() == b""
+
+    optimizer.step()
+    assert b"optimizer_norms" in path.read_bytes()
