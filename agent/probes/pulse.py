@@ -23,8 +23,8 @@ class Duty(NamedTuple):
     """In ticks; a beat has four."""
     first: int = 0
     """The tick, from 0, that it is called at first."""
-    at_end: bool = False
-    """Whether it is called once more when the thread ends."""
+    at_end: Callable[[], None] | None = None
+    """Called when the thread ends."""
 
 
 class Pulse:
@@ -50,11 +50,14 @@ class Pulse:
         self._duties = [*self._duties, duty]
 
     def start(self) -> None:
-        """Begin to beat."""
-        self._thread = threading.Thread(
-            target=self._run, name="opsdash-agent", daemon=True
-        )
-        self._thread.start()
+        """Begin to beat; where the system gives no thread, that is told."""
+        thread = threading.Thread(target=self._run, name="opsdash-agent", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._emitter.drop(f"no beats: {error}")
+            return
+        self._thread = thread
 
     def stop(self, *, timeout_s: float = 5.0) -> bool:
         """End the thread; False: it hangs in a file system and is left behind."""
@@ -70,20 +73,20 @@ class Pulse:
         while True:
             for duty in self._duties:
                 if tick >= duty.first and (tick - duty.first) % duty.every == 0:
-                    self._do(duty)
+                    self._do(duty.name, duty.look)
             if self._stopping.wait(self.period_s / TICKS_PER_BEAT):
                 break
             tick += 1
         for duty in self._duties:
-            if duty.at_end:
-                self._do(duty)
+            if duty.at_end is not None:
+                self._do(duty.name, duty.at_end)
 
-    def _do(self, duty: Duty) -> None:
+    def _do(self, name: str, work: Callable[[], None]) -> None:
         try:
-            duty.look()
-            self._told.pop(duty.name, None)
+            work()
+            self._told.pop(name, None)
         except Exception as error:  # noqa: BLE001 - a duty must never end training
-            reason = f"{duty.name}: {type(error).__name__}: {error}"
-            if self._told.get(duty.name) != reason:
-                self._told[duty.name] = reason
+            reason = f"{name}: {type(error).__name__}: {error}"
+            if self._told.get(name) != reason:
+                self._told[name] = reason
                 self._emitter.drop(reason)

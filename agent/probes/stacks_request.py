@@ -73,6 +73,12 @@ class StacksOnRequest:
         for opened in list(self._open.values()):
             self._go_on(opened)
 
+    def end(self) -> None:
+        """Tell what came of requests that are still open when this process ends."""
+        for opened in list(self._open.values()):
+            opened.error = opened.error or "the run ended before all ranks had answered"
+            self._close(opened)
+
     def _go_on(self, opened: _Open) -> None:
         # Counted first: a beat that fails is not tried for ever.
         beat, opened.num_beats = opened.num_beats, opened.num_beats + 1

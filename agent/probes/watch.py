@@ -62,7 +62,7 @@ def add_duties(pulse: Pulse, watched: Watched) -> None:
         host=HostStacks(emitter, run, watched.attempt),
         inbox=watched.inbox,
     )
-    pulse.add(Duty("stacks on request", on_request.look))
+    pulse.add(Duty("stacks on request", on_request.look, at_end=on_request.end))
     if emitter.rank is not None and watched.world_size > 1:
         _add_duties_of_a_rank(pulse, watched, emitter.rank)
 
@@ -84,7 +84,7 @@ def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
         period_s=pulse.period_s,
     )
     pulse.add(Duty("collectives", collectives.look, every=1))
-    pulse.add(Duty("hang", hang.look, at_end=True))
+    pulse.add(Duty("hang", hang.look, at_end=hang.look))
     if rank == 0:
         straggler = StragglerWatch(emitter, run, attempt, watched.world_size)
         pulse.add(Duty("straggler", straggler.look, every=2))

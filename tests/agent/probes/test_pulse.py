@@ -46,17 +46,23 @@ def test_a_duty_that_fails_is_told_once_and_called_again(tmp_path):
     assert emitter.num_dropped == 1
 
 
-def test_some_duties_are_called_once_more_at_the_end():
+def test_some_duties_have_something_to_do_at_the_end():
     calls, begun = [], threading.Event()
     pulse = Pulse(Emitter(None, node="x", rank=None), period_s=1_000)
     pulse.add(Duty("once", lambda: calls.append("once")))
-    pulse.add(Duty("twice", lambda: calls.append("twice"), at_end=True))
+    pulse.add(
+        Duty(
+            "twice",
+            lambda: calls.append("first"),
+            at_end=lambda: calls.append("last"),
+        )
+    )
     pulse.add(Duty("begun", begun.set))
     pulse.start()
     begun.wait()
     pulse.stop()
 
-    assert calls == ["once", "twice", "twice"]
+    assert calls == ["once", "first", "last"]
 
 
 def test_a_thread_that_hangs_is_left_behind():
@@ -77,3 +83,17 @@ def test_a_thread_that_hangs_is_left_behind():
 
 def test_stopping_what_never_started_is_nothing():
     Pulse(Emitter(None, node="x", rank=None), period_s=1).stop()
+
+
+def test_a_system_without_a_thread_to_give_costs_the_beats_alone(tmp_path, monkeypatch):
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    emitter = Emitter(tmp_path / "x.jsonl", node="x", rank=None)
+    pulse = Pulse(emitter, period_s=1)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    pulse.start()
+
+    assert emitter.problem == "no beats: can't start new thread"
+    assert pulse.stop()

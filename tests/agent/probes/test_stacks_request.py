@@ -195,3 +195,27 @@ def test_stacks_that_cannot_be_written_have_failed(tmp_path, monkeypatch):
 
 def no_room(reason):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_run_that_ends_meanwhile_tells_that(tmp_path):
+    duty, run = asked_alone(tmp_path, is_main=True)
+    asked = write_request(run, "stacks", attempt=1)
+    duty.look()
+    assert read_outcome(run, asked) is None
+
+    duty.end()
+    duty.stacks.close()
+
+    outcome = read_outcome(run, asked)
+    assert outcome.stage == "failed"
+    assert outcome.error == "the run ended before all ranks had answered"
+
+
+def test_a_process_that_ends_leaves_no_request_for_stacks_open(tmp_path):
+    run = RunDir(tmp_path)
+    with Agent.attach(tmp_path, heartbeat_s=0.02):
+        write_request(run, "stacks", attempt=1)
+        while not told(run, "rank-00000"):
+            time.sleep(0.01)
+
+    assert not list(run.requests.glob("*.claimed"))
