@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -140,8 +140,12 @@ class CollectivesProbe:
         still_at = (
             progress if is_still and progress == self._activity.progress else None
         )
-        for group, started in _by_group(mine):
+        groups = _by_group(mine)
+        for group, started in groups[-_MAX_GROUPS:]:
             self._tell(group, started, still_at)
+        # Some trainers make new groups for ever.
+        _keep(self._told_ids, groups)
+        _keep(self._still_told, groups)
         if not mine:
             self._say_empty()
             return None
@@ -214,12 +218,17 @@ def _is_recording() -> bool:
 
 
 def _by_group(entries: list[_Entry]) -> list[tuple[str, list[_Entry]]]:
-    """Return the groups that were used last, each with its entries."""
+    """Return the groups with their entries, those that were used last at the end."""
     groups: dict[str, list[_Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.group, []).append(entry)
-    found = sorted(groups.items(), key=lambda item: _newest(item[1]).time_created_ns)
-    return found[-_MAX_GROUPS:]
+    return sorted(groups.items(), key=lambda item: _newest(item[1]).time_created_ns)
+
+
+def _keep(told: dict[str, Any], groups: list[tuple[str, list[_Entry]]]) -> None:
+    """Forget groups that the ring has forgotten."""
+    for group in told.keys() - dict(groups).keys():
+        del told[group]
 
 
 def _newest(entries: list[_Entry]) -> _Entry:

@@ -1,3 +1,4 @@
+import collections
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from agent.emitter import Emitter
+from agent.probes import collectives
 from agent.probes.activity import Activity
 from agent.probes.collectives import CollectivesProbe
 from agent.rundir.events import CollectivesSampled, decode_lines
@@ -83,6 +85,31 @@ def test_a_group_that_was_made_again_is_told_from_its_first_collective(
     assert second.first_id == 1
     assert min(second.started_ns) > max(first.started_ns)
     assert (last.group, last.id) == (second.group, 3)
+
+
+def test_of_groups_without_end_only_those_in_the_ring_are_kept(recorded, monkeypatch):
+    ring = collections.deque(maxlen=10)
+    monkeypatch.setattr(collectives, "_is_recording", lambda: True)
+    monkeypatch.setattr(
+        collectives,
+        "_dump_functions",
+        lambda: [lambda: json.dumps({"entries": list(ring)})],
+    )
+
+    for number in range(100):
+        ring.append(
+            {
+                "process_group": [str(number), "made anew"],
+                "collective_seq_id": 1,
+                "time_created_ns": number + 1,
+            }
+        )
+        recorded.probe.sample(is_still=True)
+
+    newest = {f"{number} made anew" for number in range(90, 100)}
+    assert set(recorded.probe._told_ids) == newest
+    assert set(recorded.probe._still_told) <= newest
+    assert len(recorded.samples()) == 100
 
 
 def test_nothing_new_is_no_event(recorded, group):
