@@ -28,7 +28,7 @@ class AppendFile:
         self._size_at_open = 0
         self._bytes_before = 0
         self._device: int | None = None
-        """Of the file that was opened last."""
+        """Of the directory in which a file was opened last."""
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -57,8 +57,8 @@ class AppendFile:
         self._make(path.parent)
         opened = os.open(path, _FLAGS, 0o666)
         try:
-            found = os.fstat(opened)
-            size = found.st_size
+            size = os.fstat(opened).st_size
+            device = path.parent.stat().st_dev
             is_torn = size > 0 and os.pread(opened, 1, size - 1) != b"\n"
             if first_line and size == 0:
                 is_torn = 0 < os.write(opened, first_line) < len(first_line)
@@ -70,7 +70,7 @@ class AppendFile:
         finally:
             if opened >= 0:
                 os.close(opened)
-        self.path, self.is_torn, self._device = path, is_torn, found.st_dev
+        self.path, self.is_torn, self._device = path, is_torn, device
         self._bytes_before, self._size_at_open = before, size
 
     def _make(self, directory: Path) -> None:

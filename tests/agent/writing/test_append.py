@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_on_another_disk_no_directory_is_made_again(tmp_path):
         file.open(other / "run" / "two")
         os.write(file.fd, b"there\n")
         assert (other / "run" / "two").read_bytes() == b"there\n"
+
+
+def test_a_file_that_is_a_link_to_another_disk_tells_nothing_of_its_directory(
+    tmp_path, file
+):
+    with other_disk(tmp_path) as other:
+        path = tmp_path / "run" / "x"
+        path.parent.mkdir()
+        path.symlink_to(other / "x")
+        file.open(path)
+        shutil.rmtree(path.parent)
+
+        file.open(path)
+
+        assert file.is_in_place()
 
 
 @contextlib.contextmanager
