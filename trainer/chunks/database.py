@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from agent.rundir.atomic import fsync_directory
-from agent.rundir.chunks.connection import BUSY_TIMEOUT_S, check_format, table_names
+from agent.rundir.chunks.connection import check_format, table_names
 from agent.rundir.chunks.errors import (
     NotAChunkStoreError,
     StoreFullError,
@@ -33,6 +33,10 @@ from agent.rundir.chunks.schema import (
     PAGE_BYTES,
     SCHEMA,
 )
+
+WRITE_TIMEOUT_S = 60.0
+"""How long another writer is waited for. Pruning by hand may rewrite a large file,
+and a round that a server cannot store ends its federation."""
 
 _CACHE_KIB = 16_384
 _VACUUM_STEP_PAGES = 256
@@ -54,7 +58,7 @@ def open_database(path: Path, node: str) -> sqlite3.Connection:
     _make_directory(path.parent)
     with translated(path, is_writing=True):
         conn = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            path, timeout=WRITE_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
     try:
         with translated(path, is_writing=True):
@@ -106,13 +110,20 @@ def fold_log(conn: sqlite3.Connection, path: Path, *, keep_file: bool = False) -
         StoreFullError: the database cannot grow; the log keeps what it has.
     """
     mode = "RESTART" if keep_file else "TRUNCATE"
-    with translated(path, is_writing=True):
-        conn.execute("PRAGMA busy_timeout=0")
-        try:
-            row = conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        finally:
-            conn.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+    with translated(path, is_writing=True), hurrying(conn):
+        row = conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
     return row is not None and row[0] == 0
+
+
+@contextlib.contextmanager
+def hurrying(conn: sqlite3.Connection) -> Iterator[None]:
+    """Wait for no other writer inside the block: what it does can be put off."""
+    (before_ms,) = conn.execute("PRAGMA busy_timeout").fetchone()
+    conn.execute("PRAGMA busy_timeout=0")
+    try:
+        yield
+    finally:
+        conn.execute(f"PRAGMA busy_timeout={before_ms}")
 
 
 def give_back_space(

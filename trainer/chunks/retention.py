@@ -25,6 +25,7 @@ from trainer.chunks.database import (
     fold_log,
     give_back_space,
     give_back_space_in_need,
+    hurrying,
     keep_ballast,
     transaction,
 )
@@ -183,7 +184,8 @@ def tidy(conn: sqlite3.Connection, path: Path) -> None:
         fold_log(conn, path, keep_file=True)
         free = count_pages(conn, path, "freelist_count")
         if free > _FREE_FRAC * count_pages(conn, path, "page_count"):
-            give_back_space(conn, path)
+            with hurrying(conn):
+                give_back_space(conn, path)
     except (StoreFullError, StoreLockedError):
         return
 

@@ -1,10 +1,12 @@
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 
+from agent.rundir.chunks import connection
 from agent.rundir.chunks.errors import (
     DamagedChunkError,
     ForeignStoreError,
@@ -368,7 +370,7 @@ def test_a_layout_cannot_give_bytes_another_meaning(store, tmp_path):
 
 
 def test_a_second_writer_is_refused_while_the_first_writes(store, path, monkeypatch):
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(database, "WRITE_TIMEOUT_S", 0.05)
     with ChunkStore.open(path) as other:
         store._conn.execute("BEGIN IMMEDIATE")
 
@@ -377,6 +379,29 @@ def test_a_second_writer_is_refused_while_the_first_writes(store, path, monkeypa
 
         store._conn.execute("ROLLBACK")
         other.put_round(1, small_model())
+
+
+def test_a_round_waits_for_a_writer_that_takes_longer_than_readers_would(
+    store, path, monkeypatch
+):
+    # Neither the tidying after a round nor a reader may change how long it waits.
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.05)
+    store.put_round(1, small_model(1))
+    with store.reader() as reader:
+        assert reader.num_rounds == 1
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with ThreadPoolExecutor(1) as pool:
+        putting = pool.submit(store.put_round, 2, small_model(2))
+        with pytest.raises(TimeoutError):
+            putting.result(0.5)
+        other.close()
+
+        assert putting.result().num_new
+    store.settle()
+    (wait_ms,) = store._conn.execute("PRAGMA busy_timeout").fetchone()
+    assert wait_ms == 60_000
 
 
 def test_another_process_at_work_only_puts_off_the_tidying(store, path):
