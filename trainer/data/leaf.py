@@ -35,31 +35,32 @@ def is_leaf(path: Path) -> bool:
     return path.suffix == ".json" or any((path / "train").glob("*.json"))
 
 
-def load_leaf_client(path: Path, index: int, num_clients: int) -> Examples:
-    """Return the training examples of the users dealt to one client.
+def load_leaf_client(
+    path: Path, index: int, num_clients: int
+) -> tuple[Examples, Examples | None]:
+    """Return what one client's users train on, and what is held out of them.
 
     Args:
         path: A file, or a directory with `train/`.
         index: Of the client, from 0.
         num_clients: Among how many the users are dealt.
 
+    Returns:
+        The second is None where nothing is held out.
+
     Raises:
         RunDirError: no LEAF data, or fewer users than clients.
     """
     users = _read_users(_files(path, "train"))
     mine = _dealt(users, index, num_clients, path)
-    return _joined([users[user] for user in mine], path)
+    training = _joined([users[user] for user in mine], path)
+    del users  # as Python's numbers they take many times what the tensors do
+    return training, _held_out(path, mine)
 
 
-def load_leaf_held_out(path: Path, index: int, num_clients: int) -> Examples | None:
-    """Return what is held out of one client's users; None: nothing is.
-
-    Raises:
-        RunDirError: as for `load_leaf_client`.
-    """
+def _held_out(path: Path, mine: list[str]) -> Examples | None:
     if not _has_test(path):
         return None
-    mine = _dealt(_read_users(_files(path, "train")), index, num_clients, path)
     held_out = _read_users(_files(path, "test"))
     found = [held_out[user] for user in mine if user in held_out]
     return _joined(found, path) if found else None

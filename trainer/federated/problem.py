@@ -19,7 +19,6 @@ from trainer.data.leaf import (
     is_leaf,
     load_leaf_client,
     load_leaf_everything,
-    load_leaf_held_out,
     load_leaf_test,
 )
 from trainer.data.linear import federated_lines
@@ -184,8 +183,7 @@ def client_data(config: FederatedConfig, key: str, path: Path | None) -> ClientD
     place = path or Path(config.data)
     if is_leaf(place):
         index, num = client_keys(config).index(_known(config, key)), config.clients
-        training = load_leaf_client(place, index, num)
-        return ClientData(training, load_leaf_held_out(place, index, num))
+        return ClientData(*load_leaf_client(place, index, num))
     mine = load_folder(place, key)
     if mine is None:
         raise RunDirError(f"`{place}` has neither `{key}.npz` nor `{key}.csv`")

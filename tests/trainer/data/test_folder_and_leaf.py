@@ -1,6 +1,7 @@
 """Other people's examples are read as they are meant, or refused by name."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from trainer.data.leaf import (
     is_leaf,
     load_leaf_client,
     load_leaf_everything,
-    load_leaf_held_out,
     load_leaf_test,
 )
 
@@ -91,11 +91,11 @@ def test_users_are_dealt_to_clients_by_name(tmp_path):
     users = {f"u{n}": ([[float(n)] * 4], [n]) for n in (3, 1, 2, 0)}
     leaf(tmp_path / "train" / "all.json", users)
 
-    labels = [load_leaf_client(tmp_path, i, 3).labels.tolist() for i in range(3)]
+    dealt = [load_leaf_client(tmp_path, i, 3)[0] for i in range(3)]
 
     assert is_leaf(tmp_path)
-    assert labels == [[0, 3], [1], [2]]
-    assert load_leaf_client(tmp_path, 0, 3).inputs.shape == (2, 1, 2, 2)
+    assert [examples.labels.tolist() for examples in dealt] == [[0, 3], [1], [2]]
+    assert dealt[0].inputs.shape == (2, 1, 2, 2)
 
 
 def test_several_files_are_read_as_one_and_test_users_are_held_out(tmp_path):
@@ -103,7 +103,7 @@ def test_several_files_are_read_as_one_and_test_users_are_held_out(tmp_path):
     leaf(tmp_path / "train" / "b.json", {"b": ([[0.4, 0.5, 0.6]], [0])})
     leaf(tmp_path / "test" / "a.json", {"a": ([[0.7, 0.8, 0.9]], [1])})
 
-    everything = load_leaf_client(tmp_path, 0, 1)
+    everything, _ = load_leaf_client(tmp_path, 0, 1)
     held_out = load_leaf_test(tmp_path)
 
     assert everything.inputs.shape == (2, 3)
@@ -115,20 +115,34 @@ def test_a_client_is_measured_on_what_is_held_out_of_its_own_users(tmp_path):
     leaf(tmp_path / "train" / "all.json", users)
     leaf(tmp_path / "test" / "all.json", {u: users[u] for u in ("u0", "u2", "u1")})
 
-    labels = [load_leaf_held_out(tmp_path, i, 2).labels.tolist() for i in range(2)]
+    held_out = [load_leaf_client(tmp_path, i, 2)[1] for i in range(2)]
 
-    assert labels == [[0, 2], [1]]
-    assert load_leaf_held_out(tmp_path, 3, 4) is None
+    assert [examples.labels.tolist() for examples in held_out] == [[0, 2], [1]]
+    assert load_leaf_client(tmp_path, 3, 4)[1] is None
     assert load_leaf_everything(tmp_path, 4).labels.tolist() == [0, 1, 2, 3]
+
+
+def test_a_client_reads_every_file_once(tmp_path, monkeypatch):
+    users = {"u0": ([[0.0] * 3], [0])}
+    leaf(tmp_path / "train" / "all.json", users)
+    leaf(tmp_path / "test" / "all.json", users)
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: read.append(path) or read_bytes(path)
+    )
+
+    load_leaf_client(tmp_path, 0, 1)
+
+    assert [path.parent.name for path in read] == ["train", "test"]
 
 
 def test_a_single_file_has_no_test(tmp_path):
     leaf(tmp_path / "femnist.json", {"a": ([[0.0] * 784], [61])})
 
-    examples = load_leaf_client(tmp_path / "femnist.json", 0, 1)
+    examples, held_out = load_leaf_client(tmp_path / "femnist.json", 0, 1)
 
     assert examples.inputs.shape == (1, 1, 28, 28)
-    assert load_leaf_test(tmp_path / "femnist.json") is None
+    assert (held_out, load_leaf_test(tmp_path / "femnist.json")) == (None, None)
 
 
 def test_more_clients_than_users_are_refused(tmp_path):
