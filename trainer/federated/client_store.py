@@ -70,9 +70,6 @@ class ClientStore:
 
         A state that cannot be read is as good as lost: the standing then knows
         of no acknowledged round, and the server's record will contradict it.
-
-        Raises:
-            RunDirError: the store cannot be read at all.
         """
         record = self._load_record()
         if record is None or record.run_id != self._run_id:
@@ -151,10 +148,10 @@ class ClientStore:
         return msgspec.json.encode(record)
 
     def _load_record(self) -> _Record | None:
-        data = self._store.get_state(_RECORD)
         try:
+            data = self._store.get_state(_RECORD)
             return None if data is None else msgspec.json.decode(data, type=_Record)
-        except msgspec.DecodeError:
+        except (RunDirError, msgspec.DecodeError):
             return None
 
     def _load_trained(self, record: _Record) -> Trained[LocalState] | None:

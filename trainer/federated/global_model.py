@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
-from agent.rundir.chunks.errors import ChunkError
+from agent.rundir.chunks.errors import ChunkError, DamagedStoreError
 from agent.rundir.chunks.reader import ChunkStoreReader, StoreStats
 from agent.rundir.errors import UnreadableFileError
 from trainer.chunks.fit import match_names
@@ -37,6 +37,10 @@ from trainer.federated.evaluation import Evaluation, Measured
 from trainer.federated.local import averaged_names
 from trainer.federated.problem import ServerData, make_model
 from trainer.federated.transfer import Packed, pack
+
+Damage = ChunkError | DamagedStoreError
+"""A chunk of a round is not what it was, or the round's rows are not."""
+_DAMAGE = (ChunkError, DamagedStoreError)
 
 _RECORD = "federated.ledger"
 VELOCITY = "velocity"
@@ -74,7 +78,7 @@ class Committed:
 class Recovery:
     """The newest round could not be read: an older one took its place."""
 
-    damages: tuple[ChunkError, ...]
+    damages: tuple[Damage, ...]
     """Why the rounds above it were passed over; the newest first."""
     done: Committed
     source_round: int
@@ -258,17 +262,18 @@ class GlobalModel:
             self.tensors = self._store.get_round(record.round_num)
             beside = self._store.get_optimizer(record.round_num) or {}
             self._velocity = beside.get(VELOCITY, {})
-        except ChunkError as error:
+        except _DAMAGE as error:
             self.recovery = self._recover(error)
 
-    def _recover(self, damage: ChunkError) -> Recovery:
+    def _recover(self, damage: Damage) -> Recovery:
         """Go on from the newest older round that is whole.
 
         Raises:
-            ChunkError: there is none, or another node has what is lacking: then
-                a repair brings the newest round back.
+            ChunkError: another node has what is lacking: a repair brings the
+                newest round back.
+            RunDirError: there is no round that is whole.
         """
-        if damage.elsewhere:
+        if isinstance(damage, ChunkError) and damage.elsewhere:
             raise damage
         damages = [damage]
         older = [row.round_num for row in self._store.rounds()][-2::-1]
@@ -276,7 +281,7 @@ class GlobalModel:
             began_ns = time.monotonic_ns()
             try:
                 done = self.adopt(self.round_num + 1, self._store.path, source_round)
-            except ChunkError as error:
+            except _DAMAGE as error:
                 damages.append(error)
                 continue
             return Recovery(tuple(damages), done, source_round, began_ns)

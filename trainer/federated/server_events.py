@@ -125,7 +125,8 @@ class ServerEvents:
         """An attempt goes on from an older round than the newest."""
         for damage in recovery.damages:
             complain(damage)
-            self.damaged(damage)
+            if isinstance(damage, ChunkError):
+                self.damaged(damage)
         source = f"{SERVER} round {recovery.source_round}"
         self.adopted(recovery.done, source, recovery.began_ns)
 

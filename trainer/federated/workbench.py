@@ -89,7 +89,6 @@ class Workbench:
 
         Raises:
             TypeError: the trainer has no model.
-            RunDirError: the store cannot be read.
         """
         self.local = LocalModel(
             model_of(trainer),

@@ -5,7 +5,7 @@ import torch
 
 from agent.rundir.chunks.errors import DamagedChunkError
 from agent.rundir.errors import RunDirError
-from tests.trainer.chunks.store_faults import flip_bit
+from tests.trainer.chunks.store_faults import editing, flip_bit
 from tests.trainer.federated.bench import (
     as_update,
     global_tensors,
@@ -105,6 +105,20 @@ def test_a_server_whose_newest_rounds_are_damaged_goes_on_from_one_that_is_whole
     once_more = make_global(path, config)
     assert (once_more.round_num, once_more.recovery) == (5, None)
     once_more.close()
+
+
+def test_a_round_whose_rows_were_changed_is_passed_over_too(path):
+    config = toy(rounds=9)
+    model = make_global(path, config)
+    run_rounds(model, config, (1, 2))
+    model.close()
+    with editing(path) as conn:
+        conn.execute("UPDATE tensors SET name = 'x' WHERE round_num = 2")
+
+    again = make_global(path, config)
+
+    assert (again.recovery.source_round, again.round_num) == (1, 3)
+    again.close()
 
 
 def test_a_server_without_a_round_that_is_whole_does_not_begin_anew(path):

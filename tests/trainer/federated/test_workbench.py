@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.trainer.chunks.store_faults import editing
 from tests.trainer.federated.bench import (
     as_update,
     global_tensors,
@@ -286,6 +287,30 @@ def test_a_round_that_cannot_be_stored_is_told_and_training_goes_on(tmp_path):
     assert update.report.num_steps == 2
     assert told
     assert bench.standing.acked_round == 1
+
+
+def test_a_client_whose_store_is_damaged_begins_as_one_that_lost_it(tmp_path):
+    path = store_path(tmp_path)
+    bench = make_bench(toy(), path=path)
+    train(bench, 1, initial())
+    bench.acknowledge(1)
+    bench.close()
+    with editing(path) as conn:
+        (page,) = conn.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'node_state'"
+        ).fetchone()
+    data = bytearray(path.read_bytes())
+    data[(page - 1) * 65536 : page * 65536] = b"\xff" * 65536
+    path.write_bytes(data)
+
+    restarted = make_bench(toy(), path=path)
+
+    assert restarted.settle(server_acked=1, attempt=1, last_round=1).loss.reason == (
+        "restarted without the state of round 1, the last acknowledged"
+    )
+    _, update = train(restarted, 2, initial())
+    assert update.stored.error
+    restarted.close()
 
 
 def test_each_round_is_stored_whole(tmp_path):
