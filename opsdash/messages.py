@@ -11,6 +11,7 @@ from typing import Any
 from textual.message import Message
 
 from opsdash.operations.export import ExportedEvent
+from opsdash.projections.events_log import EventRow
 
 
 class Wish(Message):
@@ -103,14 +104,17 @@ class ExportRequested(Wish):
         self,
         path: Path,
         numbers: Sequence[int],
-        read: Callable[[int], ExportedEvent | None],
+        row_of: Callable[[int], EventRow | None],
+        told: Callable[[EventRow], ExportedEvent],
     ) -> None:
         super().__init__()
         self.path = path
         self.numbers = numbers
         """Of the events that are shown."""
-        self.read = read
-        """Returns an event by its number."""
+        self.row_of = row_of
+        """Returns what the log has of an event; None: it was dropped meanwhile."""
+        self.told = told
+        """Reads the rest of it, in any thread."""
 
 
 class ProcessOpened(Message):

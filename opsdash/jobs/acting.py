@@ -26,7 +26,6 @@ from opsdash.jobs.exporting import ExportJob
 from opsdash.jobs.resuming import ResumePlanning, Resuming
 from opsdash.jobs.verification import Verification
 from opsdash.operations.compare import compare_checkpoints, plan_measure
-from opsdash.operations.export import EventExport
 from opsdash.operations.plan import Plan
 from opsdash.operations.request_plans import plan_request
 from opsdash.operations.requests import ask
@@ -181,8 +180,7 @@ class Acting:
     def export(self, wish: messages.ExportRequested) -> None:
         """Write events to a file of the operator's, beside the run."""
         with _told(self._desk):
-            export = EventExport(wish.path, wish.numbers, wish.read)
-            self._jobs.add(ExportJob(export))
+            self._jobs.add(ExportJob(wish.path, wish.numbers, wish.row_of, wish.told))
 
     def _ask(self, plan: Plan, args: dict[str, Any]) -> None:
         with _told(self._desk):

@@ -1,14 +1,13 @@
 """Write events to a file for other programs: JSON Lines as they were told, or CSV.
 
-Worked off in slices by whoever owns the clock, so that a screen goes on. A file
-that exists is never overwritten; one that was not finished is removed.
+A file that exists is never overwritten; one that was not finished is removed.
 """
 
 import contextlib
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,75 +49,50 @@ class ExportedEvent(NamedTuple):
 
 
 class EventExport:
-    """One file that is being written."""
+    """One file that is written by one thread."""
 
-    def __init__(
-        self,
-        path: Path,
-        numbers: Sequence[int],
-        read: Callable[[int], ExportedEvent | None],
-    ) -> None:
+    def __init__(self, path: Path) -> None:
         """Open the file.
-
-        Args:
-            path: Ends in `.jsonl` or `.csv`.
-            numbers: Of the events.
-            read: Returns an event by its number; None: it was dropped meanwhile.
 
         Raises:
             RunDirError: it exists, cannot be written, or has another ending.
         """
-        if path.suffix not in SUFFIXES:
-            raise RunDirError(f"`{path}` must end in {' or '.join(SUFFIXES)}")
+        check_ending(path)
         try:
             self._file = path.open("xb")
         except OSError as error:
             raise RunDirError(
                 f"`{path}` cannot be written: {error.strerror}", hint=f"ls -l {path}"
             ) from error
-        self.path = path
-        self.num_events = len(numbers)
-        self.num_done = 0
-        self.error = ""
-        self.is_over = False
+        self._path = path
         self._is_csv = path.suffix == ".csv"
-        self._rest: Iterator[int] = iter(numbers)
-        self._read = read
         if self._is_csv:
             self._file.write(_csv_line(_COLUMNS))
 
-    def advance(self, num_events: int) -> None:
-        """Write so many more; the last call closes the file."""
-        if self.is_over:
-            return
-        try:
-            for _ in range(num_events):
-                number = next(self._rest, None)
-                if number is None:
-                    self._finish()
-                    return
-                event = self._read(number)
-                if event is not None:
-                    self._file.write(self._encoded(event))
-                self.num_done += 1
-        except OSError as error:
-            self.error = error.strerror or str(error)
-            self.cancel()
+    def write(self, event: ExportedEvent) -> None:
+        """Write one more.
 
-    def cancel(self) -> None:
-        """Give up: what is half written is removed."""
-        if not self.is_over:
-            self.is_over = True
-            with contextlib.suppress(OSError):
-                self._file.close()
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._file.write(self._encoded(event))
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Put everything on the disk.
+
+        Raises:
+            OSError: it cannot be.
+        """
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self.is_over = True
+
+    def discard(self) -> None:
+        """Remove what is half written."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
     def _encoded(self, event: ExportedEvent) -> bytes:
         if self._is_csv:
@@ -128,6 +102,16 @@ class EventExport:
             return event.line.strip().encode() + b"\n"
         told = event._asdict() | {"severity": event.severity.name.lower()}
         return msgspec.json.encode(told) + b"\n"
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a file that would be neither JSON Lines nor CSV.
+
+    Raises:
+        RunDirError: it has another ending.
+    """
+    if path.suffix not in SUFFIXES:
+        raise RunDirError(f"`{path}` must end in {' or '.join(SUFFIXES)}")
 
 
 def _is_object(line: str) -> bool:

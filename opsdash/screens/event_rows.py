@@ -2,21 +2,19 @@
 
 A filter over a long log is worked off in slices, so that keys are answered in
 between; the count beside the filter says how far it is. An expression that
-takes too long is taken literally.
+takes too long is taken literally. Nothing here reads a file.
 """
 
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
-from agent.rundir.events import Undecodable, decode
-from agent.rundir.layout import RunDir
 from opsdash import units
-from opsdash.feed.cursor import read_line
-from opsdash.projections.event_words import Severity, describe
+from opsdash.projections.event_words import Severity
 from opsdash.projections.events_log import EventFilter, EventRow, EventsLog
 from opsdash.projections.match import Matcher, matcher
+from opsdash.screens.event_lines import PAGE_ROWS, EventLines
 from opsdash.screens.row_order import Order, RowOrder
 from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column
@@ -33,12 +31,13 @@ _SLICE = 1_000
 _LOOK_S = 0.012
 """Of each call of `advance`: a key waits no longer."""
 _PATIENCE_S = 0.25
-_MAX_SAID = 4_096
 _REST = 10
 """An order is made anew after so many times as long as that takes."""
 _LEAST_REST_S = 1.0
 AS_TOLD = ("time", False)
 """The order in which events came: the only one that can be followed."""
+READING = "reading"
+"""Stands where words will be."""
 _KEYS = {"!": "severity"}
 _TONES = {Severity.ERROR: "bad", Severity.WARNING: "warn", Severity.DETAIL: "dim"}
 _LETTERS = {Severity.ERROR: "E", Severity.WARNING: "W", Severity.INFO: " "}
@@ -47,14 +46,13 @@ _LETTERS = {Severity.ERROR: "E", Severity.WARNING: "W", Severity.INFO: " "}
 class EventRows:
     """A row model over the log; `advance` looks at the next slice of a filter."""
 
-    def __init__(self, log: EventsLog, run: RunDir) -> None:
+    def __init__(self, log: EventsLog, lines: EventLines) -> None:
         self.log = log
-        self.run = run
+        self.lines = lines
         self._pattern: Matcher = matcher("")
         self._wanted = EventFilter()
         self._found = array("q")
         self._looked_upto = 0
-        self._said: dict[int, str] = {}
         self.sort = AS_TOLD
         self._order: Order | None = None
         self._ordering: RowOrder | None = None
@@ -123,36 +121,21 @@ class EventRows:
         if number < self.log.first:  # dropped since this order was made
             return (Cell("-", "dim"),)
         row = self.log.row(number)
-        tone = _TONES.get(row.severity, "")
+        tone, words = _TONES.get(row.severity, ""), self.words(number, row)
         return (
             Cell(units.clock_time(row.time_ns or None), "dim"),
             Cell(_LETTERS.get(row.severity, ""), tone),
             Cell(row.node),
             Cell(_when(row), "dim"),
             Cell(row.kind, tone),
-            Cell(self.words(number, row), "" if tone == "dim" else tone),
+            Cell(READING, "dim")
+            if words is None
+            else Cell(words, "" if tone == "dim" else tone),
         )
 
-    def words(self, number: int, row: EventRow) -> str:
-        """Return an event in words; a frequent one is read from its line again."""
-        if row.text is not None:
-            return row.text
-        said = self._said.get(number)
-        if said is None:
-            said = self._say_again(row)
-            if len(self._said) > _MAX_SAID:
-                self._said.clear()
-            self._said[number] = said
-        return said
-
-    def line(self, number: int) -> str:
-        """Return an event's line as it stands on disk; empty: it is gone."""
-        row = self.log.row(number)
-        try:
-            found = read_line(self.run, row.file, row.offset)
-        except OSError:
-            return ""
-        return found.decode("utf-8", "replace")
+    def words(self, number: int, row: EventRow) -> str | None:
+        """Return an event in words; None: its line is being read."""
+        return self.lines.words(number, row, lambda: self._page(number))
 
     def number(self, index: int) -> int:
         """Return the number of the event in a row."""
@@ -223,12 +206,15 @@ class EventRows:
         self._pattern, self._wanted = pattern, wanted
         self._found, self._looked_upto = array("q"), self.log.first
 
-    def _say_again(self, row: EventRow) -> str:
-        try:
-            event = decode(read_line(self.run, row.file, row.offset))
-        except OSError as error:
-            return f"its line cannot be read: {error.strerror}"
-        return "" if isinstance(event, Undecodable) else describe(event)
+    def _page(self, number: int) -> Iterator[tuple[int, EventRow]]:
+        """Yield the rows from an event's on that are drawn together with it."""
+        start = self.find(number)
+        if start is None:
+            return
+        for index in range(start, min(start + PAGE_ROWS, len(self))):
+            other = self.number(index)
+            if self.log.first <= other < self.log.stop:
+                yield other, self.log.row(other)
 
 
 def _when(row: EventRow) -> str:

@@ -1,23 +1,26 @@
 """Pane 7: everything that was told, filtered as it is typed."""
 
+import contextlib
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Input
 
 from agent.rundir.layout import RunDir, rank_stem
 from opsdash import units
 from opsdash.messages import ExportRequested
-from opsdash.operations.export import ExportedEvent
 from opsdash.projections.event_words import Severity
 from opsdash.projections.events_log import EventFilter, EventRow
 from opsdash.screens.ask_text import AskScreen, path_of
-from opsdash.screens.event_rows import AS_TOLD, COLUMNS, EventRows
+from opsdash.screens.event_lines import EventLines, exported
+from opsdash.screens.event_rows import AS_TOLD, COLUMNS, READING, EventRows
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.facts import Fact, Facts
 from opsdash.widgets.filter_bar import FilterBar
@@ -48,6 +51,13 @@ class EventsPane(Pane):
         Binding("escape", "clear", "Clear filter", show=False),
     ]
 
+    class Answered(Message):
+        """Lines that were asked for were read."""
+
+        def can_replace(self, message: Message) -> bool:
+            """One look takes all answers."""
+            return isinstance(message, EventsPane.Answered)
+
     def __init__(self) -> None:
         super().__init__()
         self._rows: EventRows | None = None
@@ -63,12 +73,18 @@ class EventsPane(Pane):
         yield VirtualTable(COLUMNS, empty="no event", follows=True)
         yield Facts()
 
+    def on_unmount(self) -> None:
+        """Read nothing more."""
+        self._let_go()
+
     def show(self, view: View) -> None:
         """Show the run as it is now."""
         run, log = RunDir(Path(view.run.directory.path)), view.run.events
         # Before the first batch nobody knows where the run lies.
-        if self._rows is None or (self._rows.log, self._rows.run) != (log, run):
-            self._rows = EventRows(log, run)
+        old = self._rows
+        if old is None or (old.log, old.lines.run) != (log, run):
+            self._let_go()
+            self._rows = EventRows(log, EventLines(run, self._answered))
             self._rows.restrict(self._pattern, self._wanted)
         self._advance()
 
@@ -109,7 +125,7 @@ class EventsPane(Pane):
         found = self._highlighted()
         if self._rows is None or found is None:
             return None
-        line = self._rows.line(found[0])
+        line = self._rows.lines.line(*found)
         return (line, "event") if line else None
 
     def action_severity(self) -> None:
@@ -144,7 +160,8 @@ class EventsPane(Pane):
         def answered(fields: list[str] | None) -> None:
             if fields and fields[0]:
                 path = path_of(fields[0])
-                wish = ExportRequested(path, rows.numbers(), self._exported)
+                told = partial(exported, rows.lines.run)
+                wish = ExportRequested(path, rows.numbers(), self._row, told)
                 self.post_message(wish)
 
         title = f"write {units.count(len(rows))} events to a file"
@@ -173,6 +190,12 @@ class EventsPane(Pane):
         self.query_one(VirtualTable).following = self._rows.sort == AS_TOLD
         self._drawn_s = 0.0
         self._advance()
+
+    def on_events_pane_answered(self) -> None:
+        """Draw what was read."""
+        if self._rows is not None and self._rows.lines.take():
+            self.query_one(VirtualTable).changed()
+            self._show_details()
 
     def on_virtual_table_highlighted(self) -> None:
         """Show the event under the cursor in full."""
@@ -209,45 +232,35 @@ class EventsPane(Pane):
         self._timer = None
         self._advance()
 
-    def _highlighted(self) -> tuple[int, EventRow] | None:
-        rows, key = self._rows, self.query_one(VirtualTable).cursor_key
-        if rows is None or not isinstance(key, int):
-            return None
-        try:
-            return key, rows.log.row(key)
-        except IndexError:
-            return None
+    def _let_go(self) -> None:
+        if self._rows is not None:
+            self._rows.lines.stop()
 
-    def _exported(self, number: int) -> ExportedEvent | None:
-        """Return an event as it is exported; None: it was dropped meanwhile."""
-        rows = self._rows
-        if rows is None:
-            return None
+    def _answered(self) -> None:
+        """Say so from the reading thread; there may be no loop to hear it any more."""
+        with contextlib.suppress(RuntimeError):
+            self.post_message(self.Answered())
+
+    def _highlighted(self) -> tuple[int, EventRow] | None:
+        key = self.query_one(VirtualTable).cursor_key
+        row = self._row(key) if isinstance(key, int) else None
+        return (key, row) if isinstance(key, int) and row is not None else None
+
+    def _row(self, number: int) -> EventRow | None:
+        """Return what the log has of an event; None: it was dropped meanwhile."""
         try:
-            row = rows.log.row(number)
+            return self._rows.log.row(number) if self._rows is not None else None
         except IndexError:
             return None
-        return ExportedEvent(
-            time_ns=row.time_ns,
-            attempt=row.attempt,
-            node=row.node,
-            kind=row.kind,
-            severity=row.severity,
-            step=row.step,
-            round_num=row.round_num,
-            text=rows.words(number, row),
-            file=row.file,
-            offset=row.offset,
-            line=rows.line(number),
-        )
 
     def _show_details(self) -> None:
         found, facts = self._highlighted(), self._restriction()
         if self._rows is not None and found is not None:
             number, row = found
+            words = self._rows.words(number, row)
             place = f"{row.file} byte {row.offset}, attempt {row.attempt}"
             facts += [
-                Fact(row.kind, self._rows.words(number, row) or "-"),
+                Fact(row.kind, READING if words is None else words or "-"),
                 Fact("at", place, "dim"),
             ]
         self.query_one(Facts).show(facts)

@@ -16,6 +16,12 @@ def _patient_pilot(monkeypatch):
     monkeypatch.setattr("textual.pilot.Pilot", PatientPilot)
 
 
+@pytest.fixture(autouse=True)
+def _patient_screens(monkeypatch):
+    """What lies on a disk is drawn at once, however loaded the machine is."""
+    monkeypatch.setattr("opsdash.operations.beside.PATIENCE_S", 30.0)
+
+
 @pytest.fixture
 def on(tmp_path):
     """Watch a run in a state, whose trainer takes every request."""

@@ -30,10 +30,10 @@ def event(number, **fields):
 
 
 def export(path, events):
-    found = EventExport(path, range(len(events)), events.__getitem__)
-    while not found.is_over:
-        found.advance(2)
-    return found
+    found = EventExport(path)
+    for one in events:
+        found.write(one)
+    found.finish()
 
 
 def test_json_lines_are_the_lines_as_they_were_told(tmp_path):
@@ -62,30 +62,24 @@ def test_csv_has_a_header_and_no_formulas(tmp_path):
     assert rows[0]["round_num"] == ""
 
 
-def test_an_event_that_was_dropped_meanwhile_is_left_out(tmp_path):
-    export(tmp_path / "out.csv", [event(1), None, event(3)])
-
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
-
-
 def test_a_file_that_is_there_is_never_overwritten(tmp_path):
     (tmp_path / "out.csv").write_text("precious")
 
     with pytest.raises(RunDirError, match="cannot be written"):
-        EventExport(tmp_path / "out.csv", [], lambda _: None)
+        EventExport(tmp_path / "out.csv")
 
     assert (tmp_path / "out.csv").read_text() == "precious"
 
 
 def test_another_ending_is_refused(tmp_path):
     with pytest.raises(RunDirError, match="must end in"):
-        EventExport(tmp_path / "out.xlsx", [], lambda _: None)
+        EventExport(tmp_path / "out.xlsx")
 
 
-def test_what_is_cancelled_leaves_nothing(tmp_path):
-    found = EventExport(tmp_path / "out.csv", range(9), event)
-    found.advance(2)
+def test_what_is_discarded_leaves_nothing(tmp_path):
+    found = EventExport(tmp_path / "out.csv")
+    found.write(event(1))
 
-    found.cancel()
+    found.discard()
 
     assert not (tmp_path / "out.csv").exists()

@@ -8,10 +8,16 @@ from agent.rundir import events as ev
 from opsdash.projections.event_words import Severity
 from opsdash.projections.events_log import EventFilter
 from opsdash.screens import event_rows as module
+from opsdash.screens.event_lines import EventLines
 from opsdash.screens.event_rows import EventRows
 from tests.runs import RunWriter, Watcher
 
 NUM_STEPS = 3_000
+
+
+def rows_of(writer, watcher):
+    lines = EventLines(writer.run, lambda: None)
+    return EventRows(watcher.run.events, lines)
 
 
 @pytest.fixture
@@ -20,7 +26,7 @@ def rows(tmp_path):
     writer.begin()
     writer.steps(1, NUM_STEPS)
     writer.emit(0, ev.NonfiniteFound, tensor="head", where="gradient", step=NUM_STEPS)
-    return EventRows(Watcher(writer.run).run.events, writer.run)
+    return rows_of(writer, Watcher(writer.run))
 
 
 def finish(rows):
@@ -92,7 +98,7 @@ def mixed(tmp_path):
         writer.steps(step, step)
     writer.emit(1, ev.NonfiniteFound, tensor="head", where="gradient", step=2)
     writer.emit("server", ev.RoundStarted, clients=(), model_digest="m", round_num=9)
-    return EventRows(Watcher(writer.run).run.events, writer.run)
+    return rows_of(writer, Watcher(writer.run))
 
 
 def key_of(column):
@@ -134,7 +140,7 @@ def test_new_events_come_in_after_a_rest_and_not_before(tmp_path, monkeypatch):
     writer = RunWriter(tmp_path / "run", world_size=1)
     writer.begin()
     watcher = Watcher(writer.run)
-    rows = EventRows(watcher.run.events, writer.run)
+    rows = rows_of(writer, watcher)
     rows.order_by("time", is_descending=True)
     finish(rows)
     writer.steps(1, 4)
