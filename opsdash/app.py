@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -195,10 +196,10 @@ class OpsdashApp(App[int]):
         """Show the stacks that a process wrote."""
         if self._attached is not None:
             attempt = self._attached.folded.directory.newest_attempt
-            dumps = read_dumps(self._attached.run, attempt, message.stem)
+            read = partial(read_dumps, self._attached.run, attempt, message.stem)
             note = self._attached.folded.stacks.of(message.stem)
             why_none = note.reason if note else ""
-            self.push_screen(StacksScreen(message.stem, dumps, why_none=why_none))
+            self.push_screen(StacksScreen(message.stem, read, why_none=why_none))
 
     async def on_run_chosen(self, message: messages.RunChosen) -> None:
         """Watch another run."""

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -30,7 +31,7 @@ from agent.rundir.operations import Operation, read_operations
 from agent.rundir.process import Liveness, ProcessId, liveness, this_process
 from opsdash.feed.cursor import Clocks
 from opsdash.projections.batch import CheckpointFact, Directory, Problem
-from opsdash.projections.plausible import clip, whole
+from opsdash.projections.plausible import MAX_NODES, clip, whole
 
 _ANYWAY_NS = 5 * 10**9
 _TICK_NS = 10**9
@@ -93,6 +94,10 @@ class DirectoryReader:
             self._operation_files, self._read_operations, ()
         )
 
+        self._stores: _Cached[tuple[str, ...]] = _Cached(
+            lambda: [run.chunks], self._read_stores, ()
+        )
+
     def note_started(self, attempt: int, stem: str, event: RunStarted) -> None:
         """Remember a process of the newest attempt, to ask later whether it lives."""
         if attempt > self._started_attempt:
@@ -117,6 +122,7 @@ class DirectoryReader:
             checkpoints=self._checkpoints.get(clocks),
             latest=read_latest(self._run) if _is_plain(self._run.latest) else None,
             operations=self._operations.get(clocks),
+            stores=self._stores.get(clocks),
             disk_free_bytes=_free_bytes(self._run.path),
             problems=identity_problem + problems,
             is_newer_schema=is_newer,
@@ -165,6 +171,15 @@ class DirectoryReader:
 
     def _read_operations(self) -> tuple[Operation, ...]:
         return tuple(read_operations(self._run)[-_MAX_OPERATIONS:])
+
+    def _read_stores(self) -> tuple[str, ...]:
+        try:
+            with os.scandir(self._run.chunks) as entries:
+                names = sorted(entry.name for entry in entries)
+        except OSError:
+            return ()
+        found = (name for name in names if _is_plain(self._run.chunk_store(name)))
+        return tuple(islice(found, MAX_NODES))
 
     def _processes_now(
         self, clocks: Clocks, attempts: tuple[Attempt, ...], newest: int

@@ -119,6 +119,8 @@ class Directory:
     checkpoints: tuple[CheckpointFact, ...] = ()
     latest: str | None = None
     operations: tuple[Operation, ...] = ()
+    stores: tuple[str, ...] = ()
+    """Nodes that have a chunk store, by name."""
     disk_free_bytes: int | None = None
     problems: tuple[Problem, ...] = ()
     is_newer_schema: bool = False

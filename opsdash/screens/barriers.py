@@ -1,8 +1,10 @@
 """Pane 2: who is in, who is missing, for how long; and who is always late."""
 
+import contextlib
 from typing import ClassVar
 
 from textual.app import ComposeResult
+from textual.message import Message
 
 from agent.rundir.layout import rank_stem
 from opsdash import units
@@ -78,9 +80,17 @@ class BarriersPane(Pane):
     }
     """
 
+    class Answered(Message):
+        """Stacks that were asked for were read."""
+
+        def can_replace(self, message: Message) -> bool:
+            """One look takes all answers."""
+            return isinstance(message, BarriersPane.Answered)
+
     def __init__(self) -> None:
         super().__init__()
-        self._hang = HangFacts()
+        self._hang = HangFacts(self._answered)
+        self._view: View | None = None
 
     def compose(self) -> ComposeResult:
         """Lay out board, hang, heat and blame."""
@@ -99,8 +109,13 @@ class BarriersPane(Pane):
             sort=("cost", True),
         )
 
+    def on_unmount(self) -> None:
+        """Read nothing more."""
+        self._hang.stop()
+
     def show(self, view: View) -> None:
         """Show the run as it is now."""
+        self._view = view
         is_federated = view.run.kind == "federated"
         for part in self.children:
             part.display = (part.id == "empty") is is_federated
@@ -115,12 +130,16 @@ class BarriersPane(Pane):
             _open(row, step_ns) for row in rows if row.waited_ns >= _SHOWN_AFTER_NS
         ]
         self.query_one(BarrierBoard).show(waits, _newest_lateness(view))
-        hang = self._hang.facts(view)
-        self.query_one("#hang", Facts).show(hang)
-        self.query_one("#hang").display = bool(hang)
+        self._hang.look(view)
+        self._show_hang(view)
         heat = LatenessHeat(view.run.lateness.heat, _first_step(view))
         self.query_one(HeatMap).show(heat)
         self.query_one(RecordTable).show(view.run.lateness.blame())
+
+    def _show_hang(self, view: View) -> None:
+        hang = self._hang.facts(view)
+        self.query_one("#hang", Facts).show(hang)
+        self.query_one("#hang").display = bool(hang)
 
     def focus_first(self) -> None:
         """The heat map is what is looked into."""
@@ -138,6 +157,11 @@ class BarriersPane(Pane):
             self.query_one(RecordTable).filter_rows()
         return self.has_filter
 
+    def on_barriers_pane_answered(self) -> None:
+        """Show what was read."""
+        if self._hang.take() and self._view is not None:
+            self._show_hang(self._view)
+
     def on_heat_map_cell_selected(self, event: HeatMap.CellSelected) -> None:
         """Go from a hot cell to what happened then."""
         self.post_message(StepOpened(event.step, event.rank))
@@ -146,6 +170,11 @@ class BarriersPane(Pane):
         """Show the stacks of the rank under the cursor."""
         if isinstance(event.key, int):
             self.post_message(StacksOpened(rank_stem(event.key)))
+
+    def _answered(self) -> None:
+        """Say so from the reading thread; there may be no loop to hear it any more."""
+        with contextlib.suppress(RuntimeError):
+            self.post_message(self.Answered())
 
 
 def _open(row: BoardRow, step_ns: int | None) -> OpenBarrier:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
-from agent.rundir.chunks.sources import stores_in
 from agent.rundir.layout import RunDir
 from opsdash.screens.chunk_facts import (
     chunk_facts,
@@ -190,8 +189,6 @@ class ChunkBrowser:
 def stores(view: View) -> list[Store]:
     """Return every node that told of a store or has one on the disk."""
     told = {row.node: row for row in view.run.chunks.rows()}
-    path = view.run.directory.path  # empty before the first batch
-    on_disk = [node for node, _ in stores_in(Path(path))] if path else []
     return [
         Store(
             node,
@@ -199,7 +196,7 @@ def stores(view: View) -> list[Store]:
             verdict_of(view.stores, node),
             checked_before(view, node),
         )
-        for node in dict.fromkeys([*told, *on_disk])
+        for node in dict.fromkeys([*told, *view.run.directory.stores])
     ]
 
 

@@ -1,16 +1,19 @@
 """Who is missing at a barrier, what each one said last, and where it stands.
 
 The innermost frames come from the stacks that the missing process wrote, or
-that the agent beside it made it write; reading them again is a `stat` while
-nothing changed.
+that the agent beside it made it write; they are looked at beside the screen,
+and looking again is a `stat` while nothing changed.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.rundir.layout import RunDir, rank_stem
 from agent.rundir.stacks import stacks_file
 from opsdash import units
 from opsdash.feed.stacks import StackDump, read_dumps
+from opsdash.operations.beside import Beside
 from opsdash.projections.barriers import BoardRow
 from opsdash.projections.ranks import RankRow
 from opsdash.screens.pane import View
@@ -22,16 +25,48 @@ _LEAST_NS = 5_000_000_000
 """A shorter wait is no hang yet, unless the barrier says so itself."""
 
 
+class _Dumps(NamedTuple):
+    """What one process's file held when it was looked at."""
+
+    size_bytes: int
+    """-1: there was none."""
+    dumps: tuple[StackDump, ...]
+
+
 class HangFacts:
     """Facts about the longest wait that somebody misses."""
 
-    def __init__(self) -> None:
-        self._dumps: dict[Path, tuple[int, list[StackDump]]] = {}
+    def __init__(self, on_answer: Callable[[], None]) -> None:
+        """Prepare; `on_answer` is called in the reading thread."""
+        self._beside = Beside("opsdash-stacks", on_answer)
+        self._dumps: dict[Path, _Dumps] = {}
+
+    def stop(self) -> None:
+        """Read nothing more."""
+        self._beside.stop()
+
+    def look(self, view: View) -> None:
+        """Have the stacks of the missing read, or looked at again."""
+        hung = _hung(view)
+        rows = {row.rank: row for row in view.run.rank_rows(view.now_mono_ns)}
+        for rank in hung.missing[:_MAX_MISSING] if hung else ():
+            if rank in rows:
+                self._look_at(view, rank, rows[rank].attempt)
+        self.take()
+
+    def take(self) -> bool:
+        """Keep what was read since the last call; True: it tells something new."""
+        is_news = False
+        for path, answer in self._beside.take().items():
+            dumps = answer if isinstance(answer, _Dumps) else _Dumps(-1, ())
+            if isinstance(path, Path) and dumps != self._dumps.get(path):
+                self._dumps[path] = dumps
+                is_news = True
+        return is_news
 
     def facts(self, view: View) -> list[Fact]:
         """Return a block per missing rank; empty: nobody waits too long."""
-        board = view.run.board(view.now_mono_ns)
-        hung = next((row for row in board if _is_hang(row)), None)
+        hung = _hung(view)
         if hung is None:
             return []
         rows = {row.rank: row for row in view.run.rank_rows(view.now_mono_ns)}
@@ -52,8 +87,10 @@ class HangFacts:
         if row is None:
             return [Fact(label, "never heard", "bad")]
         facts = [Fact(label, _last_words(row), "warn")]
-        run = RunDir(Path(view.run.directory.path))
-        dumps = self._read(run, row.attempt, rank_stem(rank))
+        read = self._dumps.get(_file_of(view, rank, row.attempt))
+        if read is None:
+            return [*facts, Fact("", "reading its stacks", "dim")]
+        dumps = read.dumps
         if not dumps:
             note = view.run.stacks.of(rank_stem(rank))
             words = note.reason if note else "no stacks yet: K asks for them"
@@ -62,16 +99,33 @@ class HangFacts:
         stack = " < ".join(frames) or dumps[0].lines[0]
         return [*facts, Fact("", f"{dumps[0].stamp or 'by signal'}: {stack}")]
 
-    def _read(self, run: RunDir, attempt: int, stem: str) -> list[StackDump]:
-        path = stacks_file(run, attempt, stem)
-        try:
-            size = path.stat().st_size
-        except OSError:
-            return []
+    def _look_at(self, view: View, rank: int, attempt: int) -> None:
+        run = RunDir(Path(view.run.directory.path))
+        path = _file_of(view, rank, attempt)
         known = self._dumps.get(path)
-        if known is None or known[0] != size:
-            known = self._dumps[path] = (size, read_dumps(run, attempt, stem))
-        return known[1]
+        self._beside.ask(path, lambda: _read(run, attempt, rank_stem(rank), known))
+        if known is None:
+            self._beside.wait(path)
+
+
+def _read(run: RunDir, attempt: int, stem: str, known: _Dumps | None) -> _Dumps:
+    try:
+        size = stacks_file(run, attempt, stem).stat().st_size
+    except OSError:
+        return _Dumps(-1, ())
+    if known is not None and known.size_bytes == size:
+        return known
+    return _Dumps(size, tuple(read_dumps(run, attempt, stem)))
+
+
+def _file_of(view: View, rank: int, attempt: int) -> Path:
+    run = RunDir(Path(view.run.directory.path))
+    return stacks_file(run, attempt, rank_stem(rank))
+
+
+def _hung(view: View) -> BoardRow | None:
+    board = view.run.board(view.now_mono_ns)
+    return next((row for row in board if _is_hang(row)), None)
 
 
 def _is_hang(row: BoardRow) -> bool:

@@ -1,14 +1,17 @@
 """The Python stacks of one process, as it wrote them, newest first."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.message import Message
 from textual.screen import ModalScreen
 
 from opsdash.feed.stacks import StackDump
+from opsdash.operations.beside import Beside
 from opsdash.widgets.key_line import KeyLine
 from opsdash.widgets.rows import Cell, Column, FixedRows
 from opsdash.widgets.table import VirtualTable
@@ -36,13 +39,27 @@ class StacksScreen(ModalScreen[None]):
         Binding("question_mark", "app.help", "Help"),
     ]
 
+    class Answered(Message):
+        """The dumps were read."""
+
     def __init__(
-        self, stem: str, dumps: Sequence[StackDump], *, why_none: str = ""
+        self,
+        stem: str,
+        read: Callable[[], Sequence[StackDump]],
+        *,
+        why_none: str = "",
     ) -> None:
-        """Show the dumps of a process; `why_none`: what was told if it wrote none."""
+        """Show the dumps of a process.
+
+        Args:
+            stem: Of the process.
+            read: Returns the dumps, newest first; called in another thread.
+            why_none: What was told if it wrote none.
+        """
         super().__init__()
-        self._stem = stem
-        self._dumps = tuple(dumps)
+        self._stem, self._read = stem, read
+        self._dumps: tuple[StackDump, ...] = ()
+        self._beside = Beside("opsdash-stacks", self._answered)
         self._why_none = why_none or "K, when this is closed, asks for them"
 
     def compose(self) -> ComposeResult:
@@ -50,16 +67,41 @@ class StacksScreen(ModalScreen[None]):
         with Vertical(classes="boxed"):
             yield VirtualTable(
                 _COLUMNS,
-                FixedRows(enumerate(self._rows())),
-                empty=f"{self._stem} wrote no stacks: {self._why_none}",
+                empty=f"reading the stacks of {self._stem}",
             )
             yield KeyLine(lambda action: action != "select")
+
+    def on_mount(self) -> None:
+        """Begin to read."""
+        self._beside.ask(self._stem, self._read)
+        if self._beside.wait(self._stem):
+            self._take()
+
+    def on_unmount(self) -> None:
+        """Read nothing more."""
+        self._beside.stop()
+
+    def on_stacks_screen_answered(self) -> None:
+        """Show what was read."""
+        self._take()
 
     def action_copy(self) -> None:
         """Copy the newest dump through the terminal (OSC 52)."""
         if self._dumps:
             self.app.copy_to_clipboard("\n".join(self._dumps[0].lines))
             self.notify("stacks copied, if the terminal allows it")
+
+    def _answered(self) -> None:
+        """Say so from the reading thread; there may be no loop to hear it any more."""
+        with contextlib.suppress(RuntimeError):
+            self.post_message(self.Answered())
+
+    def _take(self) -> None:
+        for answer in self._beside.take().values():
+            self._dumps = tuple(answer) if isinstance(answer, list) else ()
+            table = self.query_one(VirtualTable)
+            table.empty = f"{self._stem} wrote no stacks: {self._why_none}"
+            table.show(FixedRows(enumerate(self._rows())))
 
     def _rows(self) -> list[tuple[Cell, ...]]:
         rows: list[tuple[Cell, ...]] = []

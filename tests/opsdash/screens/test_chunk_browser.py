@@ -21,7 +21,7 @@ class Walk:
     """An operator in front of the browser of one run."""
 
     def __init__(self, writer: RunWriter) -> None:
-        watcher = Watcher(writer.run)
+        self.watcher = watcher = Watcher(writer.run)
         clocks = still_clocks(writer)
         verdict = watcher.run.verdict(clocks.mono_ns, clocks.time_ns)
         self.view = View(watcher.run, clocks.mono_ns, clocks.time_ns, verdict)
@@ -118,6 +118,7 @@ def test_which_rounds_are_compared(walk):
 def test_a_database_of_somebody_else_is_said_to_be_one(walk):
     path = walk.view.run.directory.path + "/chunks/other/other_chunks.db"
     _make_foreign(path)
+    walk.watcher.read()
 
     assert "other" in {store.node for store in stores(walk.view)}
     walk.enter("other")

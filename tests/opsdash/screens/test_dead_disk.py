@@ -1,0 +1,119 @@
+"""Who draws reads no file of the run: a disk that does not answer freezes nothing."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from opsdash.screens import event_lines, hang_facts
+from opsdash.screens.stacks import StacksScreen
+from opsdash.screens.watch import PANES
+from tests.run_states import STATES
+from tests.screen_text import screen_text
+from tests.watched import opened, refreshed, still_clocks, until, watching
+
+LONG_S = 60
+_LOOKS = ("open", "os.listdir", "os.scandir", "sqlite3.connect")
+
+
+class _Ear:
+    """Hears which files of a run one thread looks into; hooks stay for ever."""
+
+    def __init__(self):
+        self.root = self.thread = None
+        self.heard = []
+        sys.addaudithook(self._hear)
+
+    def listen(self, root):
+        self.heard = []
+        self.root, self.thread = str(root), threading.get_ident()
+
+    def stop(self):
+        self.root = None
+
+    def _hear(self, event, arguments):
+        if self.root is None or event not in _LOOKS or not arguments:
+            return
+        path = arguments[0]
+        is_mine = threading.get_ident() == self.thread
+        if is_mine and isinstance(path, str | os.PathLike) and self.root in str(path):
+            self.heard.append((event, str(path)))
+
+
+EAR = _Ear()
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_no_pane_looks_into_the_run_while_it_draws(tmp_path, state):
+    writer = STATES[state](tmp_path / state)
+    clocks = still_clocks(writer, 40.0 if state == "dead" else 1.0)
+
+    async with watching(writer.path, clocks=clocks) as (app, pilot):
+        EAR.listen(writer.path)
+        try:
+            for number in range(1, len(PANES) + 1):
+                await pilot.press(str(number))
+                await refreshed(app, pilot)
+                await pilot.press("down", "up")
+            await pilot.press("2")
+            await refreshed(app, pilot)
+        finally:
+            EAR.stop()
+
+        assert EAR.heard == []
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """A disk that answers when it is let: return what lets it."""
+    go_on = threading.Event()
+
+    def late(module, name):
+        read = getattr(module, name)
+
+        def wait(*args):
+            assert go_on.wait(LONG_S)
+            return read(*args)
+
+        monkeypatch.setattr(module, name, wait)
+
+    monkeypatch.setattr("opsdash.operations.beside.PATIENCE_S", 0.01)
+    late(event_lines, "read_line")
+    late(hang_facts, "read_dumps")
+    monkeypatch.setattr("opsdash.app.read_dumps", hang_facts.read_dumps)
+    yield go_on
+    go_on.set()
+
+
+async def test_events_are_walked_before_their_words_are_there(tmp_path, stuck):
+    writer = STATES["live"](tmp_path / "run")
+
+    async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
+        await pilot.press("7", "up", "up", "g", "G", "w", "w", "w", "w")
+        await refreshed(app, pilot)
+        before = screen_text(app)
+        stuck.set()
+        await until(pilot, lambda: " reading" not in screen_text(app), "words")
+
+        assert "step_done            reading" in before
+        assert "step_done            loss" in screen_text(app)
+
+
+async def test_a_hang_is_told_before_the_stacks_are_read(tmp_path, stuck):
+    writer = STATES["hung"](tmp_path / "run")
+
+    async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
+        await pilot.press("2")
+        await refreshed(app, pilot)
+        before = screen_text(app)
+        await pilot.press("1", "down", "enter")
+        await opened(app, pilot, StacksScreen)
+        opening = screen_text(app)
+        await pilot.press("escape", "2")
+        stuck.set()
+        await until(pilot, lambda: "reading its stacks" not in screen_text(app))
+
+        assert "reading its stacks" in before
+        assert "reading the stacks of rank-0000" in opening
+        assert ".py:" in screen_text(app)
