@@ -2,7 +2,8 @@
 
 Rows in sight are read beside the screen when they are first drawn. A scan of all
 finds missing and damaged chunks, which come first, and what a filter lets
-through; until it has passed a row, the row is where its id puts it.
+through; until it has passed a row, the row is where its id puts it. What digests
+and names are ordered by is kept only once somebody wants that, by another scan.
 """
 
 from array import array
@@ -16,6 +17,7 @@ from opsdash.operations.chunk_scan import ChunkScan, ScannedChunk
 from opsdash.projections.columns import appended
 from opsdash.projections.match import Matcher, matcher
 from opsdash.screens.chunk_pages import ChunkPages
+from opsdash.screens.chunk_texts import TEXT_COLUMNS, TextKeys
 from opsdash.screens.row_order import Numbers, Order, RowOrder
 from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column
@@ -25,8 +27,8 @@ COLUMNS = (
     Column("size", 9, align_right=True),
     Column("shared", 7, align_right=True),
     Column("state", 9),
-    Column("digest", 12, sortable=False),
-    Column("holds", 16, flex=1, sortable=False),
+    Column("digest", 12),
+    Column("holds", 16, flex=1),
 )
 _PATIENCE_S = 0.25
 _BATCHES = 4
@@ -49,6 +51,7 @@ class ChunkRows:
         self._is_scanned = False
         self._bad: list[int] = []
         self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
+        self._texts: TextKeys | None = None
         self._order: Order | None = None
         self._ordering: RowOrder | None = None
         self._begin()
@@ -108,7 +111,13 @@ class ChunkRows:
         if not self._is_scanned:
             return False
         self.sort = (column, is_descending)
-        self._sort()
+        if column in TEXT_COLUMNS and (
+            self._texts is None or self._texts.column != column
+        ):
+            self._texts = TextKeys(column)
+            self._begin()
+        else:
+            self._sort()
         return True
 
     def advance(self) -> bool:
@@ -189,11 +198,15 @@ class ChunkRows:
         self._bad = []
         self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
         self._order = None
+        if self._texts is not None:
+            self._texts = TextKeys(self._texts.column)
 
     def _take(self, batch: list[ScannedChunk]) -> None:
         for chunk in batch:
             self._sizes = appended(self._sizes, max(0, chunk.size_bytes))
             self._shared = appended(self._shared, max(0, chunk.shared_with))
+            if self._texts is not None:
+                self._texts.append(chunk)
             if chunk.is_missing or chunk.digest in self._damaged:
                 insort(self._bad, chunk.chunk_id)
         if not self.is_filtered:
@@ -233,6 +246,8 @@ class ChunkRows:
             for chunk_id in self._bad:
                 goodness[chunk_id] = 0
             return goodness
+        if self._texts is not None and column == self._texts.column:
+            return self._texts.numbers()
         by_id = range(self._length)
         return {"size": self._sizes, "shared": self._shared}.get(column, by_id)
 

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.rundir.chunks.reader import ChunkStoreReader
+from opsdash.operations.chunk_scan import ScannedChunk
 from opsdash.operations.store_reading import StoreReading
 from opsdash.screens import chunk_pages as pages
 from opsdash.screens import chunk_rows as module
 from opsdash.screens.chunk_pages import ChunkPages
 from opsdash.screens.chunk_rows import ChunkRows, _nth_good
+from opsdash.screens.chunk_texts import TextKeys
 from trainer.chunks.split import FlatSplit
 from trainer.chunks.store import ChunkStore
 
@@ -126,6 +128,53 @@ def test_orders_by_column_both_ways(rows):
     assert by_id == [NUM_CHUNKS - 1, NUM_CHUNKS - 2]
     assert sorted(by_state) == [40, 900]
     assert found == [0, 10, NUM_CHUNKS - 1]
+
+
+@pytest.mark.parametrize("column", ["digest", "holds"])
+@pytest.mark.parametrize("is_descending", [False, True])
+def test_texts_are_ordered_too_and_kept_for_nobody_else(
+    path, seen, rows, column, is_descending
+):
+    with ChunkStoreReader(path) as reader:
+        chunks = reader.chunks(1, 0, NUM_CHUNKS)
+    text_of = {
+        chunk.chunk_id: {
+            "digest": chunk.digest,
+            "holds": " ".join(part.name for part in chunk.parts),
+        }[column]
+        for chunk in chunks
+    }
+    before = rows._texts
+
+    is_begun = rows.order_by(column, is_descending=is_descending)
+    finish(rows)
+
+    texts = [text_of[key] for key in keys(rows, NUM_CHUNKS)]
+    assert (before, is_begun) == (None, True)
+    assert texts == sorted(texts, reverse=is_descending)
+    assert len(set(texts)) > 1
+    assert [rows.find(rows.key(index)) for index in (0, 7, 900)] == [0, 7, 900]
+
+
+def test_a_filter_goes_into_an_order_by_text(rows):
+    rows.order_by("digest", is_descending=False)
+    finish(rows)
+    rows.restrict("second")
+    finish(rows)
+
+    assert 0 < len(rows) < NUM_CHUNKS
+    assert sorted(rows.key(i) for i in range(len(rows))) != [
+        rows.key(i) for i in range(len(rows))
+    ]
+
+
+def test_a_digest_that_is_none_comes_first():
+    digests = ("zz", "", "0" * 15 + "2", "f" * 64, "\u0664", "-1")
+    keys = TextKeys("digest")
+    for number, digest in enumerate(digests):
+        keys.append(ScannedChunk(number, 1, 0, digest, is_missing=False, names=""))
+
+    assert list(keys.numbers()) == [0, 0, 2, (1 << 64) - 1, 4 << 60, 0]
 
 
 def test_an_order_needs_the_whole_scan(seen):
