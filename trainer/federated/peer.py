@@ -154,6 +154,8 @@ class Peer:
             self.end(_GONE)
         except RunDirError as error:
             self.end(str(error), is_unwanted=True)
+        except Exception as error:  # noqa: BLE001 - nobody else waits for this task: a session without it would stand still
+            self.end(f"{type(error).__name__}: {error}", is_unwanted=True)
         else:
             if reason is not None:
                 self.end(reason)

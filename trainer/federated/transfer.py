@@ -92,10 +92,11 @@ class Parcel:
         return self._payloads
 
     def reuse(self, known: Mapping[str, Payload]) -> None:
-        """Take over chunks that are here already; they were checked before."""
+        """Take over chunks that are here already; their bytes were checked before."""
         for digest in self.lacking:
-            if digest in known:
-                self._payloads[digest] = known[digest]
+            payload = known.get(digest)
+            if payload is not None and self._is_described(payload):
+                self._payloads[digest] = payload
 
     def receive(self, payload: Payload) -> bool:
         """Take a chunk from a peer; False: not asked for, or here already.
@@ -103,20 +104,20 @@ class Parcel:
         Raises:
             ForeignModelError: its bytes do not have its digest.
         """
-        spec = self._specs.get(payload.digest)
-        if spec is None or payload.digest in self._payloads:
+        if payload.digest not in self._specs or payload.digest in self._payloads:
             return False
-        is_described = (payload.dtype, len(payload.data)) == (
-            spec.dtype,
-            spec.size_bytes,
-        )
-        if not is_described or not payload.is_sound():
+        if not self._is_described(payload) or not payload.is_sound():
             raise ForeignModelError(
                 f"chunk `{payload.digest[:12]}` was received with other bytes"
             )
         self._payloads[payload.digest] = payload
         self.num_received_bytes += len(payload.data)
         return True
+
+    def _is_described(self, payload: Payload) -> bool:
+        """Whether it is of the dtype and size that the layout gives it."""
+        spec = self._specs[payload.digest]
+        return (payload.dtype, len(payload.data)) == (spec.dtype, spec.size_bytes)
 
     def unpack(self) -> dict[str, Tensor]:
         """Return the tensors, once nothing is lacking; tied ones share memory."""

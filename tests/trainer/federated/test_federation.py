@@ -418,6 +418,26 @@ async def test_an_update_that_is_not_finite_never_counts(tmp_path):
     assert finish.detail.startswith("0 of at least 1 updates, and nobody else")
 
 
+async def test_a_session_that_meets_a_fault_of_the_server_ends_and_says_so(
+    tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr("trainer.federated.coordinator.examine", fail)
+    config = quick(clients=1)
+
+    async with (
+        serving(tmp_path, config) as server,
+        taking_part(tmp_path, "client-1", server.port) as client,
+    ):
+        with pytest.raises(TurnedAwayError, match="ValueError: a fault"):
+            await client.task
+
+    (lost,) = of_kind(events(tmp_path, "server"), ClientLost)
+    assert lost.reason == "ValueError: a fault"
+
+
 async def test_a_second_client_with_the_same_key_takes_the_first_ones_place(tmp_path):
     gates = {"client-1": Gate(1)}
     config = quick(rounds=1)

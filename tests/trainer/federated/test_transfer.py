@@ -1,6 +1,7 @@
 """A model arrives bit for bit, once, and nothing else does."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -121,6 +122,18 @@ def test_a_broken_transfer_goes_on_where_it_stopped():
     assert (num_lacking, was_whole, again.is_whole) == (4, False, True)
     assert again.num_received_bytes == 160
     assert torch.equal(again.unpack()["w"], torch.arange(100.0))
+
+
+def test_a_chunk_that_is_here_is_no_other_because_a_peer_says_so():
+    mine = pack({"w": torch.ones(8)})
+    (payload,) = mine.payloads.values()
+    lying = pack({"w": torch.ones(4)}).layout
+    lying = replace(lying, chunks=(replace(lying.chunks[0], digest=payload.digest),))
+    parcel = Parcel(lying)
+
+    parcel.reuse(mine.payloads)
+
+    assert parcel.lacking == (payload.digest,)
 
 
 def test_a_chunk_counts_once_and_only_if_it_was_described():
