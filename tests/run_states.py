@@ -158,7 +158,8 @@ def _writer(path: Path, **fields) -> RunWriter:
 def _train(run: RunWriter, first: int, last: int, *, late=None, save=()) -> None:
     """Steps with norms of two groups, evaluations, and saves that take their time."""
     for step in range(first, last + 1):
-        run.steps(step, step, late=late, loss=4.0 / (1 + step / 20))
+        loss = 4.0 / (1 + step / 20)
+        run.steps(step, step, late=late, loss=loss, agent_ns=70_000)
         if step % 10 == 0:
             _sample(run, step)
         if step % 20 == 0:
@@ -176,6 +177,8 @@ def _train(run: RunWriter, first: int, last: int, *, late=None, save=()) -> None
             host_cpu_frac=0.5,
             mem_free_bytes=16 << 30,
             disk_free_bytes=_ROOM,
+            agent_ns=last * 70_000,
+            agent_bytes=last * 240,
         )
 
 

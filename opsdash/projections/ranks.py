@@ -5,6 +5,7 @@ agent's thread beats on over a main thread that stands still. How long ago
 something was heard is told by the reader's clock.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -67,6 +68,13 @@ class RankRow(NamedTuple):
     cpu_frac: float | None
     gpu_bytes: int | None
     """Reserved by torch."""
+    gpu_frac: float | None
+    """How busy the busiest GPU is that it uses."""
+    net_sent_per_s: float | None
+    """Bytes, by its whole host, between its last two samples."""
+    net_received_per_s: float | None
+    agent_bytes: int | None
+    """What the agent in it wrote."""
     num_dropped: int
     """Events that the process could not write."""
     dropped_age_ns: int | None
@@ -102,6 +110,7 @@ class _Process:
     host_name: str | None = None
     pid: int | None = None
     host: HostStats | None = None
+    host_before: HostStats | None = None
     skew_ns: int | None = None
     skew_seen_ns: int = 0
     """When that was measured, the reader's monotonic clock."""
@@ -230,7 +239,7 @@ class Ranks:
     def on_host(self, origin: Origin, event: HostStats) -> None:
         """Take in memory and load."""
         if process := self._process(origin):
-            process.host = event
+            process.host_before, process.host = process.host, event
 
     def on_dropped(self, origin: Origin, event: EventsDropped) -> None:
         """Take in events that the process could not write."""
@@ -343,6 +352,10 @@ class Ranks:
             rss_bytes=whole(host.rss_bytes) if host else None,
             cpu_frac=finite(host.cpu_frac) if host else None,
             gpu_bytes=whole(host.gpu_reserved_bytes) if host else None,
+            gpu_frac=finite(host.gpu_frac) if host else None,
+            net_sent_per_s=_rate(process, lambda host: host.net_sent_bytes),
+            net_received_per_s=_rate(process, lambda host: host.net_received_bytes),
+            agent_bytes=whole(host.agent_bytes) if host else None,
             num_dropped=process.num_dropped,
             dropped_age_ns=(
                 process.age_ns(process.dropped_ns, now_ns)
@@ -352,6 +365,19 @@ class Ranks:
             backlog=process.backlog,
             clock_skew_ns=process.skew_ns,
         )
+
+
+def _rate(
+    process: _Process, counter: Callable[[HostStats], int | None]
+) -> float | None:
+    """Return by how much a counter of the host grew in a second; None: not known."""
+    before, now = process.host_before, process.host
+    if before is None or now is None or now.mono_ns <= before.mono_ns:
+        return None
+    first, last = whole(counter(before)), whole(counter(now))
+    if first is None or last is None or last < first:
+        return None
+    return (last - first) / (now.mono_ns - before.mono_ns) * 1e9
 
 
 def _node(process: _Process) -> str:

@@ -175,13 +175,14 @@ def _standing(view: View) -> list[Fact]:
     if view.run.kind == "federated":
         done = [row for row in view.run.rounds.rows() if row.reason is not None]
         if not done:
-            return []
+            return _own_cost(view)
         row = done[0]
         members = f"{units.count(row.num_members)} of {row.num_clients}"
         text = f"{row.round_num}: {members} in {units.duration(row.round_ns)}"
         return [
             Fact("round", f"{text}, loss {units.number(row.loss)}"),
             Fact("accuracy", units.percent(row.accuracy_frac)),
+            *_own_cost(view),
         ]
     now, facts = view.run.steps.now(), []
     if now.loss is not None:
@@ -189,16 +190,24 @@ def _standing(view: View) -> list[Fact]:
     if now.tokens_per_s is not None:
         speed = f"{units.number(now.tokens_per_s)} tokens/s"
         speed += f", {units.duration(now.step_ns)} a step"
-        facts.append(Fact("speed", speed + _own_cost(now)))
-    return facts
+        facts.append(Fact("speed", speed))
+    return facts + _own_cost(view, now)
 
 
-def _own_cost(now: StepsNow) -> str:
-    """Return what watching costs the run."""
-    if now.agent_ns is None or not now.step_ns:
-        return ""
-    share = units.percent(now.agent_ns / now.step_ns)
-    return f", of which the agent {units.duration(now.agent_ns)} ({share})"
+def _own_cost(view: View, now: StepsNow | None = None) -> list[Fact]:
+    """Return what watching costs the run: time of a step, bytes, what was dropped."""
+    rows = view.run.rank_rows(view.now_mono_ns)
+    wrote = [row.agent_bytes for row in rows if row.agent_bytes is not None]
+    parts = []
+    if now is not None and now.agent_ns is not None and now.step_ns:
+        share = units.percent(now.agent_ns / now.step_ns)
+        parts.append(f"{units.duration(now.agent_ns)}/step ({share})")
+    if wrote:
+        parts.append(f"wrote {units.byte_size(sum(wrote))}")
+    num_dropped = sum(row.num_dropped for row in rows)
+    if num_dropped:
+        parts.append(f"{units.count(num_dropped)} events dropped")
+    return [Fact("agent", ", ".join(parts))] if parts else []
 
 
 def _loss(loss: float, held_out: float | None, step: int | None) -> str:

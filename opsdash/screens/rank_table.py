@@ -49,6 +49,10 @@ def _memory(one: Process) -> int | None:
     return one.row.gpu_bytes or one.row.rss_bytes
 
 
+def _per_s(num_bytes: float | None) -> str:
+    return units.byte_size(num_bytes) + ("" if num_bytes is None else "/s")
+
+
 def _seen(one: Process) -> Cell:
     row = one.row
     if row.ended:
@@ -95,4 +99,20 @@ FIELDS: tuple[Field[Process], ...] = (
     ),
     Field(Column("seen", 9, align_right=True), _seen, lambda one: one.row.seen_age_ns),
     Field(Column("at", 12, flex=1), _where, lambda one: _where(one).text),
+    Field(
+        Column("gpu", 6, align_right=True),
+        lambda one: Cell(units.percent(one.row.gpu_frac), "dim"),
+        lambda one: one.row.gpu_frac or 0.0,
+    ),
+    # Of the whole host, and last: what is told of the rank itself comes first.
+    Field(
+        Column("host in", 11, align_right=True),
+        lambda one: Cell(_per_s(one.row.net_received_per_s), "dim"),
+        lambda one: one.row.net_received_per_s or 0.0,
+    ),
+    Field(
+        Column("host out", 11, align_right=True),
+        lambda one: Cell(_per_s(one.row.net_sent_per_s), "dim"),
+        lambda one: one.row.net_sent_per_s or 0.0,
+    ),
 )

@@ -39,6 +39,38 @@ def test_phase_step_and_memory_stand_in_the_row(writer):
     assert (row.rss_bytes, row.cpu_frac, row.limit_ns) == (1 << 20, 0.5, 600 * SECOND)
 
 
+def sample(writer, **fields):
+    """What a rank tells of itself and its host."""
+    host = {"cpu_frac": 0.5, "rss_bytes": 1, "num_threads": 1, "num_fds": 1}
+    host |= {"host_cpu_frac": 0.1, "mem_free_bytes": 1}
+    writer.emit(0, ev.HostStats, **{**host, **fields})
+
+
+def test_what_goes_over_the_network_is_told_by_the_second(writer):
+    sample(writer, net_sent_bytes=10**9, net_received_bytes=500)
+    alone = rows(Watcher(writer.run))[0]
+    writer.wait(4)
+    sample(writer, net_sent_bytes=10**9 + 4_000, net_received_bytes=400, agent_bytes=7)
+
+    row = rows(Watcher(writer.run))[0]
+
+    assert alone.net_sent_per_s is None
+    # A counter that went back is another one.
+    assert (row.net_sent_per_s, row.net_received_per_s) == (1_000.0, None)
+    assert row.agent_bytes == 7
+
+
+@pytest.mark.parametrize("bad", [-1, 2**70, None])
+def test_a_counter_that_is_none_tells_no_rate(writer, bad):
+    sample(writer, net_sent_bytes=1, agent_bytes=bad)
+    writer.wait(1)
+    sample(writer, net_sent_bytes=bad, agent_bytes=bad)
+
+    row = rows(Watcher(writer.run))[0]
+
+    assert (row.net_sent_per_s, row.agent_bytes) == (None, None)
+
+
 def test_progress_is_as_old_as_the_counter_stands_still(writer):
     writer.beat(0, progress=5)
     for _ in range(7):
