@@ -9,6 +9,7 @@ from opsdash.screens.checkpoints import CheckpointsPane
 from opsdash.screens.events import EventsPane
 from opsdash.screens.watch import EVENTS
 from opsdash.widgets.plan import PlanDialog
+from opsdash.widgets.progress import JobLine
 from opsdash.widgets.record_table import RecordTable
 from opsdash.widgets.table import VirtualTable
 from tests.run_states import STATES
@@ -127,8 +128,10 @@ async def test_the_home_of_somebody_unknown_is_told_and_nothing_more(on):
         await opened(app, pilot, AskScreen)
         app.screen.query_one(Input).value = "~nobody-of-this-name/events.csv"
         await pilot.press("enter")
-        await until(pilot, lambda: bool(app.notes), "a word")
-        told = app.notes[-1]
+        await until(pilot, lambda: len(app.watch.query(JobLine)) == 1, "a line")
+        line = app.watch.query_one(JobLine)
+        await until(pilot, lambda: line.state.outcome == "failed", "a word")
+        told = line.state.detail
         await open_store(app, pilot)
         await pilot.press("R")
         await opened(app, pilot, AskScreen)
