@@ -23,6 +23,7 @@ from agent.rundir.events import (
 )
 from agent.rundir.layout import RunDir
 from tests.e2e.federated import (
+    ENVIRONMENT,
     Command,
     command_lines,
     free_port,
@@ -163,8 +164,10 @@ async def test_a_launcher_that_is_asked_to_stop_returns_143_and_leaves_nothing(
     assert command_lines(run_dir) == {}
 
 
-async def test_a_launcher_that_is_killed_leaves_nothing(tmp_path):
-    run_dir = tmp_path / "run"
+async def test_a_launcher_that_is_killed_leaves_nothing(tmp_path, monkeypatch):
+    run_dir, for_a_while = tmp_path / "run", tmp_path / "for-a-while"
+    for_a_while.mkdir()
+    monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(for_a_while))
     launch = ("launch", "fl", run_dir, *TOY, "--rounds", 100_000, "--clients", 2)
     command = await Command(tmp_path / "log").start(*launch)
 
@@ -173,6 +176,7 @@ async def test_a_launcher_that_is_killed_leaves_nothing(tmp_path):
     await command.wait()
 
     await until(lambda: command_lines(run_dir) == {}, what="all processes to end")
+    assert list(for_a_while.glob("opsdash*")) == []
 
 
 async def test_a_killed_client_is_started_again_and_keeps_its_state(tmp_path):

@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> int:
     """
     known = _parser().parse(arguments)
     config = read_config(vars(known), os.environ, known.config)
-    with _tokens(config) as (path, tokens):
-        return asyncio.run(_Launch(known, config, path, tokens).run())
+    with _tokens(config) as (tokens_fd, tokens):
+        return asyncio.run(_Launch(known, config, tokens_fd, tokens).run())
 
 
 def _parser() -> UsageParser:
@@ -66,15 +66,16 @@ def _parser() -> UsageParser:
 
 
 @contextlib.contextmanager
-def _tokens(config: FederatedConfig) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Make a token per client, in a file that only this user can read."""
+def _tokens(config: FederatedConfig) -> Iterator[tuple[int, dict[str, str]]]:
+    """Make a token per client, in a file without a name.
+
+    It goes with whoever has it open: no way of ending leaves it behind.
+    """
     tokens = {key: secrets.token_urlsafe() for key in client_keys(config)}
-    with tempfile.TemporaryDirectory(prefix="opsdash-") as directory:
-        path = Path(directory) / "tokens.json"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.encode(tokens))
-        yield path, tokens
+    with tempfile.TemporaryFile() as file:
+        file.write(msgspec.json.encode(tokens))
+        file.flush()
+        yield file.fileno(), tokens
 
 
 class ServerKilledError(RunDirError):
@@ -89,7 +90,7 @@ class _Launch:
 
     known: argparse.Namespace
     config: FederatedConfig
-    tokens_path: Path
+    tokens_fd: int
     tokens: dict[str, str]
     _lifeline_fd: int = -1
     _signal: int | None = None
@@ -203,15 +204,17 @@ class _Launch:
         self, address: str, announce_fd: int | None = None
     ) -> _Process:
         command = ["fl-server", self._run_dir, "--listen", address]
-        command += ["--tokens", str(self.tokens_path)]
+        command += ["--tokens", f"/dev/fd/{self.tokens_fd}"]
+        # Not everywhere does opening it by that name begin at its beginning.
+        os.lseek(self.tokens_fd, 0, os.SEEK_SET)
         resume = _own_command(self._run_dir, self.config)
         command += ["--resume-command", msgspec.json.encode(resume).decode()]
         if self.known.new_attempt:
             command.append("--new-attempt")
-        passed: tuple[int, ...] = ()
+        passed: tuple[int, ...] = (self.tokens_fd,)
         if announce_fd is not None:
             command += ["--announce-fd", str(announce_fd)]
-            passed = (announce_fd,)
+            passed += (announce_fd,)
         return await self._start(SERVER, [*command, *as_flags(self.config)], passed, {})
 
     async def _start_client(self, key: str, address: str) -> _Process:
