@@ -163,8 +163,10 @@ def begin_run(
     try:
         return _begin(run, kind, config or {}, launch_id, new_attempt=new_attempt)
     except OSError as error:
+        # A write that fails does not say of which file.
+        where = f" (`{error.filename}`)" if error.filename else ""
         raise UnwritableError(
-            f"`{run.path}` cannot hold a run: {error.strerror} (`{error.filename}`)",
+            f"`{run.path}` cannot hold a run: {error.strerror}{where}",
             hint=f"ls -ld {run.path.parent}; df -h {run.path.parent}",
         ) from error
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -192,6 +193,18 @@ def test_a_directory_that_cannot_be_made_is_said_in_words(tmp_path, place):
         begin_run(tmp_path / place, kind="ddp")
 
     assert caught.value.hint.startswith("ls -ld")
+
+
+def test_a_full_disk_is_said_without_a_file_that_nobody_knows(tmp_path, monkeypatch):
+    def fail(*_args, **_named):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("agent.start._begin", fail)
+
+    with pytest.raises(UnwritableError) as caught:
+        begin_run(tmp_path / "run", kind="ddp")
+
+    assert str(caught.value).endswith("cannot hold a run: No space left on device")
 
 
 @pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE"])
