@@ -137,3 +137,26 @@ def test_whoever_stops_in_the_middle_leaves_nothing_behind(path):
         chunks.close()
 
     assert num_lane_threads() == 0
+
+
+def test_where_no_thread_can_be_had_those_that_run_are_ended_first(path, monkeypatch):
+    begun, start = threading.Event(), threading.Thread.start
+    num_started = iter(range(9))
+
+    def start_one_only(thread):
+        if next(num_started):
+            assert begun.wait(60)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def taker(_spec):
+        begun.set()
+        return lambda _at, _piece: None
+
+    monkeypatch.setattr(threading.Thread, "start", start_one_only)
+    with ChunkStoreReader(path) as reader:
+        specs = reader.layout(1).chunks * 1000
+        with pytest.raises(RuntimeError, match="can't start"):
+            reader.deliver(1, specs, taker)
+
+        assert num_lane_threads() == 0
