@@ -108,7 +108,15 @@ def _true_color(name: str, *, dark: bool, colors: Mapping[str, str]) -> Theme:
     )
 
 
-def _ansi(name: str, *, dark: bool, variables: Mapping[str, str]) -> Theme:
+def _ansi(
+    name: str,
+    *,
+    dark: bool,
+    variables: Mapping[str, str],
+    primary: str = "ansi_blue",
+    secondary: str = "ansi_magenta",
+    warning: str = "ansi_yellow",
+) -> Theme:
     ground = "ansi_default"
     return Theme(
         name=name,
@@ -119,15 +127,15 @@ def _ansi(name: str, *, dark: bool, variables: Mapping[str, str]) -> Theme:
         surface=ground,
         panel=ground,
         boost=ground,
-        primary="ansi_blue",
-        secondary="ansi_magenta",
+        primary=primary,
+        secondary=secondary,
         accent="ansi_cyan",
         success="ansi_green",
-        warning="ansi_yellow",
+        warning=warning,
         error="ansi_red",
         variables={
-            "footer-key-foreground": "ansi_blue",
-            "border": "ansi_blue",
+            "footer-key-foreground": primary,
+            "border": primary,
             "block-cursor-blurred-text-style": "underline",
             "input-cursor-text-style": "reverse",
             "text-muted": ground,
@@ -175,6 +183,7 @@ _LIGHT = _true_color(
 _ANSI_DARK = _ansi(
     "ansi-dark",
     dark=True,
+    primary="ansi_bright_blue",  # the other blue is hardly to be read on black
     variables={
         "block-cursor-foreground": "ansi_black",
         "block-cursor-background": "ansi_white",
@@ -183,6 +192,8 @@ _ANSI_DARK = _ansi(
 _ANSI_LIGHT = _ansi(
     "ansi-light",
     dark=False,
+    secondary="ansi_bright_magenta",
+    warning="ansi_magenta",  # no yellow can be read on white, a bold one least
     variables={
         "block-cursor-foreground": "ansi_bright_white",
         "block-cursor-background": "ansi_blue",

@@ -175,3 +175,30 @@ def linear(part):
 
 def product(matrix, vector):
     return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]
+
+
+# What xterm shows for the sixteen colours; Source: XTerm-col.ad.
+XTERM = {
+    "ansi_red": "#cd0000",
+    "ansi_green": "#00cd00",
+    "ansi_yellow": "#cdcd00",
+    "ansi_blue": "#0000ee",
+    "ansi_magenta": "#cd00cd",
+    "ansi_cyan": "#00cdcd",
+    "ansi_bright_blue": "#5c5cff",
+    "ansi_bright_magenta": "#ff00ff",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "ground"), [("ansi-dark", "black"), ("ansi-light", "white")]
+)
+def test_words_in_sixteen_colours_can_be_read(name, ground):
+    theme = THEMES[name]
+    words = (theme.primary, theme.secondary, theme.warning, theme.error)
+
+    found = {word: contrast(XTERM[word], ground) for word in words}
+
+    # Source: WCAG 2.2, 1.4.11, the least contrast of what is not text.
+    assert min(found.values()) >= 3, found
+    assert len(found) == len(words)
