@@ -3,8 +3,8 @@
 One event is one `write` of one whole line to a file opened with O_APPEND,
 from whichever thread has it: no queue that a SIGKILL would empty, and no lock
 that a signal handler could meet. Only while a file system blocks do lines wait
-in memory. What cannot be written is dropped, counted, and told with the next
-event that can.
+in memory. What cannot be written is dropped, counted, and told right after the
+next event that can.
 
 State shared by threads is changed by single operations, which CPython does not
 interrupt: what is added is computed before the sum, never inside it.
@@ -241,28 +241,42 @@ class Emitter:
         """Write while something is amiss, and see whether it still is."""
         if self.is_off:
             return False
-        try:
+        is_taken = self._deliver(event)
+        if is_taken:
             self._tell_drops()
+        took_ns = _mono_ns() - event.mono_ns
+        self.busy_ns += took_ns
+        return is_taken
+
+    def _deliver(self, event: Any) -> bool:  # noqa: ANN401 - see `put`
+        try:
             is_taken = self._outlet.deliver(_line_of(event))
         except Exception as error:  # noqa: BLE001 - training must not see it
             self.drop(f"{type(error).__name__}: {error}")
             return False
-        took_ns = _mono_ns() - event.mono_ns
-        self.busy_ns += took_ns
         if not is_taken:
             self.drop("the file system blocks, and no more events may wait")
         return is_taken
 
     def _tell_drops(self) -> None:
+        """Say what was lost, after an event that was not.
+
+        Tried before, it would be lost with each of the others, and every number
+        that is missing is a drop to a reader.
+        """
+        if self._outlet.is_crowded:
+            return
         told = self.num_dropped
-        if not told or self._outlet.is_crowded:
+        # Taken away first, or another thread would tell them too.
+        self.num_dropped -= told
+        if not told:
             return
         event = self._stamps[EventsDropped](
             num_dropped=told, reason=self.problem or "unknown", step=self.step
         )
-        if not self._outlet.deliver(_line_of(event)):
+        if not self._deliver(event):
+            self.num_dropped += told
             return
-        self.num_dropped -= told
         self.problem = None
         self._outlet.hold(is_held=False)
         if self.num_dropped:

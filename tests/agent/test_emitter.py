@@ -106,9 +106,10 @@ def test_what_cannot_be_written_is_counted_and_told_afterwards(tmp_path):
     assert emitter.emit(StepDone, loss=4.0)
 
     found = lines(path)
-    assert [e["kind"] for e in found] == ["step_done", "events_dropped", "step_done"]
-    assert found[1]["num_dropped"] == 2
-    assert "Bad file descriptor" in found[1]["reason"]
+    assert [e["kind"] for e in found] == ["step_done", "step_done", "events_dropped"]
+    assert found[2]["num_dropped"] == 2
+    assert "Bad file descriptor" in found[2]["reason"]
+    assert [e["seq"] for e in found] == [0, 3, 4]  # two are missing, and told
     assert emitter.num_dropped == 0
     for fd in (good, read_only):
         os.close(fd)
@@ -132,7 +133,7 @@ def test_a_tensor_stands_for_its_number_and_many_numbers_for_none(tmp_path):
     assert emitter.problem == "TypeError: `object` cannot stand in an event"
     assert emitter.emit(StepDone, step=4, loss=torch.tensor(1))  # after the drops
 
-    first, second, *told, last = decode_lines((tmp_path / "x.jsonl").read_bytes())
+    first, second, last, *told = decode_lines((tmp_path / "x.jsonl").read_bytes())
     assert (first.step, first.loss) == (3, 0.5)
     assert (second.loss, second.lr) == (None, 0.25)
     assert sum(dropped.num_dropped for dropped in told) == 2
@@ -158,7 +159,7 @@ def test_a_file_that_could_not_be_opened_is_tried_again(tmp_path):
     emitter.tend()
     emitter.emit(StepDone, loss=2.0)
 
-    dropped, step = lines(tmp_path / "folder" / "x.jsonl")
+    step, dropped = lines(tmp_path / "folder" / "x.jsonl")
     assert dropped["num_dropped"] == 1
     assert "not open" in dropped["reason"]
     assert step["loss"] == 2.0
@@ -177,8 +178,8 @@ def test_a_file_that_is_opened_late_says_whose_it_is(tmp_path):
 
     found = lines(folder / "rank-00000.jsonl")
     kinds = [event["kind"] for event in found]
-    assert kinds == ["events_dropped", "run_started", "step_done"]
-    assert found[1]["run_id"] == STARTED["run_id"]
+    assert kinds == ["run_started", "events_dropped", "step_done"]
+    assert found[0]["run_id"] == STARTED["run_id"]
 
 
 def test_a_fifo_without_a_reader_does_not_block(tmp_path):

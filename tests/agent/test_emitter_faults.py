@@ -240,7 +240,7 @@ def test_a_full_disk_drops_and_when_there_is_room_again_tells(tmp_path):
         check=True,
     )
 
-    *whole, torn, dropped, last = path.read_bytes().splitlines()
+    *whole, torn, last, dropped = path.read_bytes().splitlines()
     assert [json.loads(line)["step"] for line in whole] == list(range(len(whole)))
     with pytest.raises(json.JSONDecodeError):
         json.loads(torn)
@@ -269,8 +269,8 @@ def test_a_disk_that_was_full_at_the_start_is_told_whose_the_file_is(tmp_path):
 
     _torn, *told = path.read_bytes().splitlines()
     assert [json.loads(line)["kind"] for line in told] == [
-        "events_dropped",
         "run_started",
+        "events_dropped",
     ]
 
 
