@@ -85,8 +85,12 @@ def receive(message: Any, parcel: Parcel) -> None:  # noqa: ANN401 - Flower's
     Raises:
         RunDirError: one is missing or has other bytes.
     """
-    for digest, array in message.content[_CHUNKS].items():
-        parcel.receive(Payload(digest, array.dtype, array.data))
+    try:
+        arrays = [(d, a.dtype, a.data) for d, a in message.content[_CHUNKS].items()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunDirError(f"a peer sent no chunks: {error!r}") from error
+    for digest, dtype, data in arrays:
+        parcel.receive(Payload(digest, dtype, data))
     if parcel.lacking:
         raise RunDirError(f"{len(parcel.lacking)} chunks did not arrive")
 

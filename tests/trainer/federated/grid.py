@@ -69,6 +69,8 @@ class Node:
     """What its app fails with; None: it works."""
     alias: str | None = None
     """Whom it says to be in its updates; None: its key."""
+    is_without_chunks: bool = False
+    """Whether its updates hold nothing beside what it says."""
     asked: list[str] = field(default_factory=list)
     """Kinds of messages that it was sent."""
 
@@ -115,6 +117,8 @@ class Grid:
             reply = APPS[kind](message, context)
         except RunDirError as error:
             return failed(message, str(error))
+        if node.is_without_chunks and kind == "train":
+            del reply.content["chunks"]
         if node.alias is not None and kind == "train":
             answer = replace(decode(reply, Answer), client=node.alias)
             reply.content["message"]["message"] = msgspec.msgpack.encode(answer)

@@ -236,6 +236,20 @@ def test_a_node_that_answers_for_somebody_else_is_refused(tmp_path):
     }
 
 
+def test_a_node_whose_answer_holds_no_chunks_is_refused(tmp_path):
+    def leave_out(grid):
+        node_of(grid, "client-1").is_without_chunks = True
+
+    reason, _ = serve(tmp_path, quick(rounds=1), leave_out)
+
+    (round_,) = told(tmp_path, RoundCommitted)
+    (refused,) = told(tmp_path, UpdateRefused)
+    assert reason == "completed"
+    assert round_.members == KEYS[1:]
+    assert refused.client == "client-1"
+    assert "sent no chunks" in refused.reason
+
+
 def test_a_node_does_not_train_for_another_client(tmp_path):
     def look(grid):
         # Its configuration was changed after it had said who it is.
