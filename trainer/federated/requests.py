@@ -75,12 +75,12 @@ def tell_mended(events: ServerEvents, report: RepairReport) -> None:
 
 @contextlib.contextmanager
 def telling_damage(events: ServerEvents) -> Iterator[None]:
-    """Let a request fail without its failing the federation.
+    """Let a request fail without its failing the federation, or the next request.
 
-    Why it failed is told with its outcome; a chunk that was not what its digest
-    says is told besides, for whoever looks after the stores.
+    Why it failed is told with its outcome, whatever it is; a chunk that was not
+    what its digest says is told besides, for whoever looks after the stores.
     """
-    with contextlib.suppress(RunDirError):
+    with contextlib.suppress(Exception):
         try:
             yield
         except ChunkError as error:

@@ -706,6 +706,24 @@ async def test_an_operator_pauses_restores_continues_and_stops(tmp_path):
     assert reset.round_num == 5
 
 
+async def test_requests_are_obeyed_after_one_that_met_a_fault(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr("trainer.federated.global_model.GlobalModel.adopt", fail)
+    run = RunDir(tmp_path)
+
+    async with federation(tmp_path, quick(rounds=100_000)) as (server, _):
+        await until(lambda: len(committed(tmp_path)) >= 2, what="two rounds")
+        write_request(run, "restore", {"node": "server", "round_num": 1})
+        await until(lambda: len(done(tmp_path)) == 1, what="the failure")
+        write_request(run, "stop")
+        finish = await server.over
+
+    assert finish.reason == "stopped"
+    assert [e.error for e in done(tmp_path)] == ["ValueError: a fault", None]
+
+
 def chunk_of(path, round_num, kind):
     """Return the digest of a chunk that holds a tensor of this kind."""
     with ChunkStoreReader(path) as reader:
