@@ -1,8 +1,14 @@
-"""A request to the running trainer, from its file to its outcome."""
+"""A request to the running trainer, from its file to its outcome.
+
+Its files are looked at beside the screen: a mount that died keeps the line as it
+was, and nothing else.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from agent.rundir.errors import RunDirError
+from opsdash.operations.beside import Beside
 from opsdash.operations.requests import Asked, Step
 from opsdash.projections.requests import RequestRow
 from opsdash.widgets.progress import JobState
@@ -21,6 +27,11 @@ class Asking:
     """Ranks that take part; None where nobody said."""
     _acked: tuple[str, ...] = ()
     _num_early: int = 0
+    _beside: Beside = field(
+        default_factory=lambda: Beside("opsdash-request", lambda: None)
+    )
+    _trouble: str = ""
+    """Why the last look failed; empty: it did not."""
 
     @property
     def title(self) -> str:
@@ -29,15 +40,33 @@ class Asking:
 
     def cancel(self) -> None:
         """Take it back, if the trainer has not taken it."""
-        self.asked.withdraw()
+        self._beside.ask("withdraw", self.asked.withdraw)
 
     def leave(self) -> None:
-        """Nothing: a request stands without whoever made it."""
+        """Look no more: a request stands without whoever made it."""
+        self._beside.stop()
 
     def state(self) -> JobState:
         """Return what a line shows of it now."""
         row = self.told()
-        step = self.asked.look(row)
+        self._look(row)
+        state = self._say(row, self.asked.step)
+        if not state.is_running:
+            self._beside.stop()
+        elif self._trouble:
+            return JobState(self.title, detail=self._trouble)
+        return state
+
+    def _look(self, row: RequestRow | None) -> None:
+        if self.asked.is_over:
+            return
+        self._beside.ask("look", lambda: self.asked.look(row))
+        self._beside.wait("look")
+        answer = self._beside.take().get("look")
+        if answer is not None:
+            self._trouble = str(answer) if isinstance(answer, RunDirError) else ""
+
+    def _say(self, row: RequestRow | None, step: Step) -> JobState:
         if row is not None:
             self._acked = row.acked
         if step is Step.WAITING:

@@ -1,5 +1,9 @@
 """A request's line, from its file to what every rank said of it."""
 
+import threading
+
+import pytest
+
 from opsdash.jobs.asking import Asking
 from opsdash.operations.plan import Plan
 from opsdash.operations.requests import Asked, Step
@@ -43,3 +47,41 @@ def test_a_request_that_nobody_acknowledges_is_over_when_it_is_told(tmp_path):
     asking = asking_of(tmp_path, [ROW._replace(is_done=True)])
 
     assert asking.state().outcome == "ok"
+
+
+@pytest.fixture
+def open_request(tmp_path):
+    """A request that nobody has taken yet."""
+    asked = Asked(RunWriter(tmp_path / "run").run, "r", PLAN)
+    asking = Asking(asked, lambda: None, num_processes=2)
+    yield asking
+    asking.leave()
+
+
+def test_a_directory_that_does_not_answer_holds_up_nobody(open_request, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr("opsdash.operations.beside.PATIENCE_S", 0.01)
+    monkeypatch.setattr(Asked, "look", lambda *_: go_on.wait(30))
+
+    states = [open_request.state() for _ in range(50)]
+    go_on.set()
+
+    assert {state.detail for state in states} == {"asked, waits for a safe point"}
+
+
+def test_a_look_that_fails_is_told_and_tried_again(open_request, monkeypatch):
+    looks = iter([OSError(5, "Input/output error"), Step.RUNNING])
+
+    def look(asked, _):
+        found = next(looks)
+        if isinstance(found, OSError):
+            raise found
+        asked.step = found
+        return found
+
+    monkeypatch.setattr(Asked, "look", look)
+    states = [open_request.state() for _ in range(2)]
+
+    assert "Input/output error" in states[0].detail
+    assert states[0].is_running
+    assert states[1].detail == "taken"
