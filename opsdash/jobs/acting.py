@@ -23,9 +23,10 @@ from opsdash.jobs.command import (
     say_restored,
 )
 from opsdash.jobs.exporting import ExportJob
+from opsdash.jobs.planning import Found, Planning
 from opsdash.jobs.resuming import ResumePlanning, Resuming
 from opsdash.jobs.verification import Verification
-from opsdash.operations.compare import compare_checkpoints, plan_measure
+from opsdash.operations.compare import Comparison, compare_checkpoints, plan_measure
 from opsdash.operations.plan import Plan
 from opsdash.operations.request_plans import plan_request
 from opsdash.operations.requests import ask
@@ -63,11 +64,6 @@ class Acting:
         self._jobs = attached.jobs
         self._log = attached.log
         self._desk = desk
-
-    @property
-    def is_live(self) -> bool:
-        """Whether somebody runs, or may run on another host."""
-        return running(self._run) is not None
 
     def grant(self, wish: messages.Wish) -> None:
         """Do what a pane asks for, or show the plan of it first."""
@@ -115,9 +111,13 @@ class Acting:
         """Plan a request to the running trainer, and make it if confirmed."""
         wanted = args or {}
         standing = self._attached.standing()
-        with _told(self._desk):
-            plan = plan_request(self._run, kind, wanted, standing)
-            self._desk.ask_to_confirm(plan, lambda: self._ask(plan, wanted))
+        self._look_up(
+            f"plan {kind}",
+            lambda: plan_request(self._run, kind, wanted, standing),
+            lambda plan: self._desk.ask_to_confirm(
+                plan, lambda: self._ask(plan, wanted)
+            ),
+        )
 
     def pause_or_continue(self) -> None:
         """Ask for the one that makes sense now."""
@@ -125,57 +125,65 @@ class Acting:
 
     def resume(self, name: str | None) -> None:
         """Go back while it runs, or start it again where it is dead."""
-        if self.is_live and self._attached.folded.kind == "federated" and not name:
-            self._desk.tell_trouble(
-                _NoRollbackError(
-                    "a federation that runs goes back by restoring a round",
-                    hint="5 shows the stores: enter opens a round, R restores it",
-                )
-            )
-            return
-        if self.is_live:
-            self.request("resume", {} if name is None else {"checkpoint": name})
-            return
-        loss = self._attached.standing().loss
-        planning = ResumePlanning(self._run, name, loss)
-        self._jobs.add(planning, lambda: self._planned(planning))
+        self._where_it_runs(lambda is_live: self._resume(name, is_live=is_live))
 
     def pin(self, name: str, *, is_pinned: bool) -> None:
         """Keep a checkpoint from retention, or let it have it again."""
-        if self.is_live:
-            kind = "pin" if is_pinned else "unpin"
-            self.request(kind, {"checkpoint": name})
-            return
-        plan = plan_pin(self._run, name, is_pinned=is_pinned)
-        self._command(plan, say_nothing)
+
+        def go_on(is_live: bool) -> None:  # noqa: FBT001 - the one thing that was asked
+            if is_live:
+                kind = "pin" if is_pinned else "unpin"
+                self.request(kind, {"checkpoint": name})
+            else:
+                self._command(
+                    lambda: plan_pin(self._run, name, is_pinned=is_pinned), say_nothing
+                )
+
+        self._where_it_runs(go_on)
 
     def repair(self, node: str) -> None:
         """Mend a store: by the trainer that owns it, or where nobody runs, here."""
-        if self.is_live and why_deaf(self._run, "repair") is None:
-            self.request("repair", {"node": node})
-            return
-        with _told(self._desk):
-            self._command(plan_repair(self._run, node), say_repaired)
+
+        def is_heard() -> bool:
+            is_live = running(self._run) is not None
+            return is_live and why_deaf(self._run, "repair") is None
+
+        def go_on(is_heard: bool) -> None:  # noqa: FBT001 - the one thing that was asked
+            if is_heard:
+                self.request("repair", {"node": node})
+            else:
+                self._command(lambda: plan_repair(self._run, node), say_repaired)
+
+        self._look_up("look who runs", is_heard, go_on)
 
     def restore(self, wish: messages.RestoreRequested) -> None:
         """Put a round into a file, or into the running federation."""
-        if wish.to is None:
+        to = wish.to
+        if to is None:
             args = {"node": wish.node, "round_num": wish.round_num}
             more = {"tensors": wish.tensors} if wish.tensors else {}
             self.request("restore", {**args, **more})
             return
-        with _told(self._desk):
-            plan = plan_restore(
-                self._run, wish.node, wish.round_num, wish.to, wish.tensors
-            )
-            self._command(plan, say_restored)
+        self._command(
+            lambda: plan_restore(
+                self._run, wish.node, wish.round_num, to, wish.tensors
+            ),
+            say_restored,
+        )
 
     def compare(self, old: str, new: str) -> None:
         """Show what differs between two checkpoints: a pure read needs no plan."""
-        with _told(self._desk):
-            compared = compare_checkpoints(self._run, old, new)
-            measuring = TrainerCommand(plan_measure(self._run, old, new))
-            self._desk.show_screen(ComparisonScreen(compared, measuring))
+
+        def show(compared: Comparison) -> None:
+            with _told(self._desk):
+                measuring = TrainerCommand(plan_measure(self._run, old, new))
+                self._desk.show_screen(ComparisonScreen(compared, measuring))
+
+        self._look_up(
+            f"compare {old} with {new}",
+            lambda: compare_checkpoints(self._run, old, new),
+            show,
+        )
 
     def export(self, wish: messages.ExportRequested) -> None:
         """Write events to a file of the operator's, beside the run."""
@@ -193,12 +201,45 @@ class Acting:
                 )
             )
 
-    def _command(self, plan: Plan, say: Summary) -> None:
-        def begin() -> None:
-            with _told(self._desk):
-                self._jobs.add(CommandJob(TrainerCommand(plan, self._log), say))
+    def _resume(self, name: str | None, *, is_live: bool) -> None:
+        if is_live and self._attached.folded.kind == "federated" and not name:
+            self._desk.tell_trouble(
+                _NoRollbackError(
+                    "a federation that runs goes back by restoring a round",
+                    hint="5 shows the stores: enter opens a round, R restores it",
+                )
+            )
+            return
+        if is_live:
+            self.request("resume", {} if name is None else {"checkpoint": name})
+            return
+        loss = self._attached.standing().loss
+        planning = ResumePlanning(self._run, name, loss)
+        self._jobs.add(planning, lambda: self._planned(planning))
 
-        self._desk.ask_to_confirm(plan, begin)
+    def _where_it_runs(self, then: Callable[[bool], None]) -> None:
+        """Go on with whether somebody runs, or may run on another host."""
+        self._look_up("look who runs", lambda: running(self._run) is not None, then)
+
+    def _look_up(
+        self, title: str, look: Callable[[], Found], then: Callable[[Found], None]
+    ) -> None:
+        """Read beside the screen, and go on when it was read."""
+        planning = Planning(title, look, then, self._desk.tell_trouble)
+        if planning.wait():
+            planning.finish()
+        else:
+            self._jobs.add(planning, planning.finish)
+
+    def _command(self, make: Callable[[], Plan], say: Summary) -> None:
+        def show(plan: Plan) -> None:
+            def begin() -> None:
+                with _told(self._desk):
+                    self._jobs.add(CommandJob(TrainerCommand(plan, self._log), say))
+
+            self._desk.ask_to_confirm(plan, begin)
+
+        self._look_up("plan it", make, show)
 
     def _planned(self, planning: ResumePlanning) -> bool:
         """Show the plan; False: there is none, and the job's line says why."""

@@ -19,7 +19,8 @@ def _patient_pilot(monkeypatch):
 @pytest.fixture(autouse=True)
 def _patient_screens(monkeypatch):
     """What lies on a disk is drawn at once, however loaded the machine is."""
-    monkeypatch.setattr("opsdash.operations.beside.PATIENCE_S", 30.0)
+    for where in ("operations.beside", "jobs.planning"):
+        monkeypatch.setattr(f"opsdash.{where}.PATIENCE_S", 30.0)
 
 
 @pytest.fixture

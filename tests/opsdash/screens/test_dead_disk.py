@@ -6,12 +6,22 @@ import threading
 
 import pytest
 
+from opsdash.jobs import acting
 from opsdash.screens import event_lines, hang_facts
 from opsdash.screens.stacks import StacksScreen
-from opsdash.screens.watch import PANES
+from opsdash.screens.watch import CHECKPOINTS, PANES
+from opsdash.widgets.plan import PlanDialog
+from opsdash.widgets.progress import JobLine
 from tests.run_states import STATES
 from tests.screen_text import screen_text
-from tests.watched import opened, refreshed, still_clocks, until, watching
+from tests.watched import (
+    opened,
+    plan_title,
+    refreshed,
+    still_clocks,
+    until,
+    watching,
+)
 
 LONG_S = 60
 _LOOKS = ("open", "os.listdir", "os.scandir", "sqlite3.connect")
@@ -117,3 +127,25 @@ async def test_a_hang_is_told_before_the_stacks_are_read(tmp_path, stuck):
         assert "reading its stacks" in before
         assert "reading the stacks of rank-0000" in opening
         assert ".py:" in screen_text(app)
+
+
+async def test_a_plan_comes_when_the_run_was_read_and_keys_work_meanwhile(
+    on, monkeypatch
+):
+    go_on, plan = threading.Event(), acting.plan_request
+    monkeypatch.setattr("opsdash.jobs.planning.PATIENCE_S", 0.01)
+    monkeypatch.setattr(
+        acting, "plan_request", lambda *args: go_on.wait(LONG_S) and plan(*args)
+    )
+
+    async with on("live") as (app, pilot):
+        await pilot.press("s")
+        await until(pilot, lambda: len(app.watch.query(JobLine)) == 1, "a line")
+        await pilot.press("3")
+        waiting = screen_text(app)
+        go_on.set()
+        await opened(app, pilot, PlanDialog)
+
+        assert "plan checkpoint-now" in waiting
+        assert app.watch.shown == CHECKPOINTS
+        assert plan_title(app) == "save a checkpoint now"
