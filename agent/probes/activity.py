@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
+_STARTING = "starting"
 _MAX_INTERVALS = 256
 _MIN_INTERVALS = 16
 _RECENT = 8
@@ -42,7 +43,7 @@ class Activity:
     """One process's main thread, as it last said."""
 
     phase: Phase = field(
-        default_factory=lambda: Phase("starting", time.monotonic_ns(), None)
+        default_factory=lambda: Phase(_STARTING, time.monotonic_ns(), None)
     )
     progress: int = 0
     """Counts everything that the main thread told."""
@@ -61,12 +62,15 @@ class Activity:
     def stepped(self) -> int | None:
         """Note that an optimizer step is complete; return the time since the last.
 
-        None: it is the first one, or the phase changed in between.
+        None: it is the first one, or the phase changed in between. Who takes steps
+        without having told a phase trains.
         """
         now, before = time.monotonic_ns(), self._stepped_ns
         self._stepped_ns = now
         self.num_steps += 1
         if not before:
+            if self.phase.name == _STARTING:
+                self.phase = Phase("training", now, None)
             return None
         self._intervals.append(now - before)
         return now - before

@@ -69,3 +69,15 @@ def test_what_lies_between_two_phases_is_no_step(clock):
 
     assert (first, second, activity.stepped()) == (None, 100, None)
     assert activity.num_steps == 3
+
+
+def test_who_takes_steps_without_a_word_about_phases_trains(clock):
+    activity = Activity()
+
+    steps(activity, clock, 2, 100)
+
+    assert activity.phase.name == "training"
+    assert activity.num_steps == 2
+    activity.enter("evaluating", None)
+    assert activity.stepped() is None
+    assert activity.phase.name == "evaluating"

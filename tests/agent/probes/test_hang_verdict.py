@@ -96,6 +96,21 @@ def test_a_collective_that_nobody_wrapped_is_told_with_its_group_and_number(watc
     assert (seen.rank, seen.phase, seen.step) == (1, None, None)
 
 
+@pytest.mark.parametrize("num_steps", [0, 1])
+def test_who_takes_steps_has_a_limit_also_without_a_phase(watch, num_steps):
+    watch.hang = HangWatch(watch.hang._parts, limit_s=0.0, period_s=PERIOD_S)
+    watch.collective = Collective("0 default_pg", 4, "gloo:all_reduce")
+    for _ in range(num_steps):
+        watch.activity.stepped()
+
+    # The peer never beats: so many looks until that is silence.
+    for _ in range(6):
+        watch.hang.look()
+
+    told = watch.told() if num_steps else watch.path.read_bytes()
+    assert len(told) == num_steps  # what starts may take as long as it will
+
+
 def test_a_rank_that_never_came_to_life_is_missing_too(watch):
     watch.peer.close()
 
