@@ -37,6 +37,10 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     """What the ranks of one start have in common; they find their attempt by it."""
 
 
+_held_here: set[Holder] = set()
+"""What this program took; `exec` puts another in its place, under the same pid."""
+
+
 class LockView(NamedTuple):
     """What a reader sees."""
 
@@ -89,17 +93,21 @@ def take_lock(
             launch_id=launch_id,
         )
         _overwrite(fd, msgspec.json.encode(holder) + b"\n")
+    _held_here.add(holder)
     return holder
 
 
 def release_lock(path: Path, holder: Holder) -> None:
     """Give the lock back if it is still ours; a lock that passed on stays."""
+    _held_here.discard(holder)
     with contextlib.suppress(OSError), _decided(path) as fd:
         if _decode(os.pread(fd, _MAX_BYTES, 0)) == holder:
             path.unlink()
 
 
 def _refuse_unless_free(path: Path, holder: Holder, *, force: bool) -> None:
+    if holder.process == this_process() and holder not in _held_here:
+        return  # the program that this process ran before
     state = liveness(holder.process)
     process = holder.process
     who = f"process {process.pid} on `{process.host}` (attempt {holder.attempt})"

@@ -150,3 +150,26 @@ def test_of_many_starts_at_once_exactly_one_wins(tmp_path):
         start.communicate("end\n")
 
     assert sorted(outcomes) == ["refused"] * 5 + ["won"]
+
+
+def test_a_process_that_became_another_program_takes_its_own_lock_over(tmp_path):
+    script = """
+        import os, sys
+        from pathlib import Path
+        from agent.rundir.errors import LockedError
+        from agent.rundir.lock import take_lock
+        path, attempt = Path(sys.argv[1]), int(sys.argv[2])
+        take_lock(path, attempt)
+        try:
+            take_lock(path, attempt + 1)
+        except LockedError:
+            print("refused", flush=True)
+        if attempt == 1:
+            os.execv(sys.executable, [*sys.orig_argv[:-1], "2"])
+    """
+    path = tmp_path / "run.lock"
+
+    told = run_python(script, str(path), "1")
+
+    assert told.stdout == "refused\nrefused\n"
+    assert read_lock(path).holder.attempt == 2
