@@ -145,9 +145,10 @@ def _profile(loop: "Loop", request: PendingRequest) -> None:
         return
     step = loop.state.progress.step
     window = loop.profile
-    if window.is_open:
+    if window.is_taken(step):
+        num_left = window.num_left or window.num_steps
         raise RunDirError(
-            f"steps are being profiled already, {window.num_left} of them to come",
+            f"steps are being profiled already, {num_left} of them to come",
             hint=f"ls {window.folder}",
         )
     stem = f"{window.stem.partition('-step-')[0]}-step-{step}"

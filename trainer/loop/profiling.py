@@ -36,6 +36,10 @@ class ProfileWindow:
         """Whether steps are being profiled now."""
         return self._open is not None
 
+    def is_taken(self, step: int) -> bool:
+        """Whether steps are being profiled, or will be from the next one on."""
+        return self.is_open or self.at == step
+
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[None]:
         """Surround the step that follows `step` completed ones."""

@@ -1,8 +1,14 @@
 """A window of the profiler over a few steps."""
 
 import json
+from types import SimpleNamespace
 
+import pytest
+
+from agent.probes.inbox import PendingRequest
+from agent.rundir.errors import RunDirError
 from tests.trainer.small import make
+from trainer.loop.orders import _profile
 from trainer.loop.profiling import ProfileWindow
 
 
@@ -36,6 +42,20 @@ def test_steps_are_counted_and_not_their_numbers(tmp_path):
 
     assert open_after == [False, True, True, False, False]
     assert (tmp_path / "x.json").exists()
+
+
+def test_a_profile_that_has_still_to_begin_is_not_replaced_by_the_next(tmp_path):
+    loop = SimpleNamespace(
+        world=SimpleNamespace(is_main=True),
+        state=SimpleNamespace(progress=SimpleNamespace(step=5)),
+        profile=ProfileWindow(tmp_path, "0001-rank-00000", at=None, num_steps=3),
+    )
+    _profile(loop, PendingRequest("one", "profile", {"steps": 2}))
+
+    with pytest.raises(RunDirError, match="already, 2 of them"):  # e.g. while paused
+        _profile(loop, PendingRequest("two", "profile", {"steps": 9}))
+
+    assert (loop.profile.at, loop.profile.num_steps) == (5, 2)
 
 
 def test_without_a_window_nothing_is_written(tmp_path):
