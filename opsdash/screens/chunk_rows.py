@@ -34,6 +34,8 @@ _PATIENCE_S = 0.25
 _BATCHES = 4
 """Of the scan that are taken in at once."""
 _MAX_NAMED = 4
+_MAX_CHUNKS = 4_000_000
+"""A database may say that it has any number; a row costs eight bytes."""
 
 
 class ChunkRows:
@@ -44,11 +46,11 @@ class ChunkRows:
         self.round = row
         self.sort = ("chunk", False)
         self._path, self._pages = path, pages
-        self._length = self.round.num_chunks
+        self._length = min(max(0, self.round.num_chunks), _MAX_CHUNKS)
         self._pattern: Matcher = matcher("")
         self._damaged: frozenset[str] = frozenset()
         self._scan: ChunkScan | None = None
-        self._is_scanned = False
+        self._is_scanned, self._num_gone = False, 0
         self._bad: list[int] = []
         self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
         self._texts: TextKeys | None = None
@@ -75,6 +77,11 @@ class ChunkRows:
     def num_bad(self) -> int:
         """Missing and damaged ones that were found so far."""
         return len(self._bad)
+
+    @property
+    def num_gone(self) -> int:
+        """Those that were in the round when it was opened, and that no scan found."""
+        return self._num_gone
 
     @property
     def is_scanned(self) -> bool:
@@ -128,6 +135,7 @@ class ChunkRows:
             batch = self._scan.take() if self._scan is not None else None
             if batch is None:
                 if not self._is_scanned:
+                    self._skip_to(self._length)
                     self._is_scanned = True
                     self._sort()
                 return self._ordering is not None
@@ -194,7 +202,7 @@ class ChunkRows:
     def _begin(self) -> None:
         self.close()
         self._scan = ChunkScan(self._path, self.round.round_num)
-        self._is_scanned = False
+        self._is_scanned, self._num_gone = False, 0
         self._bad = []
         self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
         self._order = None
@@ -203,6 +211,9 @@ class ChunkRows:
 
     def _take(self, batch: list[ScannedChunk]) -> None:
         for chunk in batch:
+            if not len(self._sizes) <= chunk.chunk_id < self._length:
+                continue  # nobody who writes stores puts such a row in one
+            self._skip_to(chunk.chunk_id)
             self._sizes = appended(self._sizes, max(0, chunk.size_bytes))
             self._shared = appended(self._shared, max(0, chunk.shared_with))
             if self._texts is not None:
@@ -219,6 +230,15 @@ class ChunkRows:
             self._begin()
             return
         self._found.extend(found)
+
+    def _skip_to(self, chunk_id: int) -> None:
+        """Leave room for rows that are gone: the keys of all others stay in place."""
+        num_gone = chunk_id - len(self._sizes)
+        for keys in (self._sizes, self._shared):
+            keys.extend(array(keys.typecode, [0]) * num_gone)
+        if self._texts is not None:
+            self._texts.skip(num_gone)
+        self._num_gone += num_gone
 
     def _text(self, chunk: ScannedChunk) -> str:
         state = "missing" if chunk.is_missing else ""

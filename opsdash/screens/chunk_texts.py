@@ -27,6 +27,11 @@ class TextKeys:
         is_digest = self.column == "digest"
         self._keys.append(_number(chunk.digest) if is_digest else self._id(chunk.names))
 
+    def skip(self, num_chunks: int) -> None:
+        """Leave room for chunks that are gone."""
+        gone = 0 if self.column == "digest" else self._id("")
+        self._keys.extend(array("Q", [gone]) * num_chunks)
+
     def numbers(self) -> Numbers:
         """Return what to order by, none negative."""
         if self.column == "digest":

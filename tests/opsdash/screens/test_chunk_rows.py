@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from opsdash.screens import chunk_pages as pages
 from opsdash.screens import chunk_rows as module
 from opsdash.screens.chunk_pages import ChunkPages
 from opsdash.screens.chunk_rows import ChunkRows, _nth_good
+from opsdash.screens.chunk_table import say_scan
 from opsdash.screens.chunk_texts import TextKeys
 from trainer.chunks.split import FlatSplit
 from trainer.chunks.store import ChunkStore
@@ -175,6 +177,65 @@ def test_a_digest_that_is_none_comes_first():
         keys.append(ScannedChunk(number, 1, 0, digest, is_missing=False, names=""))
 
     assert list(keys.numbers()) == [0, 0, 2, (1 << 64) - 1, 4 << 60, 0]
+
+
+@pytest.fixture
+def shrinking(path, tmp_path):
+    """A round some of whose rows go after it was opened."""
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    seen = Seen(copy)
+    seen.rows.close()
+    yield seen
+    seen.close()
+
+
+def forget(seen, where):
+    with contextlib.closing(sqlite3.connect(seen.rows._path)) as store, store:
+        store.execute(f"DELETE FROM chunk_metadata WHERE {where}")
+    seen.rows.restrict("")
+    finish(seen.rows)
+
+
+@pytest.mark.parametrize("column", ["size", "shared", "digest", "holds", "state"])
+def test_a_round_that_was_pruned_meanwhile_is_sorted_and_said_to_be_gone(
+    shrinking, column
+):
+    forget(shrinking, "1")
+    rows = shrinking.rows
+    rows.order_by(column, is_descending=True)
+    finish(rows)
+
+    assert rows.num_gone == NUM_CHUNKS
+    assert say_scan(rows) == "1,500 are gone since it was opened"
+    assert sorted(keys(rows, NUM_CHUNKS)) == list(range(NUM_CHUNKS))
+
+
+@pytest.mark.parametrize("told", [-3, 10, 10**15])
+def test_a_number_of_chunks_that_is_a_lie_costs_little(seen, told, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_CHUNKS", 2 * NUM_CHUNKS)
+    row = replace(seen.rows.round, num_chunks=told)
+    rows = ChunkRows(row, seen.rows._path, ChunkPages(seen.reading, 1))
+    finish(rows)
+    rows.order_by("size", is_descending=True)
+    finish(rows)
+
+    num = min(max(0, told), 2 * NUM_CHUNKS)
+    assert len(rows) == num
+    assert rows.num_gone == max(0, num - NUM_CHUNKS)
+    rows.close()
+
+
+def test_rows_behind_one_that_is_gone_keep_their_keys(shrinking):
+    with ChunkStoreReader(shrinking.rows._path) as reader:
+        digests = {one.chunk_id: one.digest for one in reader.chunks(1, 0, NUM_CHUNKS)}
+    forget(shrinking, "chunk_id = 7")
+    rows = shrinking.rows
+    rows.order_by("digest", is_descending=False)
+    finish(rows)
+
+    del digests[7]
+    assert keys(rows, NUM_CHUNKS) == [7, *sorted(digests, key=digests.__getitem__)]
 
 
 def test_an_order_needs_the_whole_scan(seen):
