@@ -79,6 +79,12 @@ class ChunkRows:
         return len(self._bad)
 
     @property
+    def scan_error(self) -> str:
+        """Why not every row could be looked at; empty: they could, so far."""
+        error = self._scan.error if self._scan is not None else None
+        return "" if error is None else str(error)
+
+    @property
     def num_gone(self) -> int:
         """Those that were in the round when it was opened, and that no scan found."""
         return self._num_gone

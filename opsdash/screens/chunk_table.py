@@ -102,6 +102,8 @@ def say_scan(rows: ChunkRows) -> str:
     bad = f"{units.count(rows.num_bad)} missing or damaged" if rows.num_bad else ""
     if not rows.is_scanned:
         return f"{bad}, still looking" if bad else "looking for missing ones"
+    if rows.scan_error:
+        return f"{bad}, looking ended: {rows.scan_error}".removeprefix(", ")
     if rows.num_gone:
         gone = f"{units.count(rows.num_gone)} are gone since it was opened"
         bad = f"{bad}, {gone}" if bad else gone

@@ -211,6 +211,17 @@ def test_a_round_that_was_pruned_meanwhile_is_sorted_and_said_to_be_gone(
     assert sorted(keys(rows, NUM_CHUNKS)) == list(range(NUM_CHUNKS))
 
 
+def test_a_store_that_cannot_be_looked_through_says_why(seen, tmp_path):
+    other = tmp_path / "server_chunks.db"
+    other.write_bytes(b"no database " * 1_000)
+    rows = ChunkRows(seen.rows.round, other, ChunkPages(seen.reading, 1))
+    finish(rows)
+
+    assert say_scan(rows).startswith("looking ended: ")
+    assert other.name in say_scan(rows)
+    rows.close()
+
+
 @pytest.mark.parametrize("told", [-3, 10, 10**15])
 def test_a_number_of_chunks_that_is_a_lie_costs_little(seen, told, monkeypatch):
     monkeypatch.setattr(module, "_MAX_CHUNKS", 2 * NUM_CHUNKS)
