@@ -72,10 +72,19 @@ class Stacks:
             old.close()
 
     def register_again_if_removed(self) -> None:
-        """Make the file again if someone removed it from under the run."""
+        """Make the file again if it is gone, or its disk was, and the run is there."""
         with contextlib.suppress(OSError):
-            if self._file is None or not os.fstat(self._file.fileno()).st_nlink:
+            if not self._is_in_place() and self._run.path.is_dir():
                 self.register()
+
+    def _is_in_place(self) -> bool:
+        if self._file is None:
+            return False
+        try:
+            there = self._path.stat()
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._file.fileno()))
 
     def write(self, reason: str) -> None:
         """Write the stacks of all threads now, from this one, and tell so."""

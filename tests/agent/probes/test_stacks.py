@@ -217,3 +217,24 @@ def test_a_removed_file_is_made_again(run, emitter):
     stacks.close()
 
     assert "test_a_removed_file_is_made_again" in path.read_text()
+
+
+def test_a_file_whose_disk_was_away_is_made_again_once_the_run_is_there(run, emitter):
+    stacks = Stacks(emitter, run, 1)
+    stacks.register()
+    path = stacks_file(run, 1, "rank-00000")
+    run.path.rename(f"{run.path}-elsewhere")  # still open, and linked
+
+    stacks.register_again_if_removed()
+    assert not run.path.exists()  # e.g. an empty mount point
+
+    run.path.mkdir()
+    stacks.register_again_if_removed()
+    inode = path.stat().st_ino
+    stacks.register_again_if_removed()
+    assert path.stat().st_ino == inode
+    assert path.read_text().count("\n") == 1
+    os.kill(os.getpid(), signal.SIGUSR2)
+    stacks.close()
+
+    assert "test_a_file_whose_disk_was_away" in path.read_text()
