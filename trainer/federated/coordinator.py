@@ -276,17 +276,22 @@ class Coordinator:
         self._attendance.send(client, task)
 
     async def _close(self, close: Close) -> None:
-        """Average, store, tell, and let the machine go on. Never raises."""
+        """Close a round, or end the federation and say so. Never raises."""
+        try:
+            await self._commit(close)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the federation must end and say so
+            if not self._over.done():
+                told = f"{type(error).__name__}: {error}"
+                self._obey(self._rounds.commit_failed(told))
+
+    async def _commit(self, close: Close) -> None:
+        """Average, store, tell, and let the machine go on."""
         given = {client: self._given[client] for client in close.members}
         updates = [one.update for one in given.values()]
         self._events.closing()
-        try:
-            done = await self._worker.run(
-                lambda: self._model.advance(close.round_num, updates)
-            )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the federation must end and say so
-            self._obey(self._rounds.commit_failed(f"{type(error).__name__}: {error}"))
-            return
+        done = await self._worker.run(
+            lambda: self._model.advance(close.round_num, updates)
+        )
         self._given.clear()
         contributions = {client: one.contribution for client, one in given.items()}
         self._events.committed(close, done, contributions)

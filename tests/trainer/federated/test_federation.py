@@ -724,6 +724,22 @@ async def test_requests_are_obeyed_after_one_that_met_a_fault(tmp_path, monkeypa
     assert [e.error for e in done(tmp_path)] == ["ValueError: a fault", None]
 
 
+async def test_a_fault_after_a_commit_ends_the_federation_and_not_its_progress(
+    tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr("trainer.federated.server_events.ServerEvents.committed", fail)
+
+    async with federation(tmp_path, quick()) as (server, _):
+        finish = await asyncio.wait_for(server.over, 30)
+
+    assert (finish.reason, finish.detail) == ("error", "ValueError: a fault")
+    with ChunkStoreReader(RunDir(tmp_path).chunk_store("server")) as reader:
+        assert [row.round_num for row in reader.rounds()] == [1]
+
+
 def chunk_of(path, round_num, kind):
     """Return the digest of a chunk that holds a tensor of this kind."""
     with ChunkStoreReader(path) as reader:
