@@ -86,6 +86,8 @@ class RoundRow:
     refused: dict[str, str]
     reset: tuple[str, ...]
     """Clients that cleared their optimizer in this round."""
+    away: dict[str, str]
+    """Clients that were lost when it was opened, and not asked; with why."""
     why_abandoned: str | None
     """Why it was given up; None: it was not, or was opened again."""
 
@@ -132,6 +134,7 @@ class _Round:
     is_detailed: bool = True
     updates: dict[str, Update] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    away: dict[str, str] = field(default_factory=dict)
     why_abandoned: str | None = None
 
 
@@ -163,6 +166,7 @@ class Rounds:
         if opened is not None:
             opened.clients = tuple(clip(c, 64) for c in event.clients[:_MAX_CLIENTS])
             opened.num_clients = len(event.clients)
+            opened.away = self._away()
             opened.why_abandoned = None
             self._now = opened.round_num
 
@@ -293,7 +297,7 @@ class Rounds:
             del self._rounds[next(iter(self._rounds))]
         if len(self._rounds) > _MAX_DETAILED:
             old = next(r for r in self._rounds.values() if r.is_detailed)
-            old.clients, old.updates, old.refused = (), {}, {}
+            old.clients, old.updates, old.refused, old.away = (), {}, {}, {}
             if old.committed is not None:
                 old.committed = old.committed._replace(members=())
             old.is_detailed = False
@@ -318,6 +322,14 @@ class Rounds:
         return client in its.updates or (
             its.committed is None and client in its.clients
         )
+
+    def _away(self) -> dict[str, str]:
+        """Return which clients are lost now, and why."""
+        return {
+            name: client.why_absent
+            for name, client in self._clients.items()
+            if client.why_absent is not None
+        }
 
     def _drop_from(self, number: int, attempt: int) -> None:
         """Forget rounds of earlier attempts that a restart went back behind."""
@@ -386,5 +398,6 @@ def _row(found: _Round, reset: Sequence[str]) -> RoundRow:
         updates=dict(found.updates),
         refused=dict(found.refused),
         reset=tuple(reset[:_MAX_CLIENTS]),
+        away=dict(found.away),
         why_abandoned=None if done else found.why_abandoned,
     )

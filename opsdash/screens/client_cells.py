@@ -7,10 +7,11 @@ from opsdash.widgets.client_grid import ClientGrid, GridCell, GridLegend
 
 LEGEND = (
     GridLegend("o", "ok", "joined"),
-    GridLegend("r", "warn", "joined, reset"),
+    GridLegend("r", "warn", "reset"),
     GridLegend("!", "bad", "refused"),
     GridLegend("-", "bad", "missing"),
     GridLegend("?", "accent", "open"),
+    GridLegend("x", "warn", "away"),
     GridLegend(".", "dim", "not asked"),
 )
 _MAX_ROUNDS = 200
@@ -38,6 +39,8 @@ def _cell(client: str, row: RoundRow) -> GridCell:
         return GridCell(letter, tone, _contribution(update, is_reset=is_reset))
     if refusal is not None:
         return GridCell("!", "bad", f"refused: {refusal}")
+    if client not in row.clients and client in row.away:
+        return GridCell("x", "warn", f"not asked, it was away ({row.away[client]})")
     if client not in row.clients:
         return GridCell(".", "dim", "not asked")
     ended = row.reason or row.why_abandoned

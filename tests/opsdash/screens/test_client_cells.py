@@ -27,9 +27,10 @@ def test_every_cell_has_a_letter_of_the_legend_and_says_why(tmp_path):
     }
     assert letters == {
         "client-1": "oooooooo",
-        "client-2": "ooo!.roo",
+        "client-2": "ooo!xroo",
         "client-3": "oooooooo",
     }
     assert {cell.letter for cell in grid.cells.values()} <= {e.letter for e in LEGEND}
     assert grid.cells["client-2", 4].text == "refused: the round ended before it came"
+    assert grid.cells["client-2", 5].text.startswith("not asked, it was away (")
     assert "optimizer reset" in grid.cells["client-2", 6].text
