@@ -5,14 +5,14 @@ take turns of a few steps, in the order on-off-off-on, and whoever waits is
 stopped with all its threads, so that a machine that changes its pace slows both;
 each pair of neighbouring blocks gives one ratio of step times. The mean of the
 middle four fifths of the ratios is told, with its interval from a bootstrap: a
-median would pass over the norms, which are in every tenth block.
+median would pass over the norms, which are in every fifth block.
 
 Beside it stands what the agent does, timed call by call in the same steps and
 added up with its thread's processor time as if nothing of that ran beside the
 training: an upper bound that no other process can hide or imitate. Its thread
 looks around after each stop, which is oftener than in a run.
 
-    python benchmarks/overhead.py [--minutes 6] [--steps 5]
+    python benchmarks/overhead.py [--minutes 6] [--steps 10]
 """
 
 import argparse
@@ -172,7 +172,7 @@ class Group:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--steps", type=int, default=5, help="of a block")
+    parser.add_argument("--steps", type=int, default=10, help="of a block")
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

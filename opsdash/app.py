@@ -51,6 +51,8 @@ _COLLECT_S = 10.0
 Textual leaves behind in the meantime is a megabyte."""
 _CATCH_UP_S = 0.005
 """The same while a long past is read: keys and frames go in between."""
+_SWITCH_S = 0.001
+"""After which the thread that reads lets that of the keys go on, instead of 5 ms."""
 _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -317,6 +319,7 @@ def run_app(
         ScrollBar.renderer = PlainScrollBar
     app = OpsdashApp(run_dir, look, is_readonly=is_readonly, runs=runs, config=config)
     _spare_the_collector()
+    sys.setswitchinterval(_SWITCH_S)
     code = app.run(mouse=has_mouse)
     if app.crash is not None:
         raise app.crash
