@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from agent.rundir.events import Event, Heartbeat, kind
 from opsdash.projections.batch import Batch, Lines, UnreadableLine
-from opsdash.projections.columns import appended
+from opsdash.projections.columns import Ranked, appended
 from opsdash.projections.event_words import Severity, describe, severity
 from opsdash.projections.plausible import MAX_COUNT, clip, whole
 
@@ -186,7 +186,7 @@ class EventsLog:
             if column == "kind":
                 names, ids = self._kind_names, self._kinds[:]
             places = {name: place for place, name in enumerate(sorted(set(names)))}
-            return _Ranked(ids, [places[name] for name in names])
+            return Ranked(ids, [places[name] for name in names])
         return range(len(self))
 
     def by_time(self, numbers: list[int]) -> list[int]:
@@ -285,19 +285,6 @@ class EventsLog:
             if wanted.node in (None, file.stem)
             and wanted.attempt in (None, file.attempt)
         }
-
-
-class _Ranked(Sequence[int]):
-    """Ids as the places of their names among all names."""
-
-    def __init__(self, ids: "array[int]", places: list[int]) -> None:
-        self._ids, self._places = ids, places
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> int:  # type: ignore[override]  # no slices
-        return self._places[self._ids[index]]
 
 
 class _Steps(Sequence[int]):

@@ -18,7 +18,7 @@ from opsdash.projections.event_words import Severity
 from opsdash.projections.lateness import Straggler
 from opsdash.projections.plausible import clip
 from opsdash.projections.ranks import RankRow
-from opsdash.projections.rounds import ClientRow
+from opsdash.projections.round_rows import ClientRow
 from opsdash.projections.steps import Nonfinite
 
 STALE_NS = 5_000_000_000

@@ -3,7 +3,7 @@
 import msgspec
 
 from opsdash import units
-from opsdash.projections.rounds import ClientRow, RoundRow
+from opsdash.projections.round_rows import ClientRow, RoundRow
 from opsdash.projections.run import Run
 from opsdash.reports.report import WIDTH, Report, table, wrap
 

@@ -1,9 +1,9 @@
 """What chunks are ordered by where a column is text: eight bytes each."""
 
 from array import array
-from collections.abc import Sequence
 
 from opsdash.operations.chunk_scan import ScannedChunk
+from opsdash.projections.columns import Ranked
 from opsdash.screens.row_order import Numbers
 
 TEXT_COLUMNS = ("digest", "holds")
@@ -41,25 +41,12 @@ class TextKeys:
         for place, name in enumerate(names):
             places[self._ids[name]] = place
         places[-1] = len(names)
-        return _Places(self._keys, places)
+        return Ranked(self._keys, places)
 
     def _id(self, names: str) -> int:
         if len(self._ids) < _MAX_NAMES:
             return self._ids.setdefault(names, len(self._ids))
         return self._ids.get(names, _MAX_NAMES)
-
-
-class _Places(Sequence[int]):
-    """Ids as the places of their names among all names."""
-
-    def __init__(self, ids: "array[int]", places: list[int]) -> None:
-        self._ids, self._places = ids, places
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> int:  # type: ignore[override]  # no slices
-        return self._places[self._ids[index]]
 
 
 def _number(digest: str) -> int:

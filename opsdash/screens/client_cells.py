@@ -1,7 +1,7 @@
 """What each client did in each round, as the cells of a grid."""
 
 from opsdash import units
-from opsdash.projections.rounds import RoundRow, Update
+from opsdash.projections.round_rows import RoundRow, Update
 from opsdash.screens.pane import View
 from opsdash.widgets.client_grid import ClientGrid, GridCell, GridLegend
 

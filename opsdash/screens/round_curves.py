@@ -1,6 +1,6 @@
 """Figures per round as the series that charts draw."""
 
-from opsdash.projections.rounds import RoundRow
+from opsdash.projections.round_rows import RoundRow
 from opsdash.screens.pane import View
 from opsdash.widgets.series import Mark, Series
 

@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 
 from opsdash import units
 from opsdash.messages import ProcessOpened, RoundOpened
-from opsdash.projections.rounds import ClientRow, RoundRow
+from opsdash.projections.round_rows import ClientRow, RoundRow
 from opsdash.screens.client_cells import LEGEND, show_clients
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.client_grid import ClientGrid

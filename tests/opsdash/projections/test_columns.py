@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from opsdash.projections.columns import appended
+from opsdash.projections.columns import Ranked, appended
 
 
 def test_a_column_stays_as_narrow_as_what_it_holds():
@@ -22,3 +22,12 @@ def test_a_value_that_does_not_fit_widens_it_and_loses_nothing(code, value):
 
     assert (column.typecode, list(column)) == ("q", [1, 2, value])
     assert list(appended(column, 3)) == [1, 2, value, 3]
+
+
+def test_ids_are_read_as_the_places_of_their_names():
+    names = ["zebra", "ape", "lion"]
+    places = [sorted(names).index(name) for name in names]
+
+    ranked = Ranked(array("B", [0, 2, 1, 0]), places)
+
+    assert (len(ranked), list(ranked)) == (4, [2, 1, 0, 2])
