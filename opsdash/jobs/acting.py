@@ -4,8 +4,7 @@ Nothing is done before its plan was shown and confirmed. A live run is asked; a
 dead one is started again, or mended by the trainer's own commands.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from textual.screen import Screen
@@ -15,6 +14,8 @@ from agent.rundir.verify.verdict import Level
 from opsdash import messages
 from opsdash.jobs.asking import Asking
 from opsdash.jobs.attached import Attached
+from opsdash.jobs.beginning import Beginning
+from opsdash.jobs.board import Job
 from opsdash.jobs.command import (
     CommandJob,
     Summary,
@@ -22,9 +23,10 @@ from opsdash.jobs.command import (
     say_repaired,
     say_restored,
 )
+from opsdash.jobs.errand import Found
 from opsdash.jobs.exporting import ExportJob
-from opsdash.jobs.planning import Found, Planning
-from opsdash.jobs.resuming import ResumePlanning, Resuming
+from opsdash.jobs.planning import Planning, ResumePlanning
+from opsdash.jobs.resuming import Resuming
 from opsdash.jobs.verification import Verification
 from opsdash.operations.compare import Comparison, compare_checkpoints, plan_measure
 from opsdash.operations.plan import Plan
@@ -175,8 +177,11 @@ class Acting:
         """Show what differs between two checkpoints: a pure read needs no plan."""
 
         def show(compared: Comparison) -> None:
-            with _told(self._desk):
+            try:
                 measuring = TrainerCommand(plan_measure(self._run, old, new))
+            except RunDirError as error:
+                self._desk.tell_trouble(error)
+            else:
                 self._desk.show_screen(ComparisonScreen(compared, measuring))
 
         self._look_up(
@@ -187,19 +192,20 @@ class Acting:
 
     def export(self, wish: messages.ExportRequested) -> None:
         """Write events to a file of the operator's, beside the run."""
-        with _told(self._desk):
+        try:
             self._jobs.add(ExportJob(wish.path, wish.numbers, wish.row_of, wish.told))
+        except RunDirError as error:
+            self._desk.tell_trouble(error)
 
     def _ask(self, plan: Plan, args: dict[str, Any]) -> None:
-        with _told(self._desk):
+        num_processes = self._attached.standing().num_processes
+
+        def begin() -> Job:
             asked = ask(self._run, plan, args, self._log)
-            self._jobs.add(
-                Asking(
-                    asked,
-                    lambda: self._attached.folded.requests.get(asked.request),
-                    self._attached.standing().num_processes,
-                )
-            )
+            told = self._attached.folded.requests
+            return Asking(asked, lambda: told.get(asked.request), num_processes)
+
+        self._begin(plan, begin)
 
     def _resume(self, name: str | None, *, is_live: bool) -> None:
         if is_live and self._attached.folded.kind == "federated" and not name:
@@ -214,8 +220,8 @@ class Acting:
             self.request("resume", {} if name is None else {"checkpoint": name})
             return
         loss = self._attached.standing().loss
-        planning = ResumePlanning(self._run, name, loss)
-        self._jobs.add(planning, lambda: self._planned(planning))
+        planning = ResumePlanning(self._run, name, loss, self._resume_if_confirmed)
+        self._jobs.add(planning, planning.finish)
 
     def _where_it_runs(self, then: Callable[[bool], None]) -> None:
         """Go on with whether somebody runs, or may run on another host."""
@@ -233,35 +239,25 @@ class Acting:
 
     def _command(self, make: Callable[[], Plan], say: Summary) -> None:
         def show(plan: Plan) -> None:
-            def begin() -> None:
-                with _told(self._desk):
-                    self._jobs.add(CommandJob(TrainerCommand(plan, self._log), say))
+            def begin() -> Job:
+                return CommandJob(TrainerCommand(plan, self._log), say)
 
-            self._desk.ask_to_confirm(plan, begin)
+            self._desk.ask_to_confirm(plan, lambda: self._begin(plan, begin))
 
         self._look_up("plan it", make, show)
 
-    def _planned(self, planning: ResumePlanning) -> bool:
-        """Show the plan; False: there is none, and the job's line says why."""
-        plan = planning.plan
-        if plan is None:
-            return False
+    def _resume_if_confirmed(self, plan: Plan) -> None:
+        def begin() -> Job:
+            return Resuming(start_resume(self._run, plan, self._log), plan.title)
 
-        def begin() -> None:
-            with _told(self._desk):
-                started = start_resume(self._run, plan, self._log)
-                self._jobs.add(Resuming(started, plan.title))
+        self._desk.ask_to_confirm(plan, lambda: self._begin(plan, begin))
 
-        self._desk.ask_to_confirm(plan, begin)
-        return True
-
-
-@contextmanager
-def _told(desk: Desk) -> Iterator[None]:
-    """Tell the desk what the world lacks or forbids, and go on."""
-    try:
-        yield
-    except RunDirError as error:
-        desk.tell_trouble(error)
-    except OSError as error:
-        desk.tell_trouble(RunDirError(f"`{error.filename}`: {error.strerror}"))
+    def _begin(self, plan: Plan, begin: Callable[[], Job]) -> None:
+        """Set going what was confirmed, beside the screen."""
+        beginning = Beginning(
+            plan.title, begin, self._jobs.add, self._desk.tell_trouble
+        )
+        if beginning.wait():
+            beginning.finish()
+        else:
+            self._jobs.add(beginning, beginning.finish)

@@ -107,6 +107,8 @@ class Attached:
             notes.append("polling")
         if self.is_readonly:
             notes.append("read only")
+        if self.log is not None and self.log.problem is not None:
+            notes.append(f"operations/ is not written: {self.log.problem}")
         return notes
 
     def standing(self) -> "Standing":

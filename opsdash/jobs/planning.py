@@ -1,23 +1,21 @@
-"""Something that must be looked up in the run before a plan of it can be shown.
+"""What must be looked up in the run before a plan can be shown."""
 
-A thread does it: on a disk that works it is there before the key is forgotten,
-and on a mount that died a line says what is waited for while the rest goes on.
-"""
-
-import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import ClassVar
 
 from agent.rundir.errors import RunDirError
+from agent.rundir.layout import RunDir
+from opsdash import units
+from opsdash.jobs.errand import Errand, Found
+from opsdash.operations.plan import Plan
+from opsdash.operations.resume import Loss, plan_resume
 from opsdash.widgets.progress import JobState
 
-Found = TypeVar("Found")
-PATIENCE_S = 0.04
-"""What comes sooner needs no line."""
 
-
-class Planning(Generic[Found]):
+class Planning(Errand[Found]):
     """One look into the run; `then` is told what it found, in the screen's thread."""
+
+    UNDER_WAY: ClassVar[str] = "reading the run"
 
     def __init__(
         self,
@@ -34,53 +32,57 @@ class Planning(Generic[Found]):
             then: Called by `finish` with what was found.
             trouble: Called by `finish` with why nothing was.
         """
-        self.title = title
-        self._look, self._then, self._trouble = look, then, trouble
-        self._found: list[Found] = []
-        self._error: RunDirError | None = None
-        self._is_cancelled = False
-        self._thread = threading.Thread(
-            target=self._work, name="opsdash-plan", daemon=True
-        )
-        self._thread.start()
-
-    def wait(self) -> bool:
-        """Give it a moment; False: it takes longer."""
-        self._thread.join(PATIENCE_S)
-        return not self._thread.is_alive()
-
-    def cancel(self) -> None:
-        """Want it no more."""
-        self._is_cancelled = True
-
-    def leave(self) -> None:
-        """Want it no more."""
-        self.cancel()
-
-    def state(self) -> JobState:
-        """Return what a line shows of it now."""
-        if self._is_cancelled:
-            return JobState(self.title, outcome="cancelled")
-        if self._thread.is_alive():
-            return JobState(self.title, detail="reading the run")
-        return JobState(self.title, outcome="failed" if self._error else "ok")
+        self._then, self._trouble = then, trouble
+        super().__init__(title, look)
 
     def finish(self) -> bool:
         """Pass on what came of it; True: nothing is left to be shown."""
-        if self._is_cancelled:
+        if self.is_cancelled:
             return False
-        if self._error is not None:
-            self._trouble(self._error)
-        for found in self._found:
+        if self.error is not None:
+            self._trouble(self.error)
+        for found in self.found:
             self._then(found)
         return True
 
-    def _work(self) -> None:
-        try:
-            self._found.append(self._look())
-        except RunDirError as error:
-            self._error = error
-        except OSError as error:
-            self._error = RunDirError(f"`{error.filename}`: {error.strerror}")
-        except Exception as error:  # noqa: BLE001 - a thread that ends without a word is never seen
-            self._error = RunDirError(f"{type(error).__name__}: {error}")
+
+class ResumePlanning(Errand[Plan]):
+    """Finds out what a resume would do; reading the checkpoint takes a while."""
+
+    UNDER_WAY: ClassVar[str] = "reading the checkpoint again"
+
+    def __init__(
+        self, run: RunDir, name: str | None, loss: Loss, then: Callable[[Plan], None]
+    ) -> None:
+        """Begin to read the checkpoint; `then` is told the plan by `finish`."""
+        self._then = then
+        self._run, self._name, self._loss = run, name, loss
+        self._progress = (0, 0)
+        super().__init__(f"plan to resume {name or run.path.name}", self._plan)
+
+    def finish(self) -> bool:
+        """Pass on the plan; False: there is none, and the line says why."""
+        if self.is_cancelled:
+            return False
+        for plan in self.found:
+            self._then(plan)
+        return bool(self.found)
+
+    def _under_way(self) -> JobState:
+        done, total = self._progress
+        if not total:
+            return super()._under_way()
+        detail = f"{units.byte_size(done)} of {units.byte_size(total)} read again"
+        return JobState(self.title, done / total, detail)
+
+    def _plan(self) -> Plan:
+        def tell(done: int, total: int) -> None:
+            self._progress = (done, total)
+
+        return plan_resume(
+            self._run,
+            name=self._name,
+            loss=self._loss,
+            progress=tell,
+            is_cancelled=lambda: self.is_cancelled,
+        )

@@ -19,7 +19,7 @@ def _patient_pilot(monkeypatch):
 @pytest.fixture(autouse=True)
 def _patient_screens(monkeypatch):
     """What lies on a disk is drawn at once, however loaded the machine is."""
-    for where in ("operations.beside", "jobs.planning"):
+    for where in ("operations.beside", "jobs.errand"):
         monkeypatch.setattr(f"opsdash.{where}.PATIENCE_S", 30.0)
 
 

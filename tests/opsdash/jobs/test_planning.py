@@ -6,7 +6,7 @@ import time
 import pytest
 
 from agent.rundir.errors import RunDirError
-from opsdash.jobs import planning as module
+from opsdash.jobs import errand as module
 from opsdash.jobs.planning import Planning
 
 LONG_S = 30

@@ -24,7 +24,7 @@ from tests.watched import (
 )
 
 LONG_S = 60
-_LOOKS = ("open", "os.listdir", "os.scandir", "sqlite3.connect")
+_LOOKS = ("open", "os.listdir", "os.mkdir", "os.scandir", "sqlite3.connect")
 
 
 class _Ear:
@@ -133,7 +133,7 @@ async def test_a_plan_comes_when_the_run_was_read_and_keys_work_meanwhile(
     on, monkeypatch
 ):
     go_on, plan = threading.Event(), acting.plan_request
-    monkeypatch.setattr("opsdash.jobs.planning.PATIENCE_S", 0.01)
+    monkeypatch.setattr("opsdash.jobs.errand.PATIENCE_S", 0.01)
     monkeypatch.setattr(
         acting, "plan_request", lambda *args: go_on.wait(LONG_S) and plan(*args)
     )
@@ -149,3 +149,39 @@ async def test_a_plan_comes_when_the_run_was_read_and_keys_work_meanwhile(
         assert "plan checkpoint-now" in waiting
         assert app.watch.shown == CHECKPOINTS
         assert plan_title(app) == "save a checkpoint now"
+
+
+async def test_what_was_confirmed_is_written_beside_the_screen(on):
+    async with on("live") as (app, pilot):
+        run = app.attached.run
+        EAR.listen(run.path)
+        try:
+            await pilot.press("s")
+            await opened(app, pilot, PlanDialog)
+            await pilot.press("enter")
+            await until(pilot, lambda: "asked, waits" in screen_text(app), "a line")
+        finally:
+            EAR.stop()
+
+        assert EAR.heard == []
+        assert len(list(run.operations.iterdir())) == 1
+
+
+async def test_a_request_that_cannot_be_written_yet_stops_no_key(on, monkeypatch):
+    go_on, ask = threading.Event(), acting.ask
+    monkeypatch.setattr("opsdash.jobs.errand.PATIENCE_S", 0.01)
+    monkeypatch.setattr(acting, "ask", lambda *args: go_on.wait(LONG_S) and ask(*args))
+
+    async with on("live") as (app, pilot):
+        await pilot.press("s")
+        await opened(app, pilot, PlanDialog)
+        await pilot.press("enter")
+        await until(pilot, lambda: "writing to the run" in screen_text(app), "a line")
+        await pilot.press("3", "x")
+        await until(pilot, lambda: "cancelled as soon as" in screen_text(app))
+        shown = app.watch.shown
+        go_on.set()
+        await until(pilot, lambda: "taken back" in screen_text(app), "an outcome")
+
+        assert shown == CHECKPOINTS
+        assert list(app.attached.run.requests.glob("*.json")) == []

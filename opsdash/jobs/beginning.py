@@ -1,0 +1,75 @@
+"""What was confirmed is set going: a request is written, a process started.
+
+Both write into the run, which may lie on a mount that died. Nobody can call a
+write back before it is done, so whoever cancels cancels what it becomes.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import ClassVar
+
+from agent.rundir.errors import RunDirError
+from opsdash.jobs.board import Job
+from opsdash.jobs.errand import Errand
+from opsdash.widgets.progress import JobState
+
+
+class Beginning(Errand[Job]):
+    """One plan that is being set going; `then` is given the job that it becomes."""
+
+    UNDER_WAY: ClassVar[str] = "writing to the run"
+
+    def __init__(
+        self,
+        title: str,
+        begin: Callable[[], Job],
+        then: Callable[[Job], None],
+        trouble: Callable[[RunDirError], None],
+    ) -> None:
+        """Set it going.
+
+        Args:
+            title: Of the plan.
+            begin: Called in a thread of its own; returns what goes on from there.
+            then: Called by `finish` with that.
+            trouble: Called by `finish` with why there is nothing.
+        """
+        self._begin, self._then, self._trouble = begin, then, trouble
+        self._changing = threading.Lock()
+        self._job: Job | None = None
+        self._is_left = False
+        super().__init__(title, self._begun)
+
+    def leave(self) -> None:
+        """Leave what it became, or will."""
+        with self._changing:
+            self._is_left = True
+            if self._job is not None:
+                self._job.leave()
+
+    def state(self) -> JobState:
+        """Return what a line shows of it now."""
+        if self.is_cancelled and not self.is_done:
+            return JobState(self.title, detail="cancelled as soon as it is written")
+        if self.is_done:
+            outcome = "failed" if self.error is not None else "ok"
+            return JobState(self.title, outcome=outcome)
+        return super().state()
+
+    def finish(self) -> bool:
+        """Pass on what it became, or why nothing; its own line may go."""
+        if self.error is not None:
+            self._trouble(self.error)
+        for job in self.found:
+            self._then(job)
+            if self.is_cancelled:
+                job.cancel()
+        return True
+
+    def _begun(self) -> Job:
+        job = self._begin()
+        with self._changing:
+            self._job = job
+            if self._is_left:
+                job.leave()
+        return job
