@@ -12,14 +12,17 @@ from pathlib import Path
 
 from agent.rundir.chunks.errors import (
     ChunkPlace,
+    DamagedChunkError,
     MissingChunkError,
     RoundExistsError,
     StoreFullError,
 )
 from agent.rundir.chunks.layout import BadLayoutError, RoundLayout
 from agent.rundir.chunks.records import ChunkSpec, encode_json, encode_parts
+from agent.rundir.chunks.schema import RAW_CODEC
 from agent.rundir.chunks.sources import find_elsewhere, run_dir_of
-from trainer.chunks.cut import RoundContent
+from trainer.chunks.copies import Copies, Copy
+from trainer.chunks.cut import Pieces, RoundContent
 from trainer.chunks.database import check_room, log_of
 from trainer.chunks.hints import WriteBehind
 from trainer.chunks.retention import Leaving, drop_unused, rounds_beyond
@@ -65,12 +68,16 @@ def write_round(
 ) -> Written:
     """Write a round inside an open transaction.
 
-    A round that is there already with the same digest is left as it is.
+    A round that is there already with the same digest is left as it is, but
+    for chunks whose bytes have been lost or damaged since. No round refers to
+    bytes that were not looked at, whoever put them in.
 
     Raises:
         RoundExistsError: it is there with another digest.
         MissingChunkError: neither the store nor the content has a chunk.
+        DamagedChunkError: the store's copy is damaged, the content has none.
         BadLayoutError: a received layout contradicts the chunks it names.
+        DamagedStoreError: SQLite cannot read the store's copy.
         StoreFullError: it does not fit on the disk.
         sqlite3.Error: from SQLite.
     """
@@ -79,6 +86,7 @@ def write_round(
     if existing is not None:
         digest = new.content.layout().digest()
         if existing == digest:
+            _write_blobs(_Destination(conn, path, node), new, Leaving(conn, ()), ())
             return Written(existing, 0, 0, ())
         if not new.replace:
             raise RoundExistsError(
@@ -173,45 +181,52 @@ def _write_blobs(
             leaving.keep(spec.digest)
             if spec.digest in fresh:
                 continue
-            if _is_stored(to.conn, spec, has_bytes=pieces is not None):
-                if spec.digest in staged and not known_digests(
-                    to.conn, "chunk_metadata", (spec.digest,)
-                ):
-                    fresh[spec.digest] = spec.size_bytes
-                continue
-            if pieces is None:
-                raise _never_received(to, new.round_num, spec)
-            leaving.make_room(spec.chunk_id)
-            insert_blob(to.conn, spec.digest, spec.dtype, pieces)
-            behind.wrote(spec.size_bytes)
-            fresh[spec.digest] = spec.size_bytes
+            copy = _look_at_copy(to, new.round_num, spec, pieces)
+            if copy is Copy.ABSENT:
+                leaving.make_room(spec.chunk_id)
+            if copy is not Copy.SOUND and pieces is not None:
+                write_blob(to.conn, spec.digest, spec.dtype, pieces)
+                behind.wrote(spec.size_bytes)
+            if copy is Copy.ABSENT or _is_only_staged(to.conn, spec.digest, staged):
+                fresh[spec.digest] = spec.size_bytes
     return fresh
 
 
-def _is_stored(conn: sqlite3.Connection, spec: ChunkSpec, *, has_bytes: bool) -> bool:
-    """Whether a chunk is there.
+def _look_at_copy(
+    to: _Destination, round_num: int, spec: ChunkSpec, pieces: Pieces | None
+) -> Copy:
+    """Return what the store has of a chunk; without bytes for it, only `SOUND`.
 
     Raises:
         BadLayoutError: a layout from elsewhere gives it another dtype or size.
+        MissingChunkError, DamagedChunkError: it was received and is not here.
     """
-    row = conn.execute(
-        "SELECT dtype, length(data) FROM chunk_data WHERE chunk_hash = ?",
-        (spec.digest,),
-    ).fetchone()
-    if row is None or has_bytes:
-        return row is not None
-    if row != (spec.dtype, spec.size_bytes):
+    copies = Copies(to.conn, to.path)
+    if pieces is not None:
+        return copies.compare(spec.digest, spec.dtype, pieces)
+    copy = copies.check(spec.digest, spec.dtype, spec.size_bytes)
+    if copy is Copy.OF_ANOTHER_KIND:
         raise BadLayoutError(f"chunk {spec.chunk_id} is not of the dtype or size given")
-    return True
+    if copy is not Copy.SOUND:
+        raise _not_here(to, round_num, spec, copy)
+    return copy
 
 
-def _never_received(
-    to: _Destination, round_num: int, spec: ChunkSpec
-) -> MissingChunkError:
+def _is_only_staged(
+    conn: sqlite3.Connection, digest: str, staged: Collection[str]
+) -> bool:
+    return digest in staged and not known_digests(conn, "chunk_metadata", (digest,))
+
+
+def _not_here(
+    to: _Destination, round_num: int, spec: ChunkSpec, copy: Copy
+) -> MissingChunkError | DamagedChunkError:
     names = tuple(part.name for part in spec.parts)
     place = ChunkPlace(to.node, round_num, spec.chunk_id, names, spec.digest)
-    sources = find_elsewhere(to.path, spec.digest)
-    return MissingChunkError(place, "was never received", sources, run_dir_of(to.path))
+    sources, run_dir = find_elsewhere(to.path, spec.digest), run_dir_of(to.path)
+    if copy is Copy.ABSENT:
+        return MissingChunkError(place, "was never received", sources, run_dir)
+    return DamagedChunkError(place, "does not have its SHA-256", sources, run_dir)
 
 
 def _insert_rows(conn: sqlite3.Connection, round_num: int, layout: RoundLayout) -> None:
@@ -253,18 +268,21 @@ def _chunk_rows(round_num: int, layout: RoundLayout) -> Iterator[tuple[object, .
         )
 
 
-def insert_blob(
+def write_blob(
     conn: sqlite3.Connection, digest: str, dtype: str, pieces: Sequence[memoryview]
 ) -> None:
-    """Write a chunk's bytes inside an open transaction.
+    """Write a chunk's bytes inside an open transaction, over a damaged copy too.
 
     Raises:
         sqlite3.Error: from SQLite.
     """
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     conn.execute(
-        "INSERT INTO chunk_data (chunk_hash, dtype, data) VALUES (?, ?, ?)",
-        (digest, dtype, data),
+        """INSERT INTO chunk_data (chunk_hash, dtype, codec, base, data)
+           VALUES (?, ?, ?, NULL, ?)
+           ON CONFLICT (chunk_hash) DO UPDATE SET dtype = excluded.dtype,
+           codec = excluded.codec, base = NULL, data = excluded.data""",
+        (digest, dtype, RAW_CODEC, data),
     )
 
 

@@ -30,11 +30,11 @@ from agent.rundir.chunks.reader import file_bytes
 from agent.rundir.chunks.sources import node_of, run_dir_of
 from trainer.chunks.commit import (
     NewRound,
-    insert_blob,
-    known_digests,
+    write_blob,
     write_round,
     write_state,
 )
+from trainer.chunks.copies import Copies, Copy
 from trainer.chunks.cut import CutRound, ReceivedRound
 from trainer.chunks.database import check_room, fold_log, open_database, transaction
 from trainer.chunks.retention import (
@@ -152,7 +152,7 @@ class ChunkStore(StoredRounds):
 
         Args:
             round_num: from 1. A round that is there already with the same
-                content is left as it is.
+                content is left as it is, its damaged chunks put right.
             tensors: any dtype, shape, device and stride; tied ones are kept
                 once. They must not change until this returns.
             buffers: which of them are buffers.
@@ -199,7 +199,8 @@ class ChunkStore(StoredRounds):
         """Store a round whose chunks were received by `put_chunks`.
 
         Raises:
-            MissingChunkError: the first chunk that is not there.
+            MissingChunkError, DamagedChunkError: the first chunk that is not
+                there, or not what its digest says.
             BadLayoutError: the layout does not describe a model.
             RoundExistsError, StoreFullError, StoreLockedError: as above.
         """
@@ -218,6 +219,7 @@ class ChunkStore(StoredRounds):
     def put_chunks(self, payloads: Iterable[Payload], *, round_num: int) -> int:
         """Keep chunks for a round that is being received; return how many were new.
 
+        A copy that is here but damaged is written anew, and counts as new.
         They stay until that round or a later one is committed, over a restart
         too, so that a broken transfer goes on where it stopped.
 
@@ -230,12 +232,11 @@ class ChunkStore(StoredRounds):
             self._check_received(payload, round_num)
         by_digest = {payload.digest: payload for payload in checked}
         with self._lock, self._writing():
-            present = known_digests(self._conn, "chunk_data", by_digest)
-            fresh = [by_digest[digest] for digest in by_digest.keys() - present]
+            fresh = [p for p in by_digest.values() if not self._holds(p)]
             check_room(self._conn, self.path, sum(len(p.data) for p in fresh))
             for payload in fresh:
                 view = memoryview(payload.data)
-                insert_blob(self._conn, payload.digest, payload.dtype, (view,))
+                write_blob(self._conn, payload.digest, payload.dtype, (view,))
             self._conn.executemany(
                 "INSERT OR REPLACE INTO staged_chunks VALUES (?, ?)",
                 ((digest, round_num) for digest in by_digest),
@@ -305,6 +306,11 @@ class ChunkStore(StoredRounds):
             file_bytes=file_bytes(self.path),
             elapsed_ns=time.monotonic_ns() - started_ns,
         )
+
+    def _holds(self, payload: Payload) -> bool:
+        copies, pieces = Copies(self._conn, self.path), (memoryview(payload.data),)
+        copy = copies.compare(payload.digest, payload.dtype, pieces)
+        return copy is Copy.SOUND
 
     def _check_received(self, payload: Payload, round_num: int) -> None:
         if not payload.is_sound():
