@@ -7,17 +7,17 @@ and names are ordered by is kept only once somebody wants that, by another scan.
 """
 
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 
 from agent.rundir.chunks.records import ChunkRow, RoundRow
 from opsdash import units
 from opsdash.operations.chunk_scan import ChunkScan, ScannedChunk
-from opsdash.projections.columns import appended
 from opsdash.projections.match import Matcher, matcher
+from opsdash.screens.bad_first import BadFirst
+from opsdash.screens.chunk_keys import ChunkKeys
 from opsdash.screens.chunk_pages import ChunkPages
-from opsdash.screens.chunk_texts import TEXT_COLUMNS, TextKeys
 from opsdash.screens.row_order import Numbers, Order, RowOrder
 from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column
@@ -34,8 +34,8 @@ _PATIENCE_S = 0.25
 _BATCHES = 4
 """Of the scan that are taken in at once."""
 _MAX_NAMED = 4
-_MAX_CHUNKS = 4_000_000
-"""A database may say that it has any number; a row costs eight bytes."""
+MAX_CHUNKS = 4_000_000
+"""Rows that are shown: a database may say any number, and each costs eight bytes."""
 
 
 class ChunkRows:
@@ -46,14 +46,13 @@ class ChunkRows:
         self.round = row
         self.sort = ("chunk", False)
         self._path, self._pages = path, pages
-        self._length = min(max(0, self.round.num_chunks), _MAX_CHUNKS)
+        self._length = min(max(0, self.round.num_chunks), MAX_CHUNKS)
         self._pattern: Matcher = matcher("")
         self._damaged: frozenset[str] = frozenset()
         self._scan: ChunkScan | None = None
-        self._is_scanned, self._num_gone = False, 0
-        self._bad: list[int] = []
-        self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
-        self._texts: TextKeys | None = None
+        self._is_scanned, self._num_bad_beyond = False, 0
+        self._natural = BadFirst(self._length)
+        self._found, self._keys = array("q"), ChunkKeys()
         self._order: Order | None = None
         self._ordering: RowOrder | None = None
         self._begin()
@@ -70,13 +69,23 @@ class ChunkRows:
 
     @property
     def num_all(self) -> int:
-        """Chunks of the round."""
+        """Chunks of the round that can be shown."""
         return self._length
 
     @property
+    def num_beyond(self) -> int:
+        """Chunks of the round behind those, which have no row here."""
+        return max(0, self.round.num_chunks - self._length)
+
+    @property
     def num_bad(self) -> int:
-        """Missing and damaged ones that were found so far."""
-        return len(self._bad)
+        """Missing and damaged ones that were found so far, and have a row."""
+        return self._natural.num_bad
+
+    @property
+    def num_bad_beyond(self) -> int:
+        """Those of them that have none."""
+        return self._num_bad_beyond
 
     @property
     def scan_error(self) -> str:
@@ -87,7 +96,7 @@ class ChunkRows:
     @property
     def num_gone(self) -> int:
         """Those that were in the round when it was opened, and that no scan found."""
-        return self._num_gone
+        return self._keys.num_gone
 
     @property
     def is_scanned(self) -> bool:
@@ -124,13 +133,11 @@ class ChunkRows:
         if not self._is_scanned:
             return False
         self.sort = (column, is_descending)
-        if column in TEXT_COLUMNS and (
-            self._texts is None or self._texts.column != column
-        ):
-            self._texts = TextKeys(column)
-            self._begin()
-        else:
+        if self._keys.has(column):
             self._sort()
+        else:
+            self._keys = ChunkKeys(column)
+            self._begin()
         return True
 
     def advance(self) -> bool:
@@ -141,7 +148,7 @@ class ChunkRows:
             batch = self._scan.take() if self._scan is not None else None
             if batch is None:
                 if not self._is_scanned:
-                    self._skip_to(self._length)
+                    self._keys.skip_to(self._length)
                     self._is_scanned = True
                     self._sort()
                 return self._ordering is not None
@@ -167,10 +174,7 @@ class ChunkRows:
             place = bisect_left(self._found, key)
             is_here = place < len(self._found) and self._found[place] == key
             return place if is_here else None
-        place = bisect_left(self._bad, key)
-        if place < len(self._bad) and self._bad[place] == key:
-            return place
-        return len(self._bad) + key - place if 0 <= key < self._length else None
+        return self._natural.find(key)
 
     def row(self, index: int) -> Sequence[Cell]:
         """Return the cells of a chunk."""
@@ -208,43 +212,36 @@ class ChunkRows:
     def _begin(self) -> None:
         self.close()
         self._scan = ChunkScan(self._path, self.round.round_num)
-        self._is_scanned, self._num_gone = False, 0
-        self._bad = []
-        self._found, self._sizes, self._shared = array("q"), array("I"), array("I")
+        self._is_scanned, self._num_bad_beyond = False, 0
+        self._natural = BadFirst(self._length)
+        self._found, self._keys = array("q"), ChunkKeys(self._keys.text_column)
         self._order = None
-        if self._texts is not None:
-            self._texts = TextKeys(self._texts.column)
 
     def _take(self, batch: list[ScannedChunk]) -> None:
-        for chunk in batch:
-            if not len(self._sizes) <= chunk.chunk_id < self._length:
-                continue  # nobody who writes stores puts such a row in one
-            self._skip_to(chunk.chunk_id)
-            self._sizes = appended(self._sizes, max(0, chunk.size_bytes))
-            self._shared = appended(self._shared, max(0, chunk.shared_with))
-            if self._texts is not None:
-                self._texts.append(chunk)
-            if chunk.is_missing or chunk.digest in self._damaged:
-                insort(self._bad, chunk.chunk_id)
+        rows = [chunk for chunk in batch if self._keep(chunk)]
         if not self.is_filtered:
             return
         try:
             with patience(_PATIENCE_S):
-                found = [c.chunk_id for c in batch if self._pattern(self._text(c))]
+                found = [c.chunk_id for c in rows if self._pattern(self._text(c))]
         except OutOfPatienceError:
             self._pattern = matcher(self._pattern.pattern, is_literal=True)
             self._begin()
             return
         self._found.extend(found)
 
-    def _skip_to(self, chunk_id: int) -> None:
-        """Leave room for rows that are gone: the keys of all others stay in place."""
-        num_gone = chunk_id - len(self._sizes)
-        for keys in (self._sizes, self._shared):
-            keys.extend(array(keys.typecode, [0]) * num_gone)
-        if self._texts is not None:
-            self._texts.skip(num_gone)
-        self._num_gone += num_gone
+    def _keep(self, chunk: ScannedChunk) -> bool:
+        """Take in one chunk; False: it has no row."""
+        is_bad = chunk.is_missing or chunk.digest in self._damaged
+        if chunk.chunk_id >= self._length:
+            self._num_bad_beyond += is_bad
+            return False
+        if chunk.chunk_id < len(self._keys):
+            return False  # nobody who writes stores puts such a row in one
+        self._keys.append(chunk)
+        if is_bad:
+            self._natural.add(chunk.chunk_id)
+        return True
 
     def _text(self, chunk: ScannedChunk) -> str:
         state = "missing" if chunk.is_missing else ""
@@ -269,13 +266,10 @@ class ChunkRows:
     def _keys_of(self, column: str) -> Numbers:
         if column == "state":
             goodness = bytearray(b"\1") * self._length
-            for chunk_id in self._bad:
+            for chunk_id in self._natural.bad:
                 goodness[chunk_id] = 0
             return goodness
-        if self._texts is not None and column == self._texts.column:
-            return self._texts.numbers()
-        by_id = range(self._length)
-        return {"size": self._sizes, "shared": self._shared}.get(column, by_id)
+        return self._keys.by(column)
 
     def _take_order(self, ordering: RowOrder) -> bool:
         order = ordering.take()
@@ -288,22 +282,7 @@ class ChunkRows:
             return self._order.ids[index]
         if self.is_filtered:
             return self._found[index]
-        bad = self._bad
-        if index < len(bad):
-            return bad[index]
-        return _nth_good(bad, index - len(bad))
-
-
-def _nth_good(bad: list[int], index: int) -> int:
-    """Return the `index`-th id that is not in `bad`, which is ascending."""
-    low, high = 0, len(bad)
-    while low < high:
-        middle = (low + high) // 2
-        if bad[middle] - middle <= index:
-            low = middle + 1
-        else:
-            high = middle
-    return index + low
+        return self._natural.id_at(index)
 
 
 def _named(names: Iterable[str]) -> str:

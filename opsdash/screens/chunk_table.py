@@ -99,13 +99,29 @@ class ChunkTable(Vertical):
 
 def say_scan(rows: ChunkRows) -> str:
     """Return what looking through the chunks has found so far."""
-    bad = f"{units.count(rows.num_bad)} missing or damaged" if rows.num_bad else ""
+    said = [_found(rows), *_beyond(rows)]
+    if rows.is_ordering:
+        said.append("sorting")
+    return ", ".join(said)
+
+
+def _found(rows: ChunkRows) -> str:
+    num_bad = rows.num_bad + rows.num_bad_beyond
+    bad = f"{units.count(num_bad)} missing or damaged" if num_bad else ""
     if not rows.is_scanned:
         return f"{bad}, still looking" if bad else "looking for missing ones"
     if rows.scan_error:
         return f"{bad}, looking ended: {rows.scan_error}".removeprefix(", ")
     if rows.num_gone:
         gone = f"{units.count(rows.num_gone)} are gone since it was opened"
-        bad = f"{bad}, {gone}" if bad else gone
-    found = bad or "none is missing"
-    return f"{found}, sorting" if rows.is_ordering else found
+        return f"{bad}, {gone}" if bad else gone
+    return bad or "none is missing"
+
+
+def _beyond(rows: ChunkRows) -> list[str]:
+    """Return that a round has more chunks than rows, if it has."""
+    if not rows.num_beyond:
+        return []
+    bad = rows.num_bad_beyond
+    which = f", {units.count(bad)} of the bad ones with them" if bad else ""
+    return [f"the last {units.count(rows.num_beyond)} have no row here{which}"]

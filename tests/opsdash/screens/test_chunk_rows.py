@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent.rundir.chunks.reader import ChunkStoreReader
 from opsdash.operations.chunk_scan import ScannedChunk
@@ -16,7 +14,7 @@ from opsdash.operations.store_reading import StoreReading
 from opsdash.screens import chunk_pages as pages
 from opsdash.screens import chunk_rows as module
 from opsdash.screens.chunk_pages import ChunkPages
-from opsdash.screens.chunk_rows import ChunkRows, _nth_good
+from opsdash.screens.chunk_rows import ChunkRows
 from opsdash.screens.chunk_table import say_scan
 from opsdash.screens.chunk_texts import TextKeys
 from trainer.chunks.split import FlatSplit
@@ -146,7 +144,7 @@ def test_texts_are_ordered_too_and_kept_for_nobody_else(
         }[column]
         for chunk in chunks
     }
-    before = rows._texts
+    before = rows._keys.text_column
 
     is_begun = rows.order_by(column, is_descending=is_descending)
     finish(rows)
@@ -224,7 +222,7 @@ def test_a_store_that_cannot_be_looked_through_says_why(seen, tmp_path):
 
 @pytest.mark.parametrize("told", [-3, 10, 10**15])
 def test_a_number_of_chunks_that_is_a_lie_costs_little(seen, told, monkeypatch):
-    monkeypatch.setattr(module, "_MAX_CHUNKS", 2 * NUM_CHUNKS)
+    monkeypatch.setattr(module, "MAX_CHUNKS", 2 * NUM_CHUNKS)
     row = replace(seen.rows.round, num_chunks=told)
     rows = ChunkRows(row, seen.rows._path, ChunkPages(seen.reading, 1))
     finish(rows)
@@ -234,6 +232,33 @@ def test_a_number_of_chunks_that_is_a_lie_costs_little(seen, told, monkeypatch):
     num = min(max(0, told), 2 * NUM_CHUNKS)
     assert len(rows) == num
     assert rows.num_gone == max(0, num - NUM_CHUNKS)
+    rows.close()
+
+
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [
+        (NUM_CHUNKS, "2 missing or damaged"),
+        (1_000, "2 missing or damaged, the last 500 have no row here"),
+        (
+            800,
+            "2 missing or damaged, the last 700 have no row here, "
+            "1 of the bad ones with them",
+        ),
+    ],
+)
+def test_chunks_that_have_no_row_are_told_and_looked_at(seen, monkeypatch, most, said):
+    monkeypatch.setattr(module, "MAX_CHUNKS", most)
+    rows = ChunkRows(seen.rows.round, seen.rows._path, ChunkPages(seen.reading, 1))
+    finish(rows)
+    told = say_scan(rows)
+    rows.restrict("second")
+    finish(rows)
+    rows.order_by("size", is_descending=True)
+    finish(rows)
+
+    assert told == said
+    assert max(keys(rows, len(rows)), default=0) < most
     rows.close()
 
 
@@ -343,10 +368,3 @@ def test_however_far_is_scrolled_few_pages_are_kept(seen, monkeypatch):
         seen.draw(index)
 
     assert len(seen.rows._pages._pages) == 3
-
-
-@given(st.sets(st.integers(0, 60)), st.integers(0, 40))
-def test_the_nth_that_is_not_bad_is_counted_right(bad, index):
-    good = [i for i in range(200) if i not in bad]
-
-    assert _nth_good(sorted(bad), index) == good[index]
