@@ -78,8 +78,12 @@ class Arrival:
         self._parcel = None
 
     async def unpack(self) -> None:
-        """Make tensors of what has arrived; on another thread."""
-        parcel, self._parcel = self._parcel, None
+        """Make tensors of what has arrived; on another thread.
+
+        Cancelled, it leaves the chunks for the next connection.
+        """
+        parcel, digest = self._parcel, self._digest
         assert parcel is not None, "no model is expected"
         tensors = await asyncio.to_thread(parcel.unpack)
-        self.whole = Whole(self._digest, tensors, parcel.payloads)
+        self._parcel = None
+        self.whole = Whole(digest, tensors, parcel.payloads)

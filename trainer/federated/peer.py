@@ -224,6 +224,8 @@ class Peer:
             await self._finish(receiving)
 
     async def _finish(self, receiving: Receiving) -> None:
-        self._receiving, self._leftovers = None, {}
+        # Until the host has decided, a stream that breaks leaves all of it.
+        self._receiving, self._leftovers = None, receiving.parcel.payloads
         refusal = await self._host.received(self, receiving)
+        self._leftovers = {}
         self.send(Verdict(round_num=receiving.offer.round_num, refusal=refusal))

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import threading
 
-from agent.rundir.events import decode_lines
+from agent.rundir.chunks.reader import ChunkStoreReader
+from agent.rundir.events import RoundCommitted, decode_lines
 from agent.rundir.layout import RunDir
 from agent.session import Agent
 from agent.start import begin_run
+from tests.trainer.federated.bench import toy
 from tests.trainer.federated.proxy import Proxy
 from trainer.federated.client import Surroundings
 from trainer.federated.config import client_keys, defining
@@ -15,10 +18,13 @@ from trainer.federated.global_model import GlobalModel
 from trainer.federated.membership import Membership
 from trainer.federated.participant import Participant
 from trainer.federated.problem import Settings, server_data
+from trainer.federated.replay import replay
 from trainer.federated.requests import Obeying
 from trainer.federated.security import ClientSecurity, Endpoint, ServerSecurity
 from trainer.federated.server_events import ServerEvents
 from trainer.federated.transport import TransportServer
+
+KEYS = ("client-1", "client-2", "client-3")
 
 
 class Server:
@@ -183,3 +189,53 @@ async def until(condition, *, what):
             return
         await asyncio.sleep(0.005)
     raise AssertionError(f"waited in vain for {what}")
+
+
+def quick(**changes):
+    """Return settings of a federation that is over in a second."""
+    values = {"rounds": 4, "gather_s": 20.0, "return_grace_s": 0.05, "lr": 0.01}
+    return toy(**(values | changes))
+
+
+def committed(run_dir, attempt=1):
+    """Return the rounds that an attempt of the server told of."""
+    return of_kind(events(run_dir, "server", attempt), RoundCommitted)
+
+
+def assert_replays(run_dir, config):
+    """Every stored round is the average of what its members gave, bit for bit."""
+    path = RunDir(run_dir).chunk_store("server")
+    replayed = list(replay(path, config, server_data(config).shape))
+    assert replayed
+    assert all(one.differing == () for one in replayed)
+
+
+class Gate:
+    """Holds a client's training in chosen rounds until it is opened."""
+
+    def __init__(self, *rounds):
+        self.reached = {round_num: threading.Event() for round_num in rounds}
+        self._open = {round_num: threading.Event() for round_num in rounds}
+
+    def __call__(self, round_num):
+        if round_num in self._open:
+            self.reached[round_num].set()
+            assert self._open[round_num].wait(60)
+
+    def open(self, round_num):
+        self._open[round_num].set()
+
+    def open_all(self):
+        for gate in self._open.values():
+            gate.set()
+
+    async def wait_for(self, round_num):
+        await until(self.reached[round_num].is_set, what=f"round {round_num}")
+
+
+def chunk_of(path, round_num, kind):
+    """Return the digest of a chunk that holds a tensor of this kind."""
+    with ChunkStoreReader(path) as reader:
+        layout = reader.layout(round_num)
+    names = {row.name for row in layout.tensors if row.kind == kind}
+    return next(c.digest for c in layout.chunks if c.parts[0].name in names)

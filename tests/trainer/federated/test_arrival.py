@@ -1,5 +1,7 @@
 """A global model arrives in chunks, and never twice."""
 
+import asyncio
+
 import pytest
 import torch
 
@@ -37,6 +39,24 @@ async def test_a_transfer_that_broke_off_goes_on_where_it_stopped():
     assert ends == [False, True]
     assert arrival.is_whole(model.digest)
     assert torch.equal(arrival.whole.tensors["a"], torch.ones(3))
+
+
+async def test_a_model_that_was_whole_when_the_connection_broke_is_not_fetched_again():
+    packed, model = told(some(1.0))
+    arrival = Arrival()
+    for digest in arrival.expect(model, packed.layout):
+        deliver(arrival, packed, digest)
+    unpacking = asyncio.create_task(arrival.unpack())
+    await asyncio.sleep(0)
+    unpacking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await unpacking
+
+    lacking = arrival.expect(model, packed.layout)
+    await arrival.unpack()
+
+    assert lacking == ()
+    assert arrival.is_whole(model.digest)
 
 
 async def test_of_the_next_model_only_what_changed_is_asked_for():
