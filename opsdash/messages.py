@@ -76,7 +76,13 @@ class RestoreRequested(Wish):
     """Put a round back."""
 
     def __init__(
-        self, node: str, round_num: int, *, to: Path | None, tensors: str | None = None
+        self,
+        node: str,
+        round_num: int,
+        *,
+        to: Path | None,
+        tensors: str | None = None,
+        mapping: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.node = node
@@ -85,6 +91,8 @@ class RestoreRequested(Wish):
         """The file to write; None: into the running federation."""
         self.tensors = tensors
         """Glob of tensor names; None: all."""
+        self.mapping = dict(mapping or {})
+        """New names of tensors by their old ones."""
 
 
 class RunRequested(Wish):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from agent.rundir.errors import EXIT_USAGE, RunDirError
+from opsdash.operations.renaming import parse_pair
 
 FAULTS = ("straggler", "hang", "corrupt", "kill", "reconnect")
 LEVELS = ("structure", "content", "deep")
@@ -294,10 +295,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    old, separator, new = text.partition("=")
-    if not (old and separator and new):
-        raise argparse.ArgumentTypeError(f"`{text}` is not of the form OLD=NEW")
-    return old, new
+    try:
+        return parse_pair(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _sentence(what: str) -> str:

@@ -163,12 +163,13 @@ class Acting:
         to = wish.to
         if to is None:
             args = {"node": wish.node, "round_num": wish.round_num}
-            more = {"tensors": wish.tensors} if wish.tensors else {}
-            self.request("restore", {**args, **more})
+            more = {"tensors": wish.tensors, "mapping": wish.mapping}
+            given = {name: value for name, value in more.items() if value}
+            self.request("restore", {**args, **given})
             return
         self._command(
             lambda: plan_restore(
-                self._run, wish.node, wish.round_num, to, wish.tensors
+                self._run, wish.node, wish.round_num, to, wish.tensors, wish.mapping
             ),
             say_restored,
         )

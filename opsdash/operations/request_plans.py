@@ -4,7 +4,7 @@ One function per kind; nothing is written here. What is lost is told in steps
 and in the time that they take.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from agent.rundir.checkpoints import CheckpointEntry, find_checkpoint, newest_resumable
@@ -180,6 +180,12 @@ def _entry(run: RunDir, args: dict[str, Any]) -> CheckpointEntry:
     return newest_resumable(run) if name is None else find_checkpoint(run, name)
 
 
+def note_of_names(mapping: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Return which tensors get another name, in words; nothing: none does."""
+    renamed = ", ".join(map("=".join, (mapping or {}).items()))
+    return (f"under other names: {renamed}",) if renamed else ()
+
+
 def _restore(_run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
     node, round_num, glob = args["node"], args["round_num"], args.get("tensors")
     what = "the model" if glob is None else f"the tensors `{glob}`"
@@ -192,6 +198,7 @@ def _restore(_run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
         writes=("the server's global model, as a round of its own",),
         loses=(lost,) if lost else (),
         notes=(
+            *note_of_names(args.get("mapping")),
             "clients get it with the next round; their optimizers are cleared",
             "earlier rounds stay in the store as long as it keeps them",
         ),

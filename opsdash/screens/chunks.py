@@ -14,6 +14,7 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher
 
 from opsdash import messages
+from opsdash.operations.renaming import parse_pairs
 from opsdash.screens.ask_text import AskScreen, path_of
 from opsdash.screens.chunk_browser import ChunkBrowser, Level, number, stores
 from opsdash.screens.chunk_table import ChunkTable
@@ -199,19 +200,32 @@ class ChunksPane(Pane):
 
         def answered(fields: list[str] | None) -> None:
             if fields and fields[0]:
-                to = None if fields[0] == "live" else path_of(fields[0])
-                tensors = fields[1] or None
-                wish = messages.RestoreRequested(
-                    node, round_num, to=to, tensors=tensors
-                )
-                self.post_message(wish)
+                self._wish_to_restore(node, round_num, *fields)
 
         asked = {
             "to a .pt or .safetensors file, or `live`": f"{node}-round-{round_num}.pt",
             "only tensors like (* and ? stand for anything; empty: all)": "",
+            "other names, as old=new with blanks between (empty: none)": "",
         }
         title = f"restore round {round_num} of {node}"
         self.app.push_screen(AskScreen(title, asked), answered)
+
+    def _wish_to_restore(
+        self, node: str, round_num: int, to: str, tensors: str, names: str
+    ) -> None:
+        try:
+            mapping = parse_pairs(names)
+        except ValueError as error:
+            self.notify(str(error), severity="error", markup=False)
+            return
+        wish = messages.RestoreRequested(
+            node,
+            round_num,
+            to=None if to == "live" else path_of(to),
+            tensors=tensors or None,
+            mapping=mapping,
+        )
+        self.post_message(wish)
 
     def action_diff(self) -> None:
         """Compare two marked rounds, or this one with the one before it."""

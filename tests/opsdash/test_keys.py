@@ -324,11 +324,11 @@ async def test_a_round_is_restored_into_the_live_federation(on):
         await open_store(app, pilot)
         await pilot.press("R")
         await opened(app, pilot, AskScreen)
-        field = app.screen.query(Input)[0]
-        field.value = "live"
+        to, _, names = app.screen.query(Input)
+        to.value, names.value = "live", "conv.weight=stem.weight"
         await pilot.press("enter")
         await opened(app, pilot, PlanDialog)
-        title = plan_title(app)
+        title, plan = plan_title(app), app.screen.plan
         await until(pilot, lambda: isinstance(app.focused, Input), "a field")
         await pilot.press(*"federated", "enter")
         await until(pilot, lambda: bool(list_requests(app.attached.run)))
@@ -336,6 +336,29 @@ async def test_a_round_is_restored_into_the_live_federation(on):
         assert title.startswith("restore the model of client-1, round 8")
         request = list_requests(app.attached.run)[0].request
         assert (request.kind, request.args["round_num"]) == ("restore", 8)
+        assert request.args["mapping"] == {"conv.weight": "stem.weight"}
+        assert "under other names: conv.weight=stem.weight" in str(plan.facts)
+        assert plan.command.endswith("--map conv.weight=stem.weight")
+
+
+async def test_a_round_is_written_under_other_names_to_a_file(on):
+    async with on("federated") as (app, pilot):
+        await open_store(app, pilot)
+        await pilot.press("R")
+        await opened(app, pilot, AskScreen)
+        names = app.screen.query(Input)[2]
+        names.value = "conv.weight"
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(app.notes), "a word")
+        wrong = app.notes[-1]
+        await pilot.press("R")
+        await opened(app, pilot, AskScreen)
+        app.screen.query(Input)[2].value = "conv.weight=stem.weight"
+        await pilot.press("enter")
+        await opened(app, pilot, PlanDialog)
+
+        assert wrong == "`conv.weight` is not of the form OLD=NEW"
+        assert "--map conv.weight=stem.weight" in app.screen.plan.command
 
 
 @presses(AskScreen, "escape", "up", "shift+tab", "down", "tab")
