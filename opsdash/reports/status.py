@@ -62,7 +62,18 @@ class RankReport(msgspec.Struct, frozen=True):
     pid: int | None
     rss_bytes: int | None
     cpu_frac: float | None
+    gpu_bytes: int | None
+    """Reserved by torch."""
+    gpu_frac: float | None
+    """How busy the busiest GPU is that it uses."""
+    net_sent_bytes_per_s: float | None
+    """By its whole host, between the last two samples."""
+    net_received_bytes_per_s: float | None
+    """By its whole host, between the last two samples."""
+    agent_bytes: int | None
+    """What the agent in it wrote."""
     num_dropped: int
+    """Events that its agent could not write."""
 
 
 class StatusReport(Report, frozen=True, kw_only=True):
@@ -98,6 +109,10 @@ class StatusReport(Report, frozen=True, kw_only=True):
     """Median of the last steps, or rounds."""
     agent_ns: int | None
     """What the agent itself costs in a step, median of the last ones."""
+    agent_bytes: int | None
+    """What the agents of all processes wrote; null: none told."""
+    num_dropped: int
+    """Events that they could not write."""
     num_skipped: int
     """Steps of this attempt whose gradient was not finite."""
     straggler: StragglerReport | None
@@ -124,6 +139,8 @@ class StatusReport(Report, frozen=True, kw_only=True):
 def make_status(run: Run, now_mono_ns: int, now_ns: int) -> StatusReport:
     """Return the report of this moment."""
     verdict, now = run.verdict(now_mono_ns, now_ns), run.steps.now()
+    ranks = tuple(map(_rank, run.rank_rows(now_mono_ns)))
+    wrote = [rank.agent_bytes for rank in ranks if rank.agent_bytes is not None]
     late, last_round = verdict.straggler, run.rounds.newest_committed()
     return StatusReport(
         report="status",
@@ -145,6 +162,8 @@ def make_status(run: Run, now_mono_ns: int, now_ns: int) -> StatusReport:
         tokens_per_s=now.tokens_per_s,
         step_ns=run.rounds.typical_ns if last_round else now.step_ns,
         agent_ns=now.agent_ns,
+        agent_bytes=sum(wrote) if wrote else None,
+        num_dropped=sum(rank.num_dropped for rank in ranks),
         num_skipped=now.num_skipped,
         straggler=(StragglerReport(*late) if late else None),
         last_verified=_brief(verdict.last_verified, now_ns),
@@ -153,7 +172,7 @@ def make_status(run: Run, now_mono_ns: int, now_ns: int) -> StatusReport:
         at_risk_ns=verdict.at_risk_ns,
         silence_ns=verdict.silence_ns,
         disk_free_bytes=run.directory.disk_free_bytes,
-        ranks=tuple(_rank(row) for row in run.rank_rows(now_mono_ns)),
+        ranks=ranks,
         num_undecodable=run.events.num_undecodable,
         num_newer=run.events.num_newer,
         num_overlong=run.events.num_overlong,
@@ -322,5 +341,10 @@ def _rank(row: RankRow) -> RankReport:
         pid=row.pid,
         rss_bytes=row.rss_bytes,
         cpu_frac=row.cpu_frac,
+        gpu_bytes=row.gpu_bytes,
+        gpu_frac=row.gpu_frac,
+        net_sent_bytes_per_s=row.net_sent_per_s,
+        net_received_bytes_per_s=row.net_received_per_s,
+        agent_bytes=row.agent_bytes,
         num_dropped=row.num_dropped,
     )

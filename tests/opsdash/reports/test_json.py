@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.rundir.events import EventsDropped, HostStats
 from opsdash.commands.panes import PANES
 from opsdash.commands.verify import VerifyReport
 from opsdash.projections.events_log import EventFilter
@@ -111,6 +112,28 @@ def watcher(tmp_path):
     writer.checkpoint(10)
     writer.beat()
     return Watcher(writer.run)
+
+
+def test_what_watching_costs_and_the_network_carries_is_told(tmp_path):
+    writer = RunWriter(tmp_path / "run")
+    host = {"cpu_frac": 0.5, "rss_bytes": 1, "num_threads": 1, "num_fds": 1}
+    host |= {"host_cpu_frac": 0.1, "mem_free_bytes": 1}
+    for rank in (0, 1):
+        writer.emit(rank, HostStats, **host, agent_bytes=1, net_sent_bytes=10**6)
+    writer.wait(2)
+    writer.emit(0, HostStats, **host, agent_bytes=70, net_sent_bytes=10**6 + 600)
+    writer.emit(1, EventsDropped, num_dropped=3, reason="the disk is full")
+    watcher = Watcher(writer.run)
+
+    status = PANES["status"]
+    report = status.make(watcher.run, watcher.clocks.mono_ns, watcher.clocks.time_ns)
+
+    first, second = report.ranks
+    assert (report.agent_bytes, report.num_dropped) == (71, 3)
+    assert (first.agent_bytes, first.num_dropped) == (70, 0)
+    assert (second.agent_bytes, second.num_dropped) == (1, 3)
+    assert (first.net_sent_bytes_per_s, second.net_sent_bytes_per_s) == (300.0, None)
+    assert first.net_received_bytes_per_s is None
 
 
 @pytest.mark.parametrize("name", PANES)
