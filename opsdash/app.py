@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,7 +25,6 @@ from agent.rundir.layout import RunDir
 from opsdash import messages
 from opsdash.feed.cursor import Clocks
 from opsdash.feed.reader import system_clocks
-from opsdash.feed.stacks import read_dumps
 from opsdash.jobs.attached import Attached
 from opsdash.operations.plan import Plan
 from opsdash.operations.preferences import read_theme, write_theme
@@ -35,7 +33,6 @@ from opsdash.screens.palette import Palette, key_commands, palette_commands
 from opsdash.screens.pane import ABOUT_A_RUN, ACTS
 from opsdash.screens.picker import PickerScreen
 from opsdash.screens.plan_words import shown_plan
-from opsdash.screens.stacks import StacksScreen
 from opsdash.screens.watch import WatchScreen
 from opsdash.theme import THEMES, Appearance, PlainScrollBar, appearance, next_theme
 from opsdash.widgets.plan import PlanDialog
@@ -193,15 +190,6 @@ class OpsdashApp(App[int]):
         """Do what a pane asks for, or show its plan."""
         if self._acting is not None:
             self._acting.grant(wish)
-
-    def on_stacks_opened(self, message: messages.StacksOpened) -> None:
-        """Show the stacks that a process wrote."""
-        if self._attached is not None:
-            attempt = self._attached.folded.directory.newest_attempt
-            read = partial(read_dumps, self._attached.run, attempt, message.stem)
-            note = self._attached.folded.stacks.of(message.stem)
-            why_none = note.reason if note else ""
-            self.push_screen(StacksScreen(message.stem, read, why_none=why_none))
 
     async def on_run_chosen(self, message: messages.RunChosen) -> None:
         """Watch another run."""

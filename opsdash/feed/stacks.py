@@ -23,6 +23,7 @@ _FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<name>
 class StackDump:
     """What one process wrote at one moment."""
 
+    attempt: int
     stamp: str
     """When and why, as its first line says; empty: it was made by a signal."""
     lines: tuple[str, ...]
@@ -42,6 +43,19 @@ class StackDump:
         return frames
 
 
+def read_newest_dumps(run: RunDir, attempt: int, stem: str) -> list[StackDump]:
+    """Return the dumps of the newest attempt, from one on downwards, that has any."""
+    try:
+        names = [path.name for path in run.stacks.iterdir()]
+    except OSError:
+        return []
+    older = sorted(
+        (int(n) for n in names if n.isdecimal() and len(n) <= 9), reverse=True
+    )
+    found = (read_dumps(run, one, stem) for one in older if one <= attempt)
+    return next(filter(None, found), [])
+
+
 def read_dumps(run: RunDir, attempt: int, stem: str) -> list[StackDump]:
     """Return the dumps of a process, newest first; empty: it wrote none."""
     lines = _last_lines(stacks_file(run, attempt, stem))
@@ -49,17 +63,17 @@ def read_dumps(run: RunDir, attempt: int, stem: str) -> list[StackDump]:
     stamp, body = "", list[str]()
     for line in lines:
         if _STAMP.match(line):
-            _close(dumps, stamp, body)
+            _close(dumps, attempt, stamp, body)
             stamp, body = line, []
         elif line.strip() and not line.startswith("# "):
             body.append(line)
-    _close(dumps, stamp, body)
+    _close(dumps, attempt, stamp, body)
     return dumps[::-1]
 
 
-def _close(dumps: list[StackDump], stamp: str, body: list[str]) -> None:
+def _close(dumps: list[StackDump], attempt: int, stamp: str, body: list[str]) -> None:
     if body:
-        dumps.append(StackDump(stamp, tuple(body)))
+        dumps.append(StackDump(attempt, stamp, tuple(body)))
 
 
 def _last_lines(path: Path) -> list[str]:

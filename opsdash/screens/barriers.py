@@ -15,7 +15,7 @@ from opsdash.projections.reasons import wait_limit_ns
 from opsdash.projections.steps import LOSS
 from opsdash.screens.hang_facts import HangFacts
 from opsdash.screens.late_heat import BOUNDS_NS, LatenessHeat
-from opsdash.screens.pane import Pane, View
+from opsdash.screens.pane import Pane, View, may_act
 from opsdash.widgets.barrier_board import BarrierBoard, OpenBarrier
 from opsdash.widgets.facts import Fact, Facts
 from opsdash.widgets.heat_map import HeatMap
@@ -137,7 +137,7 @@ class BarriersPane(Pane):
         self.query_one(RecordTable).show(view.run.lateness.blame())
 
     def _show_hang(self, view: View) -> None:
-        hang = self._hang.facts(view)
+        hang = self._hang.facts(view, may_act=may_act(self.app))
         self.query_one("#hang", Facts).show(hang)
         self.query_one("#hang").display = bool(hang)
 

@@ -17,6 +17,7 @@ from opsdash.operations.beside import Beside
 from opsdash.projections.barriers import BoardRow
 from opsdash.projections.ranks import RankRow
 from opsdash.screens.pane import View
+from opsdash.screens.stack_words import how_to_ask
 from opsdash.widgets.facts import Fact
 
 _MAX_MISSING = 4
@@ -64,7 +65,7 @@ class HangFacts:
                 is_news = True
         return is_news
 
-    def facts(self, view: View) -> list[Fact]:
+    def facts(self, view: View, *, may_act: bool) -> list[Fact]:
         """Return a block per missing rank; empty: nobody waits too long."""
         hung = _hung(view)
         if hung is None:
@@ -79,10 +80,12 @@ class HangFacts:
             )
         ]
         for rank in hung.missing[:_MAX_MISSING]:
-            facts += self._missing(view, rank, rows.get(rank))
+            facts += self._missing(view, rank, rows.get(rank), may_act=may_act)
         return facts
 
-    def _missing(self, view: View, rank: int, row: RankRow | None) -> list[Fact]:
+    def _missing(
+        self, view: View, rank: int, row: RankRow | None, *, may_act: bool
+    ) -> list[Fact]:
         label = f"rank {rank}"
         if row is None:
             return [Fact(label, "never heard", "bad")]
@@ -93,7 +96,8 @@ class HangFacts:
         dumps = read.dumps
         if not dumps:
             note = view.run.stacks.of(rank_stem(rank))
-            words = note.reason if note else "no stacks yet: K asks for them"
+            how = how_to_ask(view, may_act=may_act)
+            words = note.reason if note else f"no stacks yet: {how}"
             return [*facts, Fact("", words, "dim")]
         frames = dumps[0].frames()[:_MAX_FRAMES]
         stack = " < ".join(frames) or dumps[0].lines[0]

@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -10,8 +12,11 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import ModalScreen
 
-from opsdash.feed.stacks import StackDump
+from agent.rundir.layout import RunDir
+from opsdash.feed.stacks import StackDump, read_newest_dumps
 from opsdash.operations.beside import Beside
+from opsdash.screens.pane import View
+from opsdash.screens.stack_words import why_no_stacks
 from opsdash.widgets.key_line import KeyLine
 from opsdash.widgets.rows import Cell, Column, FixedRows
 from opsdash.widgets.table import VirtualTable
@@ -47,20 +52,22 @@ class StacksScreen(ModalScreen[None]):
         stem: str,
         read: Callable[[], Sequence[StackDump]],
         *,
-        why_none: str = "",
+        attempt: int,
+        why_none: Sequence[str],
     ) -> None:
         """Show the dumps of a process.
 
         Args:
             stem: Of the process.
             read: Returns the dumps, newest first; called in another thread.
-            why_none: What was told if it wrote none.
+            attempt: The newest; dumps of an earlier one say which.
+            why_none: What is told, line by line, if it wrote none.
         """
         super().__init__()
         self._stem, self._read = stem, read
         self._dumps: tuple[StackDump, ...] = ()
         self._beside = Beside("opsdash-stacks", self._answered)
-        self._why_none = why_none or "K, when this is closed, asks for them"
+        self._attempt, self._why_none = attempt, tuple(why_none)
 
     def compose(self) -> ComposeResult:
         """Lay out the lines."""
@@ -69,7 +76,7 @@ class StacksScreen(ModalScreen[None]):
                 _COLUMNS,
                 empty=f"reading the stacks of {self._stem}",
             )
-            yield KeyLine(lambda action: action != "select")
+            yield KeyLine(self._is_offered)
 
     def on_mount(self) -> None:
         """Begin to read."""
@@ -100,16 +107,36 @@ class StacksScreen(ModalScreen[None]):
         for answer in self._beside.take().values():
             self._dumps = tuple(answer) if isinstance(answer, list) else ()
             table = self.query_one(VirtualTable)
-            table.empty = f"{self._stem} wrote no stacks: {self._why_none}"
             table.show(FixedRows(enumerate(self._rows())))
+            self.query_one(KeyLine).changed()
+
+    def _is_offered(self, action: str) -> bool:
+        return action != "select" and (bool(self._dumps) or action != "copy")
 
     def _rows(self) -> list[tuple[Cell, ...]]:
+        if not self._dumps:
+            lines = (f"{self._stem} wrote no stacks", *self._why_none)
+            return [(Cell(line, "dim"),) for line in lines]
         rows: list[tuple[Cell, ...]] = []
         for dump in self._dumps:
             stamp = dump.stamp or "made by a signal"
+            if dump.attempt != self._attempt:
+                stamp = f"attempt {dump.attempt}, {stamp}"
             rows.append((Cell(f"{self._stem}  {stamp}", "strong"),))
             rows += [(Cell(line, _tone(line)),) for line in dump.lines]
         return rows
+
+
+def stacks_of(view: View, stem: str, *, may_act: bool) -> StacksScreen:
+    """Return what shows the stacks of one process of a run."""
+    directory = view.run.directory
+    run, attempt = RunDir(Path(directory.path)), directory.newest_attempt
+    return StacksScreen(
+        stem,
+        partial(read_newest_dumps, run, attempt, stem),
+        attempt=attempt,
+        why_none=why_no_stacks(view, stem, may_act=may_act),
+    )
 
 
 def _tone(line: str) -> str:

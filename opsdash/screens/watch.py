@@ -17,6 +17,7 @@ from opsdash.messages import (
     ProcessOpened,
     ResumeRequested,
     RoundOpened,
+    StacksOpened,
     StepOpened,
     StoreVerifyRequested,
     VerifyRequested,
@@ -31,6 +32,7 @@ from opsdash.screens.overview import OverviewPane
 from opsdash.screens.pane import ACTS, Pane, View, may_act
 from opsdash.screens.pane_bar import PaneBar
 from opsdash.screens.rounds import RoundsPane
+from opsdash.screens.stacks import stacks_of
 from opsdash.screens.verdict_text import verdict_text
 from opsdash.widgets.key_line import KeyLine
 from opsdash.widgets.progress import JobLine, JobState
@@ -210,6 +212,11 @@ class WatchScreen(ThinScreen[None]):
         pane = await self.show_pane(EVENTS)
         if isinstance(pane, EventsPane):
             pane.show_process(message.stem)
+
+    def on_stacks_opened(self, message: StacksOpened) -> None:
+        """Show the stacks that a process wrote."""
+        acts = may_act(self.app)
+        self.app.push_screen(stacks_of(self._view(), message.stem, may_act=acts))
 
     async def on_pane_bar_chosen(self, message: PaneBar.Chosen) -> None:
         """Go to the pane that was clicked."""

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from opsdash.jobs import acting
-from opsdash.screens import event_lines, hang_facts
+from opsdash.screens import event_lines, hang_facts, stacks
 from opsdash.screens.stacks import StacksScreen
 from opsdash.screens.watch import CHECKPOINTS, PANES
 from opsdash.widgets.plan import PlanDialog
@@ -91,7 +91,7 @@ def stuck(monkeypatch):
     monkeypatch.setattr("opsdash.operations.beside.PATIENCE_S", 0.01)
     late(event_lines, "read_line")
     late(hang_facts, "read_dumps")
-    monkeypatch.setattr("opsdash.app.read_dumps", hang_facts.read_dumps)
+    late(stacks, "read_newest_dumps")
     yield go_on
     go_on.set()
 

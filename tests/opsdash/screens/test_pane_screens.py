@@ -4,6 +4,7 @@ import pytest
 
 from agent.rundir.events import RoundStarted, StacksWritten
 from agent.rundir.layout import RunDir
+from agent.rundir.stacks import stacks_file
 from opsdash.screens.stacks import StacksScreen
 from opsdash.screens.watch import EVENTS, PANES
 from opsdash.widgets.record_table import RecordTable
@@ -101,5 +102,43 @@ async def test_a_process_that_could_not_write_its_stacks_says_why(tmp_path):
         await opened(app, pilot, StacksScreen)
         await pilot.pause()
 
-        assert "rank-00000 wrote no stacks: K, when this is closed" in unasked
-        assert f"rank-00001 wrote no stacks: {reason}" in screen_text(app)
+        assert "rank-00000 wrote no stacks" in unasked
+        assert "when this is closed, K asks for them" in unasked
+        assert "Copy" not in unasked
+        assert "rank-00001 wrote no stacks" in screen_text(app)
+        assert reason in screen_text(app)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_readonly", "said"),
+    [
+        ("dead", False, "its run has ended: nobody can be asked for any"),
+        ("dead", True, "is kept in `stacks/`"),
+        ("live", True, " stacks` asks for them"),
+    ],
+)
+async def test_stacks_that_nobody_can_be_asked_for_are_not_promised(
+    on, state, is_readonly, said
+):
+    async with on(state, is_readonly=is_readonly) as (app, pilot):
+        await pilot.press("enter")
+        await opened(app, pilot, StacksScreen)
+        await pilot.pause()
+
+        assert said in screen_text(app)
+        assert "K asks" not in screen_text(app)
+
+
+async def test_stacks_of_an_earlier_attempt_say_which(tmp_path):
+    writer = STATES["live"](tmp_path / "run")
+    path = stacks_file(writer.run, writer.attempt - 1, "rank-00000")
+    path.parent.mkdir(parents=True)
+    path.write_text('# {}\n\n2026-11-20T05:00:00Z asked\n  File "a.py", line 3 in f\n')
+
+    async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
+        await pilot.press("enter")
+        await opened(app, pilot, StacksScreen)
+        await pilot.pause()
+
+        assert "attempt 1, 2026-11-20T05:00:00Z asked" in screen_text(app)
+        assert "line 3 in f" in screen_text(app)

@@ -1,0 +1,32 @@
+"""Why there are no stacks of a process to be seen, and who could change that."""
+
+from opsdash.projections.run_state import State
+from opsdash.screens.pane import View
+
+
+def is_over(view: View) -> bool:
+    """Whether nobody runs who could be asked for anything."""
+    return view.verdict.state in (State.DEAD, State.FINISHED)
+
+
+def how_to_ask(view: View, *, may_act: bool) -> str:
+    """Return how stacks are asked for; where nobody can be asked, that."""
+    if is_over(view):
+        return "its run has ended: nobody can be asked for any"
+    if not may_act:
+        return f"`opsdash request {view.run.directory.path} stacks` asks for them"
+    return "K asks for them"
+
+
+def why_no_stacks(view: View, stem: str, *, may_act: bool) -> tuple[str, ...]:
+    """Return why a process wrote none, and what there is instead, line by line."""
+    note = view.run.stacks.of(stem)
+    if note is not None:
+        return (note.reason,)
+    if not is_over(view):
+        closed = "when this is closed, " if may_act else ""
+        return (closed + how_to_ask(view, may_act=may_act),)
+    return (
+        how_to_ask(view, may_act=may_act),
+        "what processes wrote while they ran is kept in `stacks/`",
+    )
