@@ -290,7 +290,7 @@ class Coordinator:
         updates = [one.update for one in given.values()]
         self._events.closing()
         done = await self._worker.run(
-            lambda: self._model.advance(close.round_num, updates)
+            lambda: self._model.advance(close.round_num, updates, close)
         )
         self._given.clear()
         contributions = {client: one.contribution for client, one in given.items()}

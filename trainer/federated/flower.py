@@ -24,6 +24,7 @@ from agent.rundir.layout import RunDir, round_checkpoint_name
 from agent.session import Agent
 from agent.start import RunStart, begin_run
 from trainer.catalogue import settings
+from trainer.federated.catching_up import catch_up
 from trainer.federated.client import Surroundings
 from trainer.federated.config import FederatedConfig, defining
 from trainer.federated.flower_messages import (
@@ -188,8 +189,7 @@ def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:
         try:
             told = Settings(config=config, shape=data.shape)
             events = ServerEvents(agent)
-            if model.recovery is not None:
-                events.recovered(model.recovery)
+            catch_up(events, model, start)
             rounds = FlowerRounds(grid, told, start, model, events)
             agent.ended(rounds.run())
         finally:

@@ -231,7 +231,7 @@ class FlowerRounds:
         given = {client: self._given[client] for client in close.members}
         self.events.closing()
         updates = [one.update for one in given.values()]
-        done = self.model.advance(close.round_num, updates)
+        done = self.model.advance(close.round_num, updates, close)
         self._given.clear()
         contributions = {client: one.contribution for client, one in given.items()}
         self.events.committed(close, done, contributions)

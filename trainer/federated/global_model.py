@@ -18,7 +18,7 @@ from torch import Tensor
 
 from agent.rundir.chunks.errors import ChunkError, DamagedStoreError
 from agent.rundir.chunks.reader import ChunkStoreReader, StoreStats
-from agent.rundir.errors import UnreadableFileError
+from agent.rundir.chunks.sources import node_of
 from trainer.chunks.fit import match_names
 from trainer.chunks.restore import load_tensors
 from trainer.chunks.snapshot import model_tensors
@@ -34,29 +34,25 @@ from trainer.federated.aggregate import (
 )
 from trainer.federated.config import FederatedConfig
 from trainer.federated.evaluation import Evaluation, Measured
+from trainer.federated.ledger import (
+    RECORD,
+    Account,
+    Record,
+    encode_record,
+    read_record,
+)
 from trainer.federated.local import averaged_names
 from trainer.federated.problem import ServerData, make_model
+from trainer.federated.terms import Close
 from trainer.federated.transfer import Packed, pack
 
 Damage = ChunkError | DamagedStoreError
 """A chunk of a round is not what it was, or the round's rows are not."""
 _DAMAGE = (ChunkError, DamagedStoreError)
 
-_RECORD = "federated.ledger"
 VELOCITY = "velocity"
 UPDATES = "updates"
 """What a round of the server holds where others hold an optimizer's state."""
-
-
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restarted server has to know beside the tensors."""
-
-    run_id: str
-    round_num: int
-    acked: dict[str, int]
-    """Last round with this client among its members."""
-    restored_round: int | None = None
-    """Last round that was adopted; None: none was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +62,7 @@ class Committed:
     round_num: int
     members: tuple[str, ...]
     packed: Packed
+    account: Account
     measured: Measured | None
     pulls: dict[str, Pull]
     rounds_missed: dict[str, int]
@@ -118,6 +115,8 @@ class GlobalModel:
         """Last round with this client among its members, by key."""
         self.restored_round: int | None = None
         """Last round that was adopted, and not averaged; None: none was."""
+        self.found: Record | None = None
+        """What the store held when it was opened; None: no round."""
         self.recovery: Recovery | None = None
         """What had to be done to go on; None: nothing."""
         self._store = ChunkStore.open(path)
@@ -133,8 +132,15 @@ class GlobalModel:
         """Let go of the store."""
         self._store.close()
 
-    def advance(self, round_num: int, updates: Sequence[Update]) -> Committed:
+    def advance(
+        self, round_num: int, updates: Sequence[Update], close: Close | None = None
+    ) -> Committed:
         """Average the updates and commit the outcome.
+
+        Args:
+            round_num: The round's number.
+            updates: What its members gave.
+            close: How it ended; None: with these and nobody else, just now.
 
         Raises:
             RunDirError: it could not be stored; the model is as before.
@@ -157,7 +163,13 @@ class GlobalModel:
         }
         pulled = pulls(self.tensors, updates, self.averaged)
         members = tuple(sorted(update.client for update in updates))
-        return self._commit(round_num, members, result, kept, pulled)
+        account = Account(
+            members=members,
+            num_selected=close.num_selected if close else len(members),
+            round_ns=time.monotonic_ns() - close.opened_ns if close else 0,
+            reason=close.reason if close else "complete",
+        )
+        return self._commit(round_num, result, kept, pulled, account)
 
     def adopt(
         self,
@@ -180,6 +192,7 @@ class GlobalModel:
         Raises:
             RunDirError: it cannot be read, does not fit, or cannot be stored.
         """
+        began_ns = time.monotonic_ns()
         with ChunkStoreReader(source) as reader:
             stored = load_tensors(reader, source_round, pattern)
         changed = _cloned(self.tensors)
@@ -191,17 +204,32 @@ class GlobalModel:
         }
         for name, target in match_names(stored, wanted, mapping).items():
             wanted[target].copy_(stored[name])
-        return self._commit(round_num, (), Aggregate(changed, {}), {}, {})
+        account = Account(
+            members=(),
+            num_selected=0,
+            round_ns=time.monotonic_ns() - began_ns,
+            reason="restored",
+            source=f"{node_of(source)} round {source_round}",
+        )
+        return self._commit(round_num, Aggregate(changed, {}), {}, {}, account)
 
     def _commit(
         self,
         round_num: int,
-        members: tuple[str, ...],
         result: Aggregate,
         kept: dict[str, Any],
         pulled: dict[str, Pull],
+        account: Account,
     ) -> Committed:
+        members = account.members
         tensors, measured = self._evaluation.of(result.tensors)
+        packed = self._pack(tensors)
+        account = msgspec.structs.replace(
+            account,
+            model_digest=packed.digest,
+            loss=measured.loss if measured else None,
+            accuracy_frac=measured.accuracy_frac if measured else None,
+        )
         acked = self.acked | dict.fromkeys(members, round_num)
         rounds_missed = {
             client: round_num - 1 - self.acked[client]
@@ -209,11 +237,12 @@ class GlobalModel:
             if client in self.acked
         }
         restored_round = self.restored_round if members else round_num
-        record = _Record(
+        record = Record(
             run_id=self._run_id,
             round_num=round_num,
             acked=acked,
             restored_round=restored_round,
+            account=account,
         )
         split = self._config.chunk_num
         put = self._store.put_round(
@@ -223,18 +252,19 @@ class GlobalModel:
             transient=self._kinds.transient,
             optimizer=_beside(result.velocity, kept),
             members=members,
-            state={_RECORD: msgspec.json.encode(record)},
+            state={RECORD: encode_record(record)},
             keep_rounds=self._config.chunk_keep_rounds,
             split=FlatSplit(split) if split else TensorSplit(),
         )
         self.tensors, self._velocity = tensors, result.velocity
         self.round_num, self.acked = round_num, acked
         self.restored_round = restored_round
-        self.packed = self._pack(tensors)
+        self.packed = packed
         return Committed(
             round_num=round_num,
             members=members,
-            packed=self.packed,
+            packed=packed,
+            account=account,
             measured=measured,
             pulls=pulled,
             rounds_missed=rounds_missed,
@@ -243,19 +273,9 @@ class GlobalModel:
         )
 
     def _load(self) -> None:
-        data = self._store.get_state(_RECORD)
-        if data is None:
+        record = self.found = read_record(self._store, self._run_id)
+        if record is None:
             return
-        try:
-            record = msgspec.json.decode(data, type=_Record)
-        except msgspec.DecodeError as error:
-            raise UnreadableFileError(
-                f"`{self._store.path}` has no readable record: {error}"
-            ) from error
-        if record.run_id != self._run_id:
-            raise UnreadableFileError(
-                f"`{self._store.path}` belongs to run `{record.run_id}`"
-            )
         self.round_num, self.acked = record.round_num, record.acked
         self.restored_round = record.restored_round
         try:

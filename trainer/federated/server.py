@@ -19,6 +19,7 @@ from agent.session import Agent
 from agent.start import RunStart, begin_run
 from trainer.catalogue import as_flags
 from trainer.console import say
+from trainer.federated.catching_up import catch_up
 from trainer.federated.config import FederatedConfig, defining
 from trainer.federated.coordinator import Coordinator
 from trainer.federated.global_model import GlobalModel
@@ -149,8 +150,7 @@ class _Serving:
     ) -> tuple[Finish, int | None]:
         """Return how it ended, and by which signal if by one."""
         events = ServerEvents(self.agent)
-        if self.model.recovery is not None:
-            events.recovered(self.model.recovery)
+        catch_up(events, self.model, self.start)
         coordinator = Coordinator(
             self.settings,
             self.model,

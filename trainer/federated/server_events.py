@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns
 
+import msgspec
+
 from agent.rundir.chunks.errors import ChunkError, ChunkPlace, MissingChunkError
 from agent.rundir.chunks.sources import node_of
 from agent.rundir.chunks.verify import Finding
@@ -28,6 +30,7 @@ from agent.session import Agent
 from trainer.chunks.repair import RepairReport
 from trainer.console import complain, say
 from trainer.federated.global_model import Committed, Recovery
+from trainer.federated.ledger import Account
 from trainer.federated.messages import Report
 from trainer.federated.terms import SERVER, Abandon, Close, Open
 
@@ -87,39 +90,22 @@ class ServerEvents:
         """A round is durable; tell it whole."""
         for client in done.members:
             self._update(close.round_num, client, done, given[client])
-        measured = done.measured
-        self.agent.emit(
-            RoundCommitted,
-            round_num=close.round_num,
-            members=done.members,
-            num_selected=close.num_selected,
-            round_ns=monotonic_ns() - close.opened_ns,
-            model_digest=done.packed.digest,
-            loss=measured.loss if measured else None,
-            accuracy_frac=measured.accuracy_frac if measured else None,
-            reason=close.reason,
-        )
+        self._committed(done.round_num, done.account, close.opened_ns)
         self._measured(done)
         self._stored(done)
         say(_line(close, done))
 
     def adopted(self, done: Committed, source: str, began_ns: int) -> None:
         """Another model became a round without members."""
-        self.agent.emit(
-            RoundCommitted,
-            round_num=done.round_num,
-            members=(),
-            num_selected=0,
-            round_ns=monotonic_ns() - began_ns,
-            model_digest=done.packed.digest,
-            loss=done.measured.loss if done.measured else None,
-            accuracy_frac=done.measured.accuracy_frac if done.measured else None,
-            reason="restored",
-            source=source,
-        )
+        self._committed(done.round_num, done.account, began_ns)
         self._measured(done)
         self._stored(done)
         say(f"round {done.round_num}: restored from {source}")
+
+    def told_late(self, round_num: int, account: Account) -> None:
+        """A round that an earlier attempt stored and did not live to tell."""
+        self._committed(round_num, account)
+        say(f"round {round_num}: stored by the attempt before, told now")
 
     def recovered(self, recovery: Recovery) -> None:
         """An attempt goes on from an older round than the newest."""
@@ -198,6 +184,16 @@ class ServerEvents:
         self.agent.emit(
             UpdateRefused, client=client, round_num=round_num, reason=reason
         )
+
+    def _committed(
+        self, round_num: int, account: Account, began_ns: int | None = None
+    ) -> None:
+        """Tell a durable round; its length is until now if it began in this life."""
+        if began_ns is not None:
+            round_ns = monotonic_ns() - began_ns
+            account = msgspec.structs.replace(account, round_ns=round_ns)
+        fields = msgspec.structs.asdict(account)
+        self.agent.emit(RoundCommitted, round_num=round_num, **fields)
 
     def _damaged(self, place: ChunkPlace, finding: Finding) -> None:
         self.agent.emit(

@@ -11,6 +11,7 @@ from agent.session import Agent
 from agent.start import begin_run
 from tests.trainer.federated.bench import toy
 from tests.trainer.federated.proxy import Proxy
+from trainer.federated.catching_up import catch_up
 from trainer.federated.client import Surroundings
 from trainer.federated.config import client_keys, defining
 from trainer.federated.coordinator import Coordinator
@@ -47,8 +48,7 @@ class Server:
             heartbeat_s=0.1,
         )
         self.events = ServerEvents(self.agent)
-        if self.model.recovery is not None:
-            self.events.recovered(self.model.recovery)
+        catch_up(self.events, self.model, self.start_)
         self.coordinator = Coordinator(
             Settings(config=config, shape=data.shape),
             self.model,
