@@ -46,6 +46,7 @@ _NO_ROUND_YET = "no round was opened yet"
 class _Commit(NamedTuple):
     members: tuple[str, ...]
     num_members: int
+    num_selected: int
     round_ns: int | None
     loss: float | None
     accuracy_frac: float | None
@@ -300,6 +301,7 @@ def _commit(event: RoundCommitted) -> _Commit:
     return _Commit(
         members=tuple(clip(member, 64) for member in event.members[:_MAX_CLIENTS]),
         num_members=len(event.members),
+        num_selected=whole(event.num_selected) or 0,
         round_ns=nanoseconds(event.round_ns),
         loss=finite(event.loss),
         accuracy_frac=finite(event.accuracy_frac),
@@ -322,7 +324,8 @@ def _row(found: _Round, reset: Sequence[str]) -> RoundRow:
         reason=done.reason if done else None,
         restored_from=done.source if done else None,
         model_digest=done.model_digest if done else None,
-        num_clients=found.num_clients,
+        # A round that its server did not live to tell has no beginning here.
+        num_clients=found.num_clients or (done.num_selected if done else 0),
         num_members=done.num_members if done else None,
         is_detailed=found.is_detailed,
         updates=dict(found.updates),

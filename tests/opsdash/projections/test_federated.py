@@ -78,6 +78,15 @@ def test_a_round_that_was_given_up_says_why_until_it_is_opened_again(writer):
     assert (after.why_abandoned, after.reason) == (None, None)
 
 
+def test_a_round_that_was_told_late_knows_how_many_were_asked(writer):
+    done = {"members": CLIENTS[:2], "num_selected": 3, "round_ns": 10**9}
+    writer.emit("server", ev.RoundCommitted, round_num=1, model_digest="m", **done)
+
+    (row,) = Watcher(writer.run).run.rounds.rows()
+
+    assert (row.num_members, row.num_clients) == (2, 3)
+
+
 def test_an_update_tells_how_many_rounds_its_client_had_missed(writer):
     update = {"client": "client-1", "num_examples": 10, "round_num": 4}
     writer.emit("server", ev.ClientUpdate, rounds_missed=3, **update)
