@@ -6,6 +6,7 @@ five rounds stays as large as five. Chunks that were received for a round that
 is still being fetched belong to no round yet and are kept until it is.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,11 +43,13 @@ _WASTE_RATIO = 1.1
 _NUM_TREES = 16
 """Tables and indexes, each of one page at least."""
 
-_ORPHANS = """SELECT chunk_hash FROM chunk_data d
+_DROP_ORPHANS = """DELETE FROM chunk_data WHERE rowid IN (
+    SELECT rowid FROM chunk_data d
     WHERE NOT EXISTS (SELECT 1 FROM chunk_metadata m
                       WHERE m.chunk_hash = d.chunk_hash)
       AND NOT EXISTS (SELECT 1 FROM staged_chunks s
-                      WHERE s.chunk_hash = d.chunk_hash)"""
+                      WHERE s.chunk_hash = d.chunk_hash)
+    LIMIT ?)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +208,7 @@ def prune(conn: sqlite3.Connection, path: Path, keep_rounds: int) -> PruneStats:
     try:
         with transaction(conn, path):
             Leaving(conn, rounds).drop_rest()
-            drop_unused(conn, _orphans(conn))
+            _drop_orphans(conn)
         fold_log(conn, path)
         give_back_space(conn, path)
         _compact_if_wasteful(conn, path)
@@ -240,12 +243,16 @@ def _prune_in_need(conn: sqlite3.Connection, path: Path, rounds: Sequence[int]) 
         with transaction(conn, path):
             forget_round(conn, round_num)
         _fold_if_possible(conn, path)
-    while orphans := _orphans(conn, _STEP_CHUNKS):
+    num_dropped = 1
+    while num_dropped:
         with transaction(conn, path):
-            drop_unused(conn, orphans)
+            num_dropped = _drop_orphans(conn, _STEP_CHUNKS)
         _fold_if_possible(conn, path)
     give_back_space_in_need(conn, path)
-    keep_ballast(path)
+    with contextlib.suppress(StoreFullError):
+        # What was asked for is done, whoever took the room; the next writer that
+        # opens the store tries again.
+        keep_ballast(path)
 
 
 def _fold_if_possible(conn: sqlite3.Connection, path: Path) -> None:
@@ -256,8 +263,9 @@ def _fold_if_possible(conn: sqlite3.Connection, path: Path) -> None:
         return
 
 
-def _orphans(conn: sqlite3.Connection, limit: int = -1) -> set[str]:
-    return {row[0] for row in conn.execute(f"{_ORPHANS} LIMIT ?", (limit,))}
+def _drop_orphans(conn: sqlite3.Connection, limit: int = -1) -> int:
+    """Delete chunks that nobody needs, whatever they call themselves."""
+    return conn.execute(_DROP_ORPHANS, (limit,)).rowcount
 
 
 def _named_by(conn: sqlite3.Connection, round_num: int) -> Iterator[tuple[str, int]]:
