@@ -16,6 +16,7 @@ from opsdash import units
 from opsdash.operations.plan import Plan, name_of
 from opsdash.operations.resume import what_is_lost
 from opsdash.operations.standing import Standing, note_of_silence, why_deaf
+from opsdash.operations.store_plans import find_round, notes_of_round, store_path
 
 FLAGS = {
     "checkpoint": "--checkpoint",
@@ -186,8 +187,9 @@ def note_of_names(mapping: Mapping[str, str] | None) -> tuple[str, ...]:
     return (f"under other names: {renamed}",) if renamed else ()
 
 
-def _restore(_run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
+def _restore(run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
     node, round_num, glob = args["node"], args["round_num"], args.get("tensors")
+    row = find_round(run, node, round_num)
     what = "the model" if glob is None else f"the tensors `{glob}`"
     lost = ""
     if standing.step is not None and standing.step > round_num:
@@ -198,6 +200,7 @@ def _restore(_run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
         writes=("the server's global model, as a round of its own",),
         loses=(lost,) if lost else (),
         notes=(
+            *notes_of_round(row),
             *note_of_names(args.get("mapping")),
             "clients get it with the next round; their optimizers are cleared",
             "earlier rounds stay in the store as long as it keeps them",
@@ -232,8 +235,9 @@ def _unpin(_run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
     )
 
 
-def _repair(_run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
+def _repair(run: RunDir, args: dict[str, Any], _standing: Standing) -> _Effect:
     node = args["node"]
+    store_path(run, node)
     return _Effect(
         f"repair the chunk store of {node}",
         reads=("chunks/: the stores of the other nodes, every byte checked",),

@@ -43,7 +43,7 @@ def plan_restore(
     Raises:
         RunDirError: there is no such store or round, or no name for the file.
     """
-    row = _round(run, node, round_num)
+    row = find_round(run, node, round_num)
     if to.suffix not in SUFFIXES:
         raise NotARunError(f"`{to}` must end in {' or '.join(SUFFIXES)}")
     is_there = _is_there(to)
@@ -53,10 +53,7 @@ def plan_restore(
     renamed = [f"{old}={new}" for old, new in (mapping or {}).items()]
     words += [word for pair in renamed for word in ("--map", pair)]
     what = "all tensors" if tensors is None else f"the tensors `{tensors}`"
-    notes = []
-    if row.has_nonfinite:
-        names = ", ".join(row.nonfinite[:3])
-        notes.append(f"not finite in this round: {names}")
+    notes = [*notes_of_round(row)]
     if renamed:
         notes.append(f"under other names: {', '.join(renamed)}")
     return Plan(
@@ -145,9 +142,21 @@ def store_path(run: RunDir, node: str) -> Path:
     )
 
 
-def _round(run: RunDir, node: str, round_num: int) -> RoundRow:
+def find_round(run: RunDir, node: str, round_num: int) -> RoundRow:
+    """Return a round that a node's store holds.
+
+    Raises:
+        RunDirError: there is no such store or round; the message says which are.
+    """
     with ChunkStoreReader(store_path(run, node)) as reader:
         return reader.round(round_num)
+
+
+def notes_of_round(row: RoundRow) -> tuple[str, ...]:
+    """Return what to know about a round before it is used; nothing: it is fine."""
+    if not row.has_nonfinite:
+        return ()
+    return (f"not finite in this round: {', '.join(row.nonfinite[:3])}",)
 
 
 def _is_there(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from agent.rundir.attempts import read_newest_attempt
 from agent.rundir.errors import NoCheckpointError, RunDirError
@@ -16,6 +17,7 @@ from opsdash.projections.requests import RequestRow
 from tests.run_states import STATES
 from tests.runs import RunWriter, Watcher, dead_process, remote_process
 from tests.watched import still_clocks
+from trainer.chunks.store import ChunkStore
 
 STANDING = Standing(step=120, step_ns=100_000_000, num_processes=4, save_ns=20_000_000)
 SILENT = Standing(silence_ns=90_000_000_000)
@@ -36,6 +38,12 @@ def accept(run, kinds=tuple(KINDS), attempt=None):
     path = run.run.requests / ACCEPTS_NAME
     path.write_text(json.dumps(told))
     path.chmod(0o600)
+
+
+def put_rounds(run, node, *rounds, value=1.0):
+    with ChunkStore(run.run.chunk_store(node)) as store:
+        for round_num in rounds:
+            store.put_round(round_num, {"w": torch.full((3,), value)})
 
 
 def told(request, **fields):
@@ -78,6 +86,8 @@ ARGS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_a_plan_with_an_equivalent_command(run, kind):
     run.checkpoint(100)
+    for node in ("server", "client-1"):
+        put_rounds(run, node, 3)
 
     plan = plan_request(run.run, kind, ARGS.get(kind, {}), STANDING)
 
@@ -103,6 +113,41 @@ def test_going_back_tells_what_it_loses_and_asks_for_the_name(run):
         "20 steps after step-00000100, 2.0 s of work: they are done again",
         "step-00000110 is set aside as superseded",
     )
+
+
+@pytest.mark.parametrize(
+    ("node", "round_num", "why"),
+    [
+        ("server", 99_999, "does not hold round 99999: it holds 3 to 4"),
+        ("client-1", 3, "does not hold round 3: it holds none yet"),
+        ("nobody", 3, "no chunk store of `'nobody'`"),
+    ],
+)
+def test_a_round_that_no_store_holds_is_refused_with_those_that_are_there(
+    tmp_path, node, round_num, why
+):
+    run = RunWriter(tmp_path / "fl", kind="federated", world_size=1)
+    run.begin()
+    put_rounds(run, "server", 3, 4)
+    put_rounds(run, "client-1")
+    args = {"node": node, "round_num": round_num}
+
+    with pytest.raises(RunDirError, match=why):
+        plan_request(run.run, "restore", args, STANDING)
+
+
+def test_a_repair_is_refused_where_there_is_no_store(run):
+    with pytest.raises(RunDirError, match="its state is in checkpoints"):
+        plan_request(run.run, "repair", {"node": "client-1"}, STANDING)
+
+
+def test_what_is_not_finite_is_said_before_it_goes_live(run):
+    put_rounds(run, "server", 3, value=float("nan"))
+    args = {"node": "server", "round_num": 3}
+
+    plan = plan_request(run.run, "restore", args, STANDING)
+
+    assert plan.notes[0] == "not finite in this round: w"
 
 
 @pytest.mark.parametrize("kind", ["stop", "resume"])
@@ -291,6 +336,7 @@ def test_a_hang_is_told_before_anybody_waits_for_it(tmp_path):
 
 def test_what_was_asked_of_a_store_is_written_down_with_its_name(run):
     log = OperationLog(run.run)
+    put_rounds(run, "client-1", 3)
     plan = plan_request(run.run, "repair", {"node": "client-1"}, STANDING)
 
     ask(run.run, plan, {"node": "client-1"}, log)
