@@ -61,7 +61,7 @@ class Chunks:
         row = self._stores.get(origin.stem)
         if row is None and len(self._stores) >= MAX_NODES:
             return
-        self._stores[origin.stem] = _after(row or _empty(origin.stem), event)
+        self._stores[origin.stem] = _after(row or empty_row(origin.stem), event)
 
     def on_damaged(self, origin: Origin, event: ChunkDamaged) -> None:  # noqa: ARG002 - one signature for all folds
         """Take in a chunk that was found damaged."""
@@ -112,7 +112,8 @@ class Chunks:
         )
 
 
-def _empty(node: str) -> StoreRow:
+def empty_row(node: str) -> StoreRow:
+    """Return the row of a store that nobody has told of yet."""
     return StoreRow(node, None, None, None, None, None, None, None, None, 0, None, 0)
 
 

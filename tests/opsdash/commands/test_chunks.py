@@ -6,6 +6,7 @@ import sqlite3
 import pytest
 import torch
 
+from agent.rundir.events import StoreStats
 from tests.opsdash_command import opsdash
 from tests.runs import RunWriter, dead_process
 from trainer.chunks.store import ChunkStore
@@ -52,6 +53,56 @@ def test_the_rounds_of_a_store_are_listed(run):
     assert [row["round_num"] for row in rounds] == [1, 2]
     assert [row["num_tensors"] for row in rounds] == [2, 2]
     assert rounds[1]["shared_bytes"] == 32
+
+
+def stores_now(run):
+    done = opsdash("chunks", run.path, "--json")
+    assert done.returncode == 0, done.stderr
+    return {store["node"]: store for store in json.loads(done.stdout)["stores"]}
+
+
+def test_what_a_prune_left_is_shown_and_not_what_was_told_before(run):
+    told = {"num_rounds": 2, "num_chunks": 3, "new_chunks": 1, "new_bytes": 16}
+    writer = RunWriter(run.path, kind="federated", world_size=1)
+    writer.emit(
+        "server",
+        StoreStats,
+        **told,
+        shared_bytes=32,
+        file_bytes=10**6,
+        put_ns=5,
+        round_num=2,
+    )
+    path = run.chunk_store("server")
+    with ChunkStore(path) as store:
+        store.prune(1)
+
+    stores = stores_now(run)
+
+    server = stores["server"]
+    assert (server["round_num"], server["num_rounds"], server["num_chunks"]) == (
+        2,
+        1,
+        2,
+    )
+    assert server["file_bytes"] == path.stat().st_size
+    assert (server["new_bytes"], server["put_ns"]) == (16, 5)
+    # Nobody told of this one: it is there all the same.
+    client = stores["client-1"]
+    assert (client["num_rounds"], client["num_chunks"]) == (2, 3)
+    assert client["new_bytes"] is None
+
+
+def test_a_store_that_cannot_be_looked_into_says_why(run):
+    run.chunk_store("client-1").write_bytes(b"garbage" * 99)
+
+    client = stores_now(run)["client-1"]
+    text = opsdash("chunks", run.path).stdout
+
+    assert client["num_rounds"] is None
+    assert "is not a SQLite database" in client["why_unread"]
+    assert "cannot be read now" in text
+    assert "is not a SQLite database" in " ".join(text.split())
 
 
 def test_the_chunks_of_a_round_are_listed_with_what_they_hold(run):
