@@ -3,15 +3,18 @@
 The probe calls no collective and knows no process group: it wraps whatever the
 trainer waits with. `barrier` writes *arrived* first, so that a hang is on disk
 while it lasts; `wait` is for waits that come with every step and travel in the
-step's own line, visible in heartbeats meanwhile.
+step's own line, visible in heartbeats meanwhile. One wait may stand inside
+another: beats tell the innermost, and the outer one again when that is over.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from agent.emitter import Emitter
+from agent.probes.wording import in_words
 from agent.rundir.events import BarrierArrived, BarrierReleased, Wait
 
 _MAX_PENDING_WAITS = 64
@@ -19,9 +22,9 @@ _MAX_NAMES = 4_096
 """Some loops name a barrier by its step: of those passed longest ago none is kept."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpenWait:
-    """Where the main thread waits now."""
+    """Where a thread waits now; no two are the same."""
 
     name: str
     index: int
@@ -34,26 +37,39 @@ class BarrierProbe:
     """The waits of one process."""
 
     emitter: Emitter
-    current: OpenWait | None = None
-    """Read by the heartbeat's thread; replaced whole, never changed."""
+    _open: list[OpenWait] = field(default_factory=list)
+    """Those that began last at the end. Changed by single operations, because
+    the agent's thread reads it."""
     _pending: list[Wait] = field(default_factory=list)
     _counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def open(self) -> list[OpenWait]:
+        """Where this process waits, each wait inside those before it."""
+        return self._open[:]
+
+    @property
+    def current(self) -> OpenWait | None:
+        """The innermost of them; None: it waits nowhere."""
+        newest = self._open[-1:]
+        return newest[0] if newest else None
 
     @contextmanager
     def barrier(self, name: str, *, limit_ns: int | None = None) -> Iterator[None]:
         """Wrap a wait that may block: arrived before, released after."""
-        opened = self._open(name, limit_ns)
-        self.emitter.emit(
-            BarrierArrived, name=name, index=opened.index, limit_ns=limit_ns
-        )
+        opened = self._numbered(name, limit_ns)
         error: str | None = None
         try:
+            self._open.append(opened)
+            self.emitter.emit(
+                BarrierArrived, name=name, index=opened.index, limit_ns=limit_ns
+            )
             yield
         except BaseException as raised:
-            error = f"{type(raised).__name__}: {raised}"
+            error = in_words(raised)
             raise
         finally:
-            self.current = None
+            self._close(opened)
             self.emitter.emit(
                 BarrierReleased,
                 name=name,
@@ -65,11 +81,12 @@ class BarrierProbe:
     @contextmanager
     def wait(self, name: str, *, limit_ns: int | None = None) -> Iterator[None]:
         """Wrap a wait that every step has; reported with the next step."""
-        opened = self._open(name, limit_ns)
+        opened = self._numbered(name, limit_ns)
         try:
+            self._open.append(opened)
             yield
         finally:
-            self.current = None
+            self._close(opened)
             if len(self._pending) < _MAX_PENDING_WAITS:
                 waited = time.monotonic_ns() - opened.since_mono_ns
                 self._pending.append(
@@ -81,11 +98,17 @@ class BarrierProbe:
         pending, self._pending = tuple(self._pending), []
         return pending
 
-    def _open(self, name: str, limit_ns: int | None) -> OpenWait:
+    def _numbered(self, name: str, limit_ns: int | None) -> OpenWait:
         counts = self._counts
         index = counts.pop(name, 0)
         counts[name] = index + 1
         if len(counts) > _MAX_NAMES:
-            del counts[next(iter(counts))]
-        self.current = OpenWait(name, index, time.monotonic_ns(), limit_ns)
-        return self.current
+            # Another thread may be just as far.
+            with contextlib.suppress(KeyError, RuntimeError):
+                del counts[next(iter(counts))]
+        return OpenWait(name, index, time.monotonic_ns(), limit_ns)
+
+    def _close(self, opened: OpenWait) -> None:
+        # An interrupt may have come before it was noted.
+        if opened in self._open:
+            self._open.remove(opened)

@@ -26,6 +26,7 @@ from agent.rundir.events import (
 from agent.rundir.layout import RunDir, parse_telemetry_name, rank_stem
 
 _TAIL_BYTES = 128 << 10
+_LONGEST_TAIL_BYTES = 2 << 20
 _SILENT_BEATS = 3.5
 """A file that has not grown for so many beats belongs to a silent process."""
 _SILENT_LOOKS = 4
@@ -113,12 +114,15 @@ class Peers:
         self._moved: set[int] = set()
         self._num_looks = 0
 
-    def look(self) -> dict[int, Standing]:
-        """Read where every rank stands now; one that left no file stands nowhere."""
+    def look(self, *, reach_ns: int = 0) -> dict[int, Standing]:
+        """Read where every rank stands now; one that left no file stands nowhere.
+
+        `reach_ns`: how much of its past each file's end has to show, if it can.
+        """
         segments = self._segments()
         self._num_looks += 1
         return {
-            rank: self._standing(rank, segments.get(rank_stem(rank), []))
+            rank: self._standing(rank, segments.get(rank_stem(rank), []), reach_ns)
             for rank in range(self._world_size)
         }
 
@@ -162,12 +166,11 @@ class Peers:
                 found.setdefault(name.stem, []).append((name.segment, path))
         return {stem: [p for _, p in sorted(files)] for stem, files in found.items()}
 
-    def _standing(self, rank: int, files: list[Path]) -> Standing:
+    def _standing(self, rank: int, files: list[Path], reach_ns: int) -> Standing:
         standing = Standing(rank)
-        data, size = _read_end(files)
-        for event in decode_lines(data):
-            if not isinstance(event, Undecodable):
-                standing.observe(event)
+        events, size = _last_events(files, reach_ns)
+        for event in events:
+            standing.observe(event)
         has_grown = rank in self._sizes and self._sizes[rank] != size
         if has_grown:
             self._grown_s[rank] = time.monotonic()
@@ -182,7 +185,20 @@ class Peers:
         return standing
 
 
-def _read_end(files: list[Path]) -> tuple[bytes, int]:
+def _last_events(files: list[Path], reach_ns: int) -> tuple[list[AnyEvent], int]:
+    """Return a process's last events, so far back if that can be read; and its size."""
+    num_bytes = _TAIL_BYTES
+    while True:
+        data, size = _read_end(files, num_bytes)
+        events = [e for e in decode_lines(data) if not isinstance(e, Undecodable)]
+        reached_ns = events[-1].mono_ns - events[0].mono_ns if events else 0
+        has_more = num_bytes < min(size, _LONGEST_TAIL_BYTES)
+        if reached_ns >= reach_ns or not has_more:
+            return events, size
+        num_bytes *= 4
+
+
+def _read_end(files: list[Path], num_bytes: int) -> tuple[bytes, int]:
     """Return the last whole lines of a process's files, and their total size.
 
     A segment that has just begun says little: the one before is read with it.
@@ -195,7 +211,7 @@ def _read_end(files: list[Path]) -> tuple[bytes, int]:
             continue
         try:
             size = os.fstat(fd).st_size
-            begin = max(0, size - _TAIL_BYTES)
+            begin = max(0, size - num_bytes)
             block = os.pread(fd, size - begin, begin)
         finally:
             os.close(fd)
