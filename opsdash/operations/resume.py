@@ -47,6 +47,8 @@ from opsdash.operations.targets import (
 from opsdash.operations.trust import why_untrusted
 
 _IN_PLACE = (Stage.PUBLISHED, Stage.VERIFIED, Stage.DAMAGED)
+_FLOWER = "flwr"
+"""Among an attempt's versions, where it ran on Flower."""
 _BATCH_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 
 
@@ -155,7 +157,7 @@ def why_not_here(run: RunDir, attempt: Attempt) -> tuple[str | None, int]:
     if held:
         return held, EXIT_LOCKED
     for reason in (
-        _why_no_command(attempt),
+        _why_no_command(run, attempt),
         why_untrusted(run, attempt.attempt),
         _why_elsewhere(attempt),
         _why_not_startable(attempt),
@@ -175,9 +177,17 @@ def _why_held(view: LockView | None) -> str | None:
     return f"attempt {view.holder.attempt} may be running: {who}, not seen from here"
 
 
-def _why_no_command(attempt: Attempt) -> str | None:
+def _why_no_command(run: RunDir, attempt: Attempt) -> str | None:
     if attempt.resume_command:
         return None
+    if _FLOWER in attempt.versions:
+        setting = shlex.quote(f'run-dir="{run.path}"')
+        return (
+            f"attempt {attempt.attempt} was started by Flower's SuperLink, and a run "
+            "directory does not say how that and its SuperNodes are started; once "
+            f"they are up, `flwr run` of the same app, with `--run-config {setting}` "
+            "and its other settings as before, goes on after the newest committed round"
+        )
     return (
         f"attempt {attempt.attempt} recorded no command to resume with; give one to "
         "Agent.attach(..., resume_command=[...])"

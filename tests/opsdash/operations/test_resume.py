@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import socket
 import sys
 import time
@@ -201,6 +202,22 @@ def test_elsewhere_the_plan_is_only_shown(writer, fields, why):
     assert plan.exit_code == EXIT_RUN_DIR
     assert plan.subject == "step-00000020"
     assert re.search(why, plan.why_not)
+
+
+def test_a_run_on_flower_says_what_starts_it_and_where_it_goes_on(tmp_path):
+    writer = RunWriter(
+        tmp_path / "a run", kind="federated", process=dead_process(), world_size=1
+    )
+    writer.begin(resume_command=None, versions={"flwr": "1.41.0"})
+    writer.unlock()
+
+    plan = plan_resume(writer.run)
+
+    assert not plan.can_start
+    assert plan.command == ()
+    assert "the newest committed round" in plan.why_not
+    words = shlex.split(plan.why_not.split("`")[3])
+    assert words == ["--run-config", f'run-dir="{writer.path}"']
 
 
 def test_inside_a_batch_allocation_nothing_is_started(writer, monkeypatch):
