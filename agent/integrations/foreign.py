@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.probes.agree import agree
-from agent.probes.inbox import PendingRequest
+from agent.probes.pending import PendingRequest
 from agent.rundir.errors import RunDirError
 from agent.session import Agent
 

@@ -14,7 +14,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from agent.probes.inbox import PendingRequest
+from agent.probes.pending import PendingRequest
 from agent.rundir.requests import MAX_REQUEST_BYTES
 
 

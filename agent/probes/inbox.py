@@ -1,4 +1,4 @@
-"""The trainer's side of `requests/`: notice, refuse, claim, tell the outcome.
+"""The trainer's side of `requests/`: notice, refuse, claim, have the outcome told.
 
 The agent's thread reads the directory; the main thread only looks at what was
 found. Every step of a request's life is a rename or a link of one file, so
@@ -11,14 +11,14 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from agent.emitter import Emitter
+from agent.probes.outcomes import Outcomes
+from agent.probes.pending import PendingRequest, pending
 from agent.rundir.atomic import write_atomic
-from agent.rundir.events import RequestDone, RequestSeen
+from agent.rundir.events import RequestSeen
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import (
     ACCEPTS_NAME,
@@ -26,34 +26,23 @@ from agent.rundir.requests import (
     PENDING_SUFFIX,
     REQUEST_SCHEMA,
     Accepted,
-    Outcome,
     RefusedRequestError,
     Request,
     Stage,
     is_expired,
-    is_safe_id,
     open_inbox,
     read_outcome,
     read_request,
     refusal,
 )
 
+__all__ = ["STACKS", "Inbox", "PendingRequest"]
+
 STACKS = "stacks"
 """The one kind that the agent carries out itself."""
 _REFUSED_SUFFIX = ".refused"
 _MAX_REASON_CHARS = 400
 """A reason may quote what a request holds."""
-
-
-@dataclass(frozen=True)
-class PendingRequest:
-    """What all ranks are asked to do."""
-
-    id: str
-    kind: str
-    args: dict[str, Any] = field(default_factory=dict)
-    by: str = ""
-    created_ns: int = 0
 
 
 class Inbox:
@@ -71,6 +60,9 @@ class Inbox:
         self._has_accepted = False
         self._first_step: int | None = None
         self._taken: set[str] = set()
+        self._claimed: set[str] = set()
+        """Of those, which nobody has begun to carry out or told an outcome of."""
+        self._outcomes = Outcomes(emitter, run, attempt)
         self._refused_names: set[str] = set()
         self._is_closed = False
 
@@ -86,7 +78,11 @@ class Inbox:
         try:
             (self._run.requests / "done").mkdir(mode=0o700, exist_ok=True)
             for name in _names(inbox, CLAIMED_SUFFIX):
-                self._tell_interrupted(inbox, name)
+                reason = (
+                    "the trainer ended after it had taken this request and before it "
+                    "told an outcome"
+                )
+                self._outcomes.tell_unfinished(inbox, name, Stage.INTERRUPTED, reason)
         finally:
             os.close(inbox)
         self._write_accepted()
@@ -106,7 +102,7 @@ class Inbox:
 
         Raises:
             RefusedRequestError: `requests/` is not ours alone.
-            OSError: it cannot be read.
+            OSError: it cannot be read, or still takes no outcome.
         """
         try:
             inbox = open_inbox(self._run)
@@ -129,6 +125,7 @@ class Inbox:
         queue += [request for request in found if request is not None]
         self._queue = tuple(sorted(queue, key=lambda r: (r.created_ns, r.id)))
         self._void_expired()
+        self._outcomes.write_late()
 
     def head(self) -> PendingRequest | None:
         """Return the oldest request that waits for the trainer; a local read."""
@@ -150,34 +147,28 @@ class Inbox:
             )
         except OSError:
             return False
+        self._claimed.add(request_id)
         return True
+
+    def begin(self, request_id: str) -> None:
+        """Note that the trainer carries it out, and tells the outcome when it is over.
+
+        That may be after the agent was ended inside.
+        """
+        self._claimed.discard(request_id)
 
     def finish(
         self, request: PendingRequest, stage: Stage, error: str | None = None
     ) -> None:
         """Tell what came of a request, once. Never raises."""
-        outcome = Outcome(
-            schema=REQUEST_SCHEMA,
-            id=request.id,
-            kind=request.kind,
-            args=request.args,
-            created_ns=request.created_ns,
-            by=request.by,
-            attempt=self._attempt,
-            stage=stage.value,
-            finished_ns=time.time_ns(),
-            error=error,
-        )
-        try:
-            self._write_outcome(outcome)
-        except OSError as failure:
-            self._emitter.drop(f"request `{request.id}`: {failure}")
-        self._emitter.emit(
-            RequestDone, request=request.id, request_kind=request.kind, error=error
-        )
+        self._outcomes.tell(request, stage, error)
+        self._claimed.discard(request.id)
 
-    def close(self) -> None:
-        """Tell what still waits that nobody will carry it out. Never raises."""
+    def close(self, why: str | None = None) -> None:
+        """Tell what nobody will carry out any more. Never raises.
+
+        `why`: what ended the run, if that was an error.
+        """
         self._has_accepted = self._is_closed = True
         with contextlib.suppress(OSError, RefusedRequestError):
             self.look()
@@ -185,8 +176,22 @@ class Inbox:
             if request.id not in self._taken and self.claim(request.id):
                 reason = "the run ended before the trainer came to a safe point"
                 self.finish(pending(request), Stage.REFUSED, reason)
+        reason = "the trainer took it, and ended before it told what came of it"
+        if why is not None:
+            reason = f"{reason}: {why}"
+        with contextlib.suppress(OSError, RefusedRequestError):
+            self._tell_unfinished(sorted(self._claimed), Stage.FAILED, reason)
         with contextlib.suppress(OSError):
             (self._run.requests / ACCEPTS_NAME).unlink(missing_ok=True)
+
+    def _tell_unfinished(self, ids: list[str], stage: Stage, reason: str) -> None:
+        inbox = open_inbox(self._run)
+        try:
+            for request_id in ids:
+                name = request_id + CLAIMED_SUFFIX
+                self._outcomes.tell_unfinished(inbox, name, stage, reason)
+        finally:
+            os.close(inbox)
 
     def _meet(self, inbox: int, name: str) -> Request | None:
         """Read a file that was not seen before; return it if it shall be obeyed."""
@@ -263,33 +268,6 @@ class Inbox:
                 reason = "it expired before the trainer came to a safe point"
                 self.finish(pending(request), Stage.EXPIRED, reason)
 
-    def _tell_interrupted(self, inbox: int, name: str) -> None:
-        request_id = name.removesuffix(CLAIMED_SUFFIX)
-        if not is_safe_id(request_id):
-            return
-        if read_outcome(self._run, request_id) is not None:
-            with contextlib.suppress(OSError):
-                (self._run.requests / name).unlink()
-            return
-        try:
-            request = pending(read_request(inbox, name))
-        except RefusedRequestError:
-            request = PendingRequest(request_id, "unknown")
-        self.finish(
-            request,
-            Stage.INTERRUPTED,
-            "the trainer ended after it had taken this request and before it told an "
-            "outcome",
-        )
-
-    def _write_outcome(self, outcome: Outcome) -> None:
-        done = self._run.requests / "done"
-        done.mkdir(mode=0o700, exist_ok=True)
-        if read_outcome(self._run, outcome.id) is None:
-            path = done / (outcome.id + PENDING_SUFFIX)
-            write_atomic(path, msgspec.json.encode(outcome) + b"\n", mode=0o600)
-        (self._run.requests / (outcome.id + CLAIMED_SUFFIX)).unlink(missing_ok=True)
-
     def _write_accepted(self) -> None:
         if self._is_closed:
             return
@@ -300,13 +278,6 @@ class Inbox:
         )
         data = msgspec.json.encode(accepted) + b"\n"
         write_atomic(self._run.requests / ACCEPTS_NAME, data, mode=0o600)
-
-
-def pending(request: Request) -> PendingRequest:
-    """Return what the trainer is told of a request."""
-    return PendingRequest(
-        request.id, request.kind, request.args, request.by, request.created_ns
-    )
 
 
 def _names(inbox: int, suffix: str) -> list[str]:

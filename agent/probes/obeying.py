@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.emitter import Emitter
-from agent.probes.inbox import Inbox, PendingRequest
-from agent.rundir.errors import RunDirError
+from agent.probes.inbox import Inbox
+from agent.probes.pending import PendingRequest
+from agent.probes.wording import in_plain_words
 from agent.rundir.events import RequestAcked
 from agent.rundir.request_args import KINDS
 from agent.rundir.requests import Stage
@@ -59,21 +60,27 @@ class Obedience:
         """Tell that a claimed request is not carried out."""
         self._finish(request, Stage.REFUSED, reason)
 
-    def close(self) -> None:
-        """Take no more requests; those that wait are told so."""
+    def close(self, why: str | None = None) -> None:
+        """Take no more requests; of those that wait, or were only taken, that is told.
+
+        `why`: what ended the run, if that was an error.
+        """
         if self._inbox is not None:
-            self._inbox.close()
+            self._inbox.close(why)
 
     @contextmanager
     def carried_out(self, request: PendingRequest) -> Iterator[None]:
         """Tell that a request is begun, and how it ended."""
-        self._emitter.emit(RequestAcked, request=request.id, request_kind=request.kind)
+        if self._inbox is not None:
+            self._inbox.begin(request.id)
         try:
+            self._emitter.emit(
+                RequestAcked, request=request.id, request_kind=request.kind
+            )
             yield
         except BaseException as error:
             # What the world lacks is said in words; a bug names its exception.
-            kind = "" if isinstance(error, RunDirError) else type(error).__name__ + ": "
-            self._finish(request, Stage.FAILED, f"{kind}{error}")
+            self._finish(request, Stage.FAILED, in_plain_words(error))
             raise
         self._finish(request, Stage.DONE)
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.probes.host_stacks import HostStacks
-from agent.probes.inbox import STACKS, Inbox, pending
+from agent.probes.inbox import STACKS, Inbox
 from agent.probes.peers import Peers
+from agent.probes.pending import pending
 from agent.probes.stacks import Stacks
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import (

@@ -12,14 +12,19 @@ _MAX_CHARS = 2_000
 
 def in_words(error: BaseException) -> str:
     """Return the kind of an exception and what it says. Never raises."""
-    return _clipped(f"{type(error).__name__}: {_said(error)}")
+    return clipped(f"{type(error).__name__}: {_said(error)}")
 
 
 def in_plain_words(error: BaseException) -> str:
     """Return likewise, without its kind where it tells what the world lacks."""
     if isinstance(error, RunDirError):
-        return _clipped(_said(error))
+        return clipped(_said(error))
     return in_words(error)
+
+
+def clipped(text: str) -> str:
+    """Return what an outcome or a line has room for."""
+    return text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 1] + "…"
 
 
 def _said(error: BaseException) -> str:
@@ -27,7 +32,3 @@ def _said(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - it is told of, whatever its `__str__` does
         return "it cannot say what"
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 1] + "…"

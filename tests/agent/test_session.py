@@ -20,7 +20,7 @@ from agent.probes.barrier import BarrierProbe
 from agent.rundir.errors import LockedError, RunDirError
 from agent.rundir.events import EvalDone, Undecodable, decode_lines, kind
 from agent.rundir.layout import RunDir
-from agent.rundir.requests import read_accepted, write_request
+from agent.rundir.requests import read_accepted, read_outcome, write_request
 from agent.session import Agent
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,7 +99,7 @@ def test_a_disk_that_hangs_does_not_keep_training_from_ending(tmp_path, monkeypa
     enough = threading.Event()
     agent = Agent.attach(tmp_path)
     monkeypatch.setattr(agent._pulse, "stop", lambda: False)
-    monkeypatch.setattr(agent._obedience, "close", enough.wait)
+    monkeypatch.setattr(agent._obedience, "close", lambda why: enough.wait())
 
     agent.ended("completed")
     assert kind(events(tmp_path)[-1]) != "run_ended"
@@ -342,6 +342,72 @@ def test_only_rank_0_has_an_inbox(tmp_path):
         assert main.at_step(1).id == asked
         assert other.at_step(1) is None
         assert not other.claim(main.at_step(1))
+
+
+def taken(agent, run_dir):
+    """Ask for a stop, and return the request once the agent has claimed it."""
+    agent.accept("stop")
+    write_request(RunDir(run_dir), "stop", attempt=1)
+    while (request := agent.at_step(1)) is None:
+        time.sleep(0.01)
+    assert agent.claim(request)
+    return request
+
+
+def test_a_request_that_was_taken_and_not_begun_is_told_at_the_end(tmp_path):
+    with Agent.attach(tmp_path, heartbeat_s=0.02) as agent:
+        request = taken(agent, tmp_path)
+
+    outcome = read_outcome(RunDir(tmp_path), request.id)
+    assert outcome.stage == "failed"
+    assert "ended before it told" in outcome.error
+
+
+def test_a_request_that_was_taken_before_an_error_tells_the_error(tmp_path):
+    requests = []
+
+    def train():
+        with Agent.attach(tmp_path, heartbeat_s=0.02) as agent:
+            requests.append(taken(agent, tmp_path))
+            1 / 0  # noqa: B018
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+
+    outcome = read_outcome(RunDir(tmp_path), requests[0].id)
+    assert outcome.stage == "failed"
+    assert outcome.error.endswith(": ZeroDivisionError: division by zero")
+
+
+def test_a_request_whose_work_ends_the_agent_is_done_all_the_same(tmp_path):
+    with Agent.attach(tmp_path, heartbeat_s=0.02) as agent:
+        request = taken(agent, tmp_path)
+        with agent.obeying(request):
+            agent.ended("stopped")
+
+    assert read_outcome(RunDir(tmp_path), request.id).stage == "done"
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise RuntimeError("it cannot even be told")
+
+
+def test_an_error_that_cannot_be_told_ends_the_run_as_any_other(tmp_path):
+    requests = []
+
+    def train():
+        with Agent.attach(tmp_path, heartbeat_s=0.02) as agent:
+            requests.append(taken(agent, tmp_path))
+            with agent.obeying(requests[0]):
+                raise UnspeakableError
+
+    with pytest.raises(UnspeakableError):
+        train()
+
+    assert read_outcome(RunDir(tmp_path), requests[0].id).stage == "failed"
+    assert events(tmp_path)[-1].error == "UnspeakableError: it cannot say what"
+    assert not RunDir(tmp_path).lock.exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -238,6 +238,7 @@ def test_what_waits_when_the_run_ends_is_told_so(office):
     office.inbox.look()
     request = office.inbox.head()
     office.inbox.claim(request.id)
+    office.inbox.begin(request.id)
 
     office.inbox.close()
     office.inbox.finish(request, Stage.DONE)
@@ -246,6 +247,60 @@ def test_what_waits_when_the_run_ends_is_told_so(office):
     assert [o.stage for o in outcomes] == ["done", "refused"]
     assert "the run ended before" in outcomes[1].error
     assert read_accepted(office.run) is None
+
+
+@pytest.mark.parametrize("why", [None, "RuntimeError: a cosmic ray"])
+def test_what_was_taken_and_never_begun_has_failed_when_the_run_ends(office, why):
+    asked = write_request(office.run, "stop")
+    office.inbox.look()
+    office.inbox.claim(asked)
+
+    office.inbox.close(why)
+    office.inbox.close(why)
+
+    outcome = read_outcome(office.run, asked)
+    said = "the trainer took it, and ended before it told what came of it"
+    assert (outcome.stage, outcome.kind) == ("failed", "stop")
+    assert outcome.error == (said if why is None else f"{said}: {why}")
+    assert {path.name for path in office.run.requests.iterdir()} == {"done"}
+    [told] = office.events(RequestDone)
+    assert (told.request, told.request_kind) == (asked, "stop")
+    assert Office(office.run.path, attempt=2).events(RequestDone) == []
+
+
+def test_an_outcome_that_no_disk_took_is_written_when_one_does(office):
+    asked = write_request(office.run, "stop")
+    office.inbox.look()
+    request = office.inbox.head()
+    office.inbox.claim(asked)
+    (office.run.requests / "done").rmdir()
+    (office.run.requests / "done").touch()
+    office.inbox.finish(request, Stage.DONE)
+
+    with pytest.raises(FileExistsError):
+        office.inbox.look()
+    (office.run.requests / "done").unlink()
+    office.inbox.look()
+    office.inbox.look()
+
+    assert read_outcome(office.run, asked).stage == "done"
+    assert len(office.events(RequestDone)) == 1
+
+
+def test_an_outcome_can_be_read_however_much_there_is_to_say(office):
+    office.inbox.accept(("restore",))
+    names = {f"tensor.{number}": "x" for number in range(3_500)}
+    args = {"node": "client-1", "round_num": 1, "mapping": names}
+    asked = write_request(office.run, "restore", args)
+    office.inbox.look()
+    request = office.inbox.head()
+    office.inbox.claim(asked)
+
+    office.inbox.finish(request, Stage.FAILED, "\x1b" * 1_000_000)
+
+    outcome = read_outcome(office.run, asked)
+    assert (outcome.stage, outcome.kind) == ("failed", "restore")
+    assert len(outcome.error) == 2_000
 
 
 def hostile_names(office):
