@@ -18,13 +18,15 @@ from agent.emitter import Emitter
 from agent.probes.activity import Activity, limit_in_ns
 from agent.probes.barrier import BarrierProbe
 from agent.probes.hang import DEFAULT_LIMIT_S
-from agent.probes.inbox import Inbox, PendingRequest
+from agent.probes.inbox import Inbox
 from agent.probes.nonfinite import first_nonfinite
 from agent.probes.obeying import Obedience
+from agent.probes.pending import PendingRequest
 from agent.probes.place import Place, refuse_unsafe
 from agent.probes.pulse import Pulse
 from agent.probes.stacks import Stacks
 from agent.probes.watch import Watched, add_duties
+from agent.probes.wording import in_words
 from agent.rundir.errors import RunDirError
 from agent.rundir.events import (
     EvalDone,
@@ -150,7 +152,7 @@ class Agent:
         if exc is None or (isinstance(exc, SystemExit) and not exc.code):
             self.ended("completed")
         else:
-            self.ended("error", error=f"{type(exc).__name__}: {exc}")
+            self.ended("error", error=in_words(exc))
 
     def emit(self, event_type: type[Event], /, **fields: Any) -> None:  # noqa: ANN401 - the event type checks them
         """Write an event of any kind; common fields are filled in."""
@@ -333,7 +335,7 @@ class Agent:
         leaving.join(_LEAVE_PATIENCE_S)
 
     def _leave(self, reason: str, error: str | None) -> None:
-        self._obedience.close()
+        self._obedience.close(error)
         self.emitter.emit(RunEnded, reason=reason, error=error)
         self.emitter.close()
         if self._stacks is not None:
