@@ -6,7 +6,7 @@ meanwhile, and the new ones take their pages.
 
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,14 +17,15 @@ from agent.rundir.chunks.errors import (
     RoundExistsError,
     StoreFullError,
 )
-from agent.rundir.chunks.layout import BadLayoutError, RoundLayout
-from agent.rundir.chunks.records import ChunkSpec, encode_json, encode_parts
+from agent.rundir.chunks.layout import BadLayoutError
+from agent.rundir.chunks.records import ChunkSpec, encode_json
 from agent.rundir.chunks.schema import RAW_CODEC
 from agent.rundir.chunks.sources import find_elsewhere, run_dir_of
 from trainer.chunks.copies import Copies, Copy
 from trainer.chunks.cut import Pieces, RoundContent
 from trainer.chunks.database import check_room, log_of
 from trainer.chunks.hints import WriteBehind
+from trainer.chunks.layout_rows import insert_rows
 from trainer.chunks.retention import Leaving, drop_unused, rounds_beyond
 
 _MAX_VARIABLES = 500
@@ -52,6 +53,18 @@ class Written:
     num_new: int
     new_bytes: int
     pruned: tuple[int, ...]
+    mended: tuple[ChunkSpec, ...]
+    """Chunks whose copy was not sound until now."""
+
+
+@dataclass
+class _Blobs:
+    """What became of a round's chunks."""
+
+    fresh: dict[str, int] = field(default_factory=dict)
+    """Size by digest of what no round held."""
+    mended: list[ChunkSpec] = field(default_factory=list)
+    """What was here, and not sound."""
 
 
 @dataclass
@@ -86,8 +99,7 @@ def write_round(
     if existing is not None:
         digest = new.content.layout().digest()
         if existing == digest:
-            _write_blobs(_Destination(conn, path, node), new, Leaving(conn, ()), ())
-            return Written(existing, 0, 0, ())
+            return _put_right(_Destination(conn, path, node), new, existing)
         if not new.replace:
             raise RoundExistsError(
                 f"`{node}` already holds round {new.round_num} with digest "
@@ -97,14 +109,17 @@ def write_round(
     leaving = Leaving(conn, [*pruned, new.round_num])
     staged = _unstage(conn, new.round_num)
     _check_room(conn, path, new.content, leaving)
-    fresh = _write_blobs(_Destination(conn, path, node), new, leaving, staged)
+    blobs = _write_blobs(_Destination(conn, path, node), new, leaving, staged)
     layout = new.content.layout()
     leaving.drop_rest()
-    _insert_rows(conn, new.round_num, layout)
+    insert_rows(conn, new.round_num, layout)
     drop_unused(conn, staged)
     digest = layout.digest()
-    _insert_round(conn, new, digest, sum(fresh.values()))
-    return Written(digest, len(fresh), sum(fresh.values()), tuple(pruned))
+    new_bytes = sum(blobs.fresh.values())
+    _insert_round(conn, new, digest, new_bytes)
+    return Written(
+        digest, len(blobs.fresh), new_bytes, tuple(pruned), tuple(blobs.mended)
+    )
 
 
 def write_state(conn: sqlite3.Connection, state: Mapping[str, bytes]) -> None:
@@ -171,15 +186,22 @@ def _check_room(
         check_room(conn, path, new_bytes, reusable=leaving.num_bytes())
 
 
+def _put_right(to: _Destination, new: NewRound, digest: str) -> Written:
+    """Write what a round that is there has lost since."""
+    blobs = _write_blobs(to, new, Leaving(to.conn, ()), ())
+    lost = [c for c in new.content.layout().chunks if c.digest in blobs.fresh]
+    return Written(digest, 0, 0, (), (*blobs.mended, *lost))
+
+
 def _write_blobs(
     to: _Destination, new: NewRound, leaving: Leaving, staged: Collection[str]
-) -> dict[str, int]:
-    """Write what is not there; return size by digest of what no round held."""
-    fresh: dict[str, int] = {}
+) -> _Blobs:
+    """Write what is not there, and what is not as it should be."""
+    blobs = _Blobs()
     with WriteBehind(log_of(to.path)) as behind:
         for spec, pieces in new.content.iter_chunks():
             leaving.keep(spec.digest)
-            if spec.digest in fresh:
+            if spec.digest in blobs.fresh:
                 continue
             copy = _look_at_copy(to, new.round_num, spec, pieces)
             if copy is Copy.ABSENT:
@@ -188,8 +210,10 @@ def _write_blobs(
                 write_blob(to.conn, spec.digest, spec.dtype, pieces)
                 behind.wrote(spec.size_bytes)
             if copy is Copy.ABSENT or _is_only_staged(to.conn, spec.digest, staged):
-                fresh[spec.digest] = spec.size_bytes
-    return fresh
+                blobs.fresh[spec.digest] = spec.size_bytes
+            elif copy is not Copy.SOUND:
+                blobs.mended.append(spec)
+    return blobs
 
 
 def _look_at_copy(
@@ -227,45 +251,6 @@ def _not_here(
     if copy is Copy.ABSENT:
         return MissingChunkError(place, "was never received", sources, run_dir)
     return DamagedChunkError(place, "does not have its SHA-256", sources, run_dir)
-
-
-def _insert_rows(conn: sqlite3.Connection, round_num: int, layout: RoundLayout) -> None:
-    conn.executemany(
-        "INSERT INTO tensors VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        _tensor_rows(round_num, layout),
-    )
-    conn.executemany(
-        "INSERT INTO chunk_metadata VALUES (?, ?, ?, ?, ?, ?)",
-        _chunk_rows(round_num, layout),
-    )
-
-
-def _tensor_rows(round_num: int, layout: RoundLayout) -> Iterator[tuple[object, ...]]:
-    for position, row in enumerate(layout.tensors):
-        yield (
-            round_num,
-            position,
-            row.name,
-            row.kind,
-            row.dtype,
-            encode_json(row.shape),
-            row.item_bytes,
-            row.num_bytes,
-            row.alias_of,
-            row.quantizer,
-        )
-
-
-def _chunk_rows(round_num: int, layout: RoundLayout) -> Iterator[tuple[object, ...]]:
-    for chunk in layout.chunks:
-        yield (
-            round_num,
-            chunk.chunk_id,
-            chunk.digest,
-            encode_parts(chunk.parts),
-            sum(part.flat_end - part.flat_start for part in chunk.parts),
-            chunk.size_bytes,
-        )
 
 
 def write_blob(

@@ -27,6 +27,7 @@ from agent.rundir.chunks.errors import (
 from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.payload import Payload
 from agent.rundir.chunks.reader import file_bytes
+from agent.rundir.chunks.records import ChunkSpec
 from agent.rundir.chunks.sources import node_of, run_dir_of
 from trainer.chunks.commit import (
     NewRound,
@@ -66,6 +67,8 @@ class PutStats:
     """Tensors with a NaN or an infinity."""
     pruned: tuple[int, ...]
     """Rounds that retention dropped in the same transaction."""
+    mended: tuple[ChunkSpec, ...]
+    """Chunks whose copy here had been damaged: this round's bytes replaced it."""
     file_bytes: int
     """Database and log on disk. While the store is open, the log keeps the
     room of one round; closing or pruning gives it back."""
@@ -303,6 +306,7 @@ class ChunkStore(StoredRounds):
             shared_bytes=layout.num_bytes - written.new_bytes,
             nonfinite=new.nonfinite,
             pruned=written.pruned,
+            mended=written.mended,
             file_bytes=file_bytes(self.path),
             elapsed_ns=time.monotonic_ns() - started_ns,
         )

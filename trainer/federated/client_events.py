@@ -5,6 +5,7 @@ from pathlib import Path
 from agent.rundir.events import OptimizerReset, StoreStats
 from agent.session import Agent
 from trainer.federated.learner import StepResult
+from trainer.federated.mended_copies import tell_mended_copies
 from trainer.federated.workbench import Reset, Stored, Workbench
 
 _NORMS_EVERY = 10
@@ -88,6 +89,8 @@ class ClientEvents:
     def stored(self, round_num: int, stored: Stored) -> None:
         """A round was stored, or could not be. Called from the worker thread."""
         put, stats = stored.put, stored.stats
+        if put is not None:
+            tell_mended_copies(self.agent, put)
         self.agent.emit(
             StoreStats,
             round_num=round_num,

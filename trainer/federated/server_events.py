@@ -31,6 +31,7 @@ from trainer.chunks.repair import RepairReport
 from trainer.console import complain, say
 from trainer.federated.global_model import Committed, Recovery
 from trainer.federated.ledger import Account
+from trainer.federated.mended_copies import tell_mended_copies
 from trainer.federated.messages import Report
 from trainer.federated.terms import SERVER, Abandon, Close, Open
 
@@ -240,6 +241,7 @@ class ServerEvents:
 
     def _stored(self, done: Committed) -> None:
         put, stats = done.put, done.stats
+        tell_mended_copies(self.agent, put)
         self.agent.emit(
             StoreStats,
             round_num=done.round_num,

@@ -105,6 +105,8 @@ def test_chunks_that_were_put_right_are_not_counted_as_new(store, path):
     done = store.put_round(2, model, split=SPLIT)
 
     assert (done.num_new, done.new_bytes) == (0, 0)
+    assert [chunk.chunk_id for chunk in done.mended] == [1]
+    assert store.put_round(3, model, split=SPLIT).mended == ()
 
 
 def test_a_round_that_is_put_again_is_put_right(store, path):
@@ -114,9 +116,10 @@ def test_a_round_that_is_put_again_is_put_right(store, path):
     flip_bit(path, chunks[1].digest)
     lose_chunk(path, chunks[3].digest)
 
-    store.put_round(1, model, split=SPLIT)
+    done = store.put_round(1, model, split=SPLIT)
 
     assert same_tensors(store.get_round(1), model)
+    assert {chunk.chunk_id for chunk in done.mended} == {1, 3}
 
 
 def test_sound_copies_are_not_written_again(store, path):

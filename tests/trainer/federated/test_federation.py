@@ -5,7 +5,10 @@ import asyncio
 import pytest
 
 from agent.rundir.chunks.reader import ChunkStoreReader
+from agent.rundir.chunks.records import PARAMETER
 from agent.rundir.events import (
+    ChunkDamaged,
+    ChunkRepaired,
     ClientLost,
     ClientUpdate,
     OptimizerReset,
@@ -18,10 +21,12 @@ from agent.rundir.events import (
     UpdateRefused,
 )
 from agent.rundir.layout import RunDir
+from tests.trainer.chunks.store_faults import flip_bit
 from tests.trainer.federated.federation import (
     KEYS,
     Gate,
     assert_replays,
+    chunk_of,
     committed,
     events,
     federation,
@@ -189,3 +194,29 @@ async def test_a_store_that_fails_costs_the_client_nothing_but_the_store(tmp_pat
     assert {e.round_num for e in stored if e.error is None} == {1}
     assert {e.round_num for e in stored if e.error is not None} == {2, 3, 4}
     assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
+
+
+async def test_a_copy_that_rotted_is_put_right_by_the_next_round_and_told(tmp_path):
+    gates = {"client-1": Gate(2)}
+    # Nothing is learnt, so that every round is made of the first one's chunks.
+    config = quick(rounds=2, lr=1e-30, momentum=0.0)
+    damaged = {}
+
+    async with federation(tmp_path, config, holds=gates) as (server, _):
+        await gates["client-1"].wait_for(2)
+        for node in ("server", "client-1"):
+            path = RunDir(tmp_path).chunk_store(node)
+            damaged[node] = chunk_of(path, 1, PARAMETER)
+            flip_bit(path, damaged[node])
+        gates["client-1"].open(2)
+        finish = await server.over
+
+    assert finish.reason == "completed"
+    for node, digest in damaged.items():
+        told = events(tmp_path, node)
+        (found,), (mended,) = of_kind(told, ChunkDamaged), of_kind(told, ChunkRepaired)
+        assert (found.store, found.digest, found.round_num) == (node, digest, 2)
+        assert (mended.store, mended.digest, mended.source) == (node, digest, "round 2")
+        with ChunkStoreReader(RunDir(tmp_path).chunk_store(node)) as reader:
+            assert reader.verify().is_sound
+    assert_replays(tmp_path, config)
