@@ -6,7 +6,6 @@ through operations. This file wires them to keys and to the terminal's end.
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -17,12 +16,14 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.events import Event, Key
 from textual.screen import Screen
 from textual.scrollbar import ScrollBar
 
 from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
 from opsdash import messages
+from opsdash.collector import Collector
 from opsdash.feed.cursor import Clocks
 from opsdash.feed.reader import system_clocks
 from opsdash.jobs.attached import Attached
@@ -43,13 +44,11 @@ if TYPE_CHECKING:
 
 _DRAIN_S = 0.05
 """Between two looks at what was read: as often as the feed looks, so in small bites."""
-_COLLECT_S = 10.0
-"""Between two passes of the collector over everything: under 10 ms each, and what
-Textual leaves behind in the meantime is a megabyte."""
 _CATCH_UP_S = 0.005
 """The same while a long past is read: keys and frames go in between."""
 _SWITCH_S = 0.001
 """After which the thread that reads lets that of the keys go on, instead of 5 ms."""
+_COLLECT_LOOK_S = 0.5
 _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -91,6 +90,7 @@ class OpsdashApp(App[int]):
         """Prepare to watch `run`, or to choose one below `runs`; nothing is read."""
         super().__init__(ansi_color=look.ansi_color)
         self.glyphs = look.glyphs
+        self.collector = Collector()
         self.is_readonly = is_readonly
         self.crash: BaseException | None = None
         """What ended the app, where it was our own fault."""
@@ -115,12 +115,18 @@ class OpsdashApp(App[int]):
         else:
             self.action_pick_run()
         self.set_interval(_DRAIN_S, self._tick)
-        self.set_interval(_COLLECT_S, _collect)
+        self.set_interval(_COLLECT_LOOK_S, self.collector.look)
 
     def on_unmount(self) -> None:
         """Stop reading; what was started goes on."""
         if self._attached is not None:
             self._attached.stop()
+
+    async def on_event(self, event: Event) -> None:
+        """Let the collector know of keys."""
+        if isinstance(event, Key):
+            self.collector.note_key()
+        await super().on_event(event)
 
     def check_action(
         self,
@@ -306,22 +312,9 @@ def run_app(
     if look.glyphs.ascii_only:
         ScrollBar.renderer = PlainScrollBar
     app = OpsdashApp(run_dir, look, is_readonly=is_readonly, runs=runs, config=config)
-    _spare_the_collector()
+    app.collector.begin()
     sys.setswitchinterval(_SWITCH_S)
     code = app.run(mouse=has_mouse)
     if app.crash is not None:
         raise app.crash
     return code or 0
-
-
-def _collect() -> None:
-    gc.collect()
-
-
-def _spare_the_collector() -> None:
-    """Leave full passes to the app's own rhythm, and what is imported out of them.
-
-    That stays anyway; with it, a pass held a key up for 50 ms.
-    """
-    gc.freeze()
-    gc.set_threshold(2_000, 10, 10)
