@@ -27,7 +27,7 @@ _LEARNING_STEPS = 60
 """Samples are frequent so long, because nothing is known yet: who is late from the
 first step on changes no pace, and has to be named within twenty."""
 _SUSPICIOUS_STEPS = 4
-_BUDGET_FRAC = 0.001
+_BUDGET_FRAC = 0.0005
 """Of the time may be spent on samples."""
 _BUDGET_S = 0.15
 """Of it may be saved up, for when the pace changes."""

@@ -21,6 +21,7 @@ _MAX_NAMED = 8
 """Names of tensors in one event: the first few tell what happened."""
 _UPDATE = "*update"
 """The last step's change; no optimizer calls a part of its state so."""
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class _Bucket:
     names: list[str] = field(default_factory=list)
 
     def add(self, name: str, tensor: Tensor) -> None:
-        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        self.tensors.append(_real_values(local.detach()))
+        self.tensors.append(_real_values(_local(tensor)))
         self.names.append(name)
 
 
@@ -144,8 +144,16 @@ def _collect(
 
 
 def _has_norm(tensor: Tensor) -> bool:
-    is_number = tensor.is_floating_point() or tensor.is_complex()
+    dtype = tensor.dtype
+    is_number = dtype.is_floating_point or dtype.is_complex
     return is_number and tensor.layout in (torch.strided, torch.sparse_coo)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a distributed tensor, and any other as it is."""
+    if type(tensor) in _PLAIN:
+        return tensor  # hundreds of times a sample, so not asked for an attribute
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _real_values(tensor: Tensor) -> Tensor:
@@ -156,7 +164,9 @@ def _real_values(tensor: Tensor) -> Tensor:
     """
     if tensor.layout is torch.sparse_coo:
         tensor = tensor.coalesce().values()
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    if tensor.dtype.is_complex:
+        return torch.view_as_real(tensor.resolve_conj())
+    return tensor
 
 
 def _read(
@@ -175,8 +185,11 @@ def _read(
     on_device = [s for s in steps if isinstance(s, Tensor) and s.device == device]
     # Counters on the CPU beside norms on a GPU are read without waiting for it.
     elsewhere = [float(s) for s in steps if getattr(s, "device", None) != device]
-    flat += [step.reshape(()).float() for step in on_device]
-    read = torch.stack([n.to(device) for n in flat]).tolist() if flat else []
+    if on_device:
+        flat += torch.stack([step.reshape(()) for step in on_device]).float().unbind()
+    if any(norm.device != device for norm in flat):
+        flat = [norm.to(device) for norm in flat]
+    read = torch.stack(flat).tolist() if flat else []
     values: dict[tuple[int, str], list[float]] = {}
     nonfinite: list[str] = []
     place = 0
@@ -249,7 +262,5 @@ def _group_norms(
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [
-        param.to_local() if hasattr(param, "to_local") else param
-        for group in optimizer.param_groups
-        for param in group["params"]
+        _local(param) for group in optimizer.param_groups for param in group["params"]
     ]

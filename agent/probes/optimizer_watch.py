@@ -27,7 +27,7 @@ class OptimizerProbe:
         optimizer: Optimizer,
         named_parameters: Iterable[tuple[str, Tensor]],
         *,
-        every: int = 50,
+        every: int = 100,
     ) -> None:
         """Hang on the optimizer's step.
 

@@ -25,12 +25,14 @@ from agent.rundir.events import (
 from agent.rundir.lateness import LatenessFold, Passage
 from agent.rundir.layout import RunDir, rank_stem
 from agent.rundir.stragglers import MIN_STEPS, StragglerFold
-from agent.rundir.tail import Tail
+from agent.rundir.tail import READ_LIMIT_BYTES, Tail
 
 _MAX_FRAC = 0.002
 """Of the time may be spent on reading."""
 _MAX_READS = 8
 """Blocks of a file at one look."""
+_FULL_BYTES = READ_LIMIT_BYTES // 2
+"""A block that is smaller was all that there was."""
 _MAX_OPEN_STEPS = 256
 _MAX_GROUPS = 8
 _WAITS = ""
@@ -61,11 +63,10 @@ class _Follower:
         found: list[AnyEvent] = []
         for _ in range(_MAX_READS):
             data = self._tail.read()
-            if data:
-                found += [
-                    e for e in decode_lines(data) if not isinstance(e, Undecodable)
-                ]
-            elif self._is_complete:
+            found += [e for e in decode_lines(data) if not isinstance(e, Undecodable)]
+            if len(data) > _FULL_BYTES or (self._is_complete and data):
+                continue
+            if self._is_complete:
                 self._begin(self._segment + 1)
             elif self._next.exists():
                 # Its last lines may have come between the read and the question.

@@ -44,8 +44,8 @@ def main(arguments: list[str]) -> int:
     run = RunDir(known.run_dir.absolute())
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // known.nproc)))
-    # Four times cheaper to read than torch's 2000 entries, and enough for any hang.
-    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "512")
+    # Eight times cheaper to read than torch's 2000 entries, and enough for any hang.
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "256")
     return _launch(_torchrun_arguments(known, run), run, config)
 
 
