@@ -1,32 +1,39 @@
 """What watching costs a training run: the demo model on two ranks, agent on and off.
 
-Two process groups train the same model, one with the agent, one without. They
-take turns of a few steps, in the order on-off-off-on, and whoever waits is
-stopped with all its threads, so that a machine that changes its pace slows both;
-each pair of neighbouring blocks gives one ratio of step times. The mean of the
-middle four fifths of the ratios is told, with its interval from a bootstrap: a
-median would pass over the norms, which are in every fifth block.
+One process group trains the demo model, in turns of some steps with the agent and
+without it, in the order on-off-off-on, so that a machine that changes its pace
+slows both. It is the same two processes: of two that run the same code one is up
+to a percent slower than the other, for as long as they live, which is more than
+there is to measure. Without the agent the training loop calls one that is
+switched off (`OPSDASH_AGENT=off`), the optimizer has no hooks, and the agent's
+thread waits at a gate; with it the thread goes on where it was stopped. The
+groups are made anew a few times.
 
-Beside it stands what the agent does, timed call by call in the same steps and
-added up with its thread's processor time as if nothing of that ran beside the
-training: an upper bound that no other process can hide or imitate. Its thread
-looks around after each stop, which is oftener than in a run.
+Each pair of neighbouring blocks gives one ratio. The mean of the middle four
+fifths of the ratios is told, with its interval from a bootstrap: a median would
+pass over the norms, which are in every other block. Beside it stands what the
+same procedure finds between two blocks that are both without the agent: as much
+is the procedure's own doing.
 
-    python benchmarks/overhead.py [--minutes 6] [--steps 10]
+Then what the agent does, timed call by call in the same steps, less what the
+same lines take with the agent off, and added up with its thread's processor time
+as if nothing of that ran beside the training: an upper bound that no other
+process can hide or imitate.
+
+    python benchmarks/overhead.py [--minutes 6] [--steps 20] [--groups 3]
 """
 
 import argparse
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +44,8 @@ from benchmarks.table import Row, print_table
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_FRAC = 0.005
 LEAST_PAIRS = 10
+WARM_UP_STEPS = 100
+"""After so many the agent samples collectives rarely, and nothing is new."""
 WIDEST_FRAC = 0.02
 """An interval that is wider tells of the machine, whatever lies in it."""
 
@@ -44,6 +53,7 @@ RANK = """
     import os, sys, threading, time
     import torch
     import torch.distributed as dist
+    from agent.probes.pulse import Duty
     from agent.session import Agent
     from trainer.config import TrainConfig
     from trainer.models.gpt import GPT
@@ -67,6 +77,8 @@ RANK = """
     agree = torch.zeros(4)
 
     clock, spent = time.perf_counter_ns, {"calls": 0, "norms": 0}
+    gate = threading.Event()
+    hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
 
     def thread_ns():
         for thread in threading.enumerate():
@@ -102,38 +114,49 @@ RANK = """
         spent["calls"] += clock() - left
         return clock() - began
 
-    with Agent.attach(f"{folder}/run") as agent:
-        agent.watch_optimizer(optimizer, model.module.named_parameters(),
-                              every=config.norms_every)
-        for hooks in (optimizer._optimizer_step_pre_hooks,
-                      optimizer._optimizer_step_post_hooks):
-            hooks.update({key: timed(hook) for key, hook in hooks.items()})
-        agent.phase("training")
-        step = 0
+    os.environ["OPSDASH_AGENT"] = "off"
+    resting = Agent.attach(f"{folder}/run")
+    os.environ["OPSDASH_AGENT"] = "on"
+    with Agent.attach(f"{folder}/run") as watching:
+        watching._pulse._duties.insert(0, Duty("gate", gate.wait, every=1))
+        watching.watch_optimizer(optimizer, model.module.named_parameters(),
+                                 every=config.norms_every)
+        ours = [{key: timed(hook) for key, hook in of.items()} for of in hooks]
+        watching.phase("training")
         print("ready", config.norms_every, flush=True)
+        step = 0
         for line in sys.stdin:
+            is_on, num_steps = map(int, line.split())
+            agent = watching if is_on else resting
+            for mine, of in zip(ours, hooks):
+                of.clear()
+                of.update(mine if is_on else {})
+            (gate.set if is_on else gate.clear)()
+            # The pace of its own steps is all that the agent should see.
+            watching._activity._stepped_ns = 0
             times, cpu_ns, in_thread_ns = [], time.process_time_ns(), thread_ns()
             spent.update(calls=0, norms=0)
-            for _ in range(int(line)):
+            for _ in range(num_steps):
                 step += 1
                 times.append(train(agent, step))
             cpu_ns = time.process_time_ns() - cpu_ns
             in_thread_ns = thread_ns() - in_thread_ns
             print(sum(times), cpu_ns, spent["calls"], spent["norms"], in_thread_ns,
                   flush=True)
+        gate.set()
     dist.destroy_process_group()
 """
 
 
 class Block(NamedTuple):
-    """Some steps of one group, per step; what is the agent's, of rank 0."""
+    """Some steps, per step; what is the agent's, of rank 0."""
 
     step_ns: float
     """As rank 0 saw it."""
     cpu_ns: float
     """Processor time of both ranks, all threads."""
     calls_ns: float
-    """In the calls that the training loop makes."""
+    """In the lines of the training loop that call the agent."""
     norms_ns: float
     """In the hooks of the optimizer's step."""
     thread_ns: float
@@ -141,59 +164,53 @@ class Block(NamedTuple):
 
 
 class Group:
-    """Two ranks that train when they are told to, and are stopped until then."""
+    """Two ranks that train when they are told to."""
 
-    def __init__(
-        self, ranks: Sequence[subprocess.Popen[str]], norms_every: int
-    ) -> None:
+    def __init__(self, ranks: Sequence[subprocess.Popen[str]]) -> None:
         self.ranks = ranks
-        self.norms_every = norms_every
-        self.signal(signal.SIGSTOP)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all ranks."""
-        for rank in self.ranks:
-            rank.send_signal(number)
-
-    def train(self, num_steps: int) -> Block:
+    def train(self, num_steps: int, *, is_on: bool) -> Block:
         """Train so many steps, and return once all ranks have."""
-        self.signal(signal.SIGCONT)
         for rank in self.ranks:
-            print(num_steps, file=rank.stdin, flush=True)
+            print(int(is_on), num_steps, file=rank.stdin, flush=True)
         answers = [
             [int(word) / num_steps for word in rank.stdout.readline().split()]
             for rank in self.ranks
         ]
-        self.signal(signal.SIGSTOP)
         step_ns, _, *of_the_agent = answers[0]
         return Block(step_ns, sum(answer[1] for answer in answers), *of_the_agent)
+
+
+class Found(NamedTuple):
+    """What was measured, in pairs of neighbours."""
+
+    pairs: list[tuple[Block, Block]]
+    """With the agent and without."""
+    idle: list[tuple[Block, Block]]
+    """Without, twice."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--steps", type=int, default=10, help="of a block")
+    parser.add_argument("--steps", type=int, default=20, help="of a block")
+    parser.add_argument("--groups", type=int, default=3, help="one after the other")
     options = parser.parse_args()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        on = stack.enter_context(group(folder / "on", "on"))
-        off = stack.enter_context(group(folder / "off", "off"))
-        for side in (on, off):
-            side.train(2 * on.norms_every)
-        pairs = measure(on, off, options.minutes * 60, options.steps)
-        return print_table(rows(pairs, options.steps))
+    found = Found([], [])
+    for _ in range(options.groups):
+        with tempfile.TemporaryDirectory() as folder, group(Path(folder)) as one:
+            measure(one, found, options.minutes * 60 / options.groups, options.steps)
+    return print_table(rows(found, options.steps))
 
 
 @contextmanager
-def group(folder: Path, agent: str) -> Iterator[Group]:
-    folder.mkdir()
+def group(folder: Path) -> Iterator[Group]:
     environment = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "9",
         "WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
-        "OPSDASH_AGENT": agent,
-        "TORCH_FR_BUFFER_SIZE": "2000",
+        "TORCH_FR_BUFFER_SIZE": "256",  # as our launcher does
     }
     command = [sys.executable, "-c", textwrap.dedent(RANK), str(folder)]
     ranks = [
@@ -210,9 +227,9 @@ def group(folder: Path, agent: str) -> Iterator[Group]:
     said = [rank.stdout.readline().split() for rank in ranks]
     if any(words[:1] != ["ready"] for words in said):
         raise SystemExit("a rank did not start")
-    one = Group(ranks, int(said[0][1]))
+    one = Group(ranks)
+    one.train(WARM_UP_STEPS, is_on=True)
     yield one
-    one.signal(signal.SIGCONT)
     for rank in ranks:
         rank.stdin.close()
     for rank in ranks:
@@ -220,30 +237,37 @@ def group(folder: Path, agent: str) -> Iterator[Group]:
         rank.stdout.close()
 
 
-def measure(
-    on: Group, off: Group, budget_s: float, num_steps: int
-) -> list[tuple[Block, Block]]:
-    pairs: list[tuple[Block, Block]] = []
+def measure(one: Group, found: Found, budget_s: float, num_steps: int) -> None:
+    """Add pairs of blocks until the time is over."""
     until = time.monotonic() + budget_s
-    while len(pairs) < LEAST_PAIRS or time.monotonic() < until:
-        sides = (on, off) if len(pairs) % 2 == 0 else (off, on)
-        blocks = {side: side.train(num_steps) for side in sides}
-        pairs.append((blocks[on], blocks[off]))
-    return pairs
+    while time.monotonic() < until or len(found.pairs) < LEAST_PAIRS:
+        # The two in the middle are the pair without an agent.
+        on, off, also_off, also_on = (
+            one.train(num_steps, is_on=is_on) for is_on in (True, False, False, True)
+        )
+        found.pairs.extend([(on, off), (also_on, also_off)])
+        is_even = len(found.idle) % 2 == 0
+        found.idle.append((off, also_off) if is_even else (also_off, off))
 
 
-def rows(pairs: Sequence[tuple[Block, Block]], num_steps: int) -> Iterator[Row]:
-    peer = f"agent off, {len(pairs)} pairs of {num_steps} steps"
-    for what, ratios in (
-        ("time per step", [one.step_ns / two.step_ns for one, two in pairs]),
-        ("processor time per step", [one.cpu_ns / two.cpu_ns for one, two in pairs]),
+def rows(found: Found, num_steps: int) -> Iterator[Row]:
+    with_agent, without = zip(*found.pairs, strict=True)
+    for what, of in (
+        ("time per step", lambda block: block.step_ns),
+        ("processor time per step", lambda block: block.cpu_ns),
     ):
+        ratios = [of(one) / of(two) for one, two in found.pairs]
+        peer = f"agent off, {len(ratios)} pairs of {num_steps} steps"
         yield paired_row(f"2-rank DDP, agent on: {what}", ratios, peer)
-    blocks = [block for block, _ in pairs]
-    step_ns = statistics.fmean(block.step_ns for block in blocks)
-    calls_ns = statistics.fmean(block.calls_ns for block in blocks)
-    norms_ns = statistics.fmean(block.norms_ns for block in blocks)
-    thread_ns = statistics.fmean(block.thread_ns for block in blocks)
+        idle = [of(one) / of(two) for one, two in found.idle]
+        peer = f"agent off, {len(idle)} pairs of {num_steps} steps"
+        yield paired_row(f"2-rank DDP, agent off: {what}", idle, peer, is_own=False)
+    step_ns = mean_of(without, lambda block: block.step_ns)
+    calls_ns = mean_of(with_agent, lambda block: block.calls_ns) - mean_of(
+        without, lambda block: block.calls_ns
+    )
+    norms_ns = mean_of(with_agent, lambda block: block.norms_ns)
+    thread_ns = mean_of(with_agent, lambda block: block.thread_ns)
     for claim, cost_ns in (
         ("the agent's calls", calls_ns),
         ("the optimizer's norms", norms_ns),
@@ -253,7 +277,13 @@ def rows(pairs: Sequence[tuple[Block, Block]], num_steps: int) -> Iterator[Row]:
         yield own_row(claim, cost_ns, step_ns)
 
 
-def paired_row(claim: str, ratios: Sequence[float], peer: str) -> Row:
+def mean_of(blocks: Iterable[Block], of: Callable[[Block], float]) -> float:
+    return statistics.fmean(map(of, blocks))
+
+
+def paired_row(
+    claim: str, ratios: Sequence[float], peer: str, *, is_own: bool = True
+) -> Row:
     """Tell a cost; where its interval spans the target, that it cannot be told."""
     cost, (low, high) = middle_mean(ratios) - 1, interval(ratios)
     is_apart = high - 1 <= TARGET_FRAC or low - 1 > TARGET_FRAC
@@ -263,8 +293,8 @@ def paired_row(claim: str, ratios: Sequence[float], peer: str) -> Row:
         claim,
         f"{cost:+.2%} (95 %: {low - 1:+.2%} … {high - 1:+.2%}{doubt})",
         peer,
-        target=f"≤ {TARGET_FRAC:.1%}",
-        is_met=high - 1 <= TARGET_FRAC if is_told else None,
+        target=f"≤ {TARGET_FRAC:.1%}" if is_own else "",
+        is_met=high - 1 <= TARGET_FRAC if is_told and is_own else None,
     )
 
 
