@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from agent.emitter import Emitter
 from agent.probes.activity import Activity, limit_in_ns
 from agent.probes.barrier import BarrierProbe
+from agent.probes.documents import Documents
 from agent.probes.hang import DEFAULT_LIMIT_S
 from agent.probes.inbox import Inbox
 from agent.probes.nonfinite import first_nonfinite
@@ -355,6 +356,7 @@ class Agent:
             except (OSError, RunDirError) as error:
                 self.emitter.drop(str(error))
         self._pulse = Pulse(self.emitter, heartbeat_s)
+        documents = Documents(self.emitter, place.run, place.attempt)
         add_duties(
             self._pulse,
             Watched(
@@ -366,6 +368,7 @@ class Agent:
                 barriers=self.barriers,
                 stacks=self._stacks,
                 inbox=self._inbox,
+                documents=documents if place.is_main else None,
                 hang_limit_s=hang_limit_s,
             ),
         )

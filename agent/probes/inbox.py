@@ -108,7 +108,8 @@ class Inbox:
             inbox = open_inbox(self._run)
         except FileNotFoundError:
             self._queue = ()
-            if not self._is_closed:
+            # Without telemetry the disk is gone: its mount point is left alone.
+            if not self._is_closed and self._run.telemetry.is_dir():
                 self._run.requests.mkdir(mode=0o700, exist_ok=True)
                 self._write_accepted()
             return

@@ -72,9 +72,12 @@ class Stacks:
             old.close()
 
     def register_again_if_removed(self) -> None:
-        """Make the file again if it is gone, or its disk was, and the run is there."""
+        """Make the file again if it is gone and the run's telemetry is there.
+
+        Where that is not, the disk is gone, and its mount point is not to be filled.
+        """
         with contextlib.suppress(OSError):
-            if not self._is_in_place() and self._run.path.is_dir():
+            if not self._is_in_place() and self._run.telemetry.is_dir():
                 self.register()
 
     def _is_in_place(self) -> bool:

@@ -1,8 +1,8 @@
 """Which duties the agent's thread has in this process.
 
 Every process beats and samples its host. Ranks of a group also watch for
-hangs and sample their collectives; rank 0 names stragglers; whoever has an
-inbox reads it.
+hangs and sample their collectives; rank 0 names stragglers; whoever acts for
+the run reads its inbox and looks after its documents.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from agent.emitter import Emitter
 from agent.probes.activity import Activity
 from agent.probes.barrier import BarrierProbe
 from agent.probes.collectives import CollectivesProbe
+from agent.probes.documents import Documents
 from agent.probes.hang import HangParts, HangWatch
 from agent.probes.heartbeat import HeartbeatProbe
 from agent.probes.host import HostProbe
@@ -40,6 +41,8 @@ class Watched:
     barriers: BarrierProbe
     stacks: Stacks
     inbox: Inbox | None
+    documents: Documents | None
+    """Where there is an inbox."""
     hang_limit_s: float
 
 
@@ -50,6 +53,8 @@ def add_duties(pulse: Pulse, watched: Watched) -> None:
     host = HostProbe(run.path, emitter)
     pulse.add(Duty("heartbeat", beat.look))
     pulse.add(Duty("host", host.look, every=_HOST_EVERY, first=TICKS_PER_BEAT))
+    if watched.documents is not None:
+        pulse.add(Duty("documents", watched.documents.look))
     pulse.add(Duty("stacks", watched.stacks.register_again_if_removed))
     if watched.inbox is not None:
         pulse.add(Duty("requests", watched.inbox.look))

@@ -105,6 +105,19 @@ def release_lock(path: Path, holder: Holder) -> None:
             path.unlink()
 
 
+def hold_again(path: Path, holder: Holder) -> bool:
+    """Write a lock again whose file was removed; False: another one holds it now.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    with _decided(path) as fd:
+        found = _decode(os.pread(fd, _MAX_BYTES, 0))
+        if found is None:
+            _overwrite(fd, msgspec.json.encode(holder) + b"\n")
+        return found in (None, holder)
+
+
 def _refuse_unless_free(path: Path, holder: Holder, *, force: bool) -> None:
     if holder.process == this_process() and holder not in _held_here:
         return  # the program that this process ran before

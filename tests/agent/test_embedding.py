@@ -15,6 +15,8 @@ import pytest
 from agent.rundir.attempts import list_attempts, read_attempt
 from agent.rundir.events import EventsDropped, RunEnded, RunStarted, decode_lines
 from agent.rundir.layout import RunDir
+from agent.rundir.lock import read_lock
+from agent.rundir.process import Liveness, this_process
 from agent.rundir.requests import read_outcome, write_request
 from agent.session import Agent
 
@@ -139,6 +141,10 @@ def test_a_run_directory_that_vanishes_leaves_training_alone_and_comes_back(tmp_
         while not (telemetry.is_dir() and any(telemetry.iterdir())):
             agent.step_done(2)
             time.sleep(0.01)
+        while not run.identity.exists():
+            time.sleep(0.01)
+        assert read_lock(run.lock).liveness is Liveness.ALIVE
+        assert read_attempt(run, 1).process == this_process()
         asked = write_request(run, "stop", attempt=1)
         while (request := agent.at_step(3)) is None:
             time.sleep(0.01)

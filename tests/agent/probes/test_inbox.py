@@ -24,7 +24,7 @@ class Office:
 
     def __init__(self, folder, attempt=1):
         self.run = RunDir(folder)
-        self.telemetry = folder / f"{attempt}.jsonl"
+        self.telemetry = self.run.telemetry_file(attempt, "rank-00000")
         self.emitter = Emitter(self.telemetry, node="rank-0", rank=0)
         self.inbox = Inbox(self.emitter, self.run, attempt)
         self.inbox.prepare()

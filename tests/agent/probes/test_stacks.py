@@ -210,6 +210,7 @@ def test_a_removed_file_is_made_again(run, emitter):
     stacks = Stacks(emitter, run, 1)
     stacks.register()
     path = stacks_file(run, 1, "rank-00000")
+    run.telemetry.mkdir()
     path.unlink()
 
     stacks.register_again_if_removed()
@@ -226,9 +227,12 @@ def test_a_file_whose_disk_was_away_is_made_again_once_the_run_is_there(run, emi
     run.path.rename(f"{run.path}-elsewhere")  # still open, and linked
 
     stacks.register_again_if_removed()
-    assert not run.path.exists()  # e.g. an empty mount point
+    assert not run.path.exists()
+    run.path.mkdir()  # e.g. an empty mount point
+    stacks.register_again_if_removed()
+    assert list(run.path.iterdir()) == []
 
-    run.path.mkdir()
+    run.telemetry.mkdir()
     stacks.register_again_if_removed()
     inode = path.stat().st_ino
     stacks.register_again_if_removed()
