@@ -151,9 +151,20 @@ def _profile(loop: "Loop", request: PendingRequest) -> None:
             f"steps are being profiled already, {num_left} of them to come",
             hint=f"ls {window.folder}",
         )
-    stem = f"{window.stem.partition('-step-')[0]}-step-{step}"
+    num_steps = int(request.args.get("steps", window.num_steps))
+    num_before = num_steps if window.at is None else window.at - step
+    if 0 < num_before < num_steps:
+        raise RunDirError(
+            f"steps are profiled from step {window.at} on: {num_steps} steps from "
+            f"step {step} would run into them",
+            hint=f"opsdash request {loop.saver.run.path} profile --steps {num_before}",
+        )
     loop.profile = ProfileWindow(
-        window.folder, stem, step, int(request.args.get("steps", window.num_steps))
+        window.folder,
+        stem=f"{window.stem.partition('-step-')[0]}-step-{step}",
+        at=step,
+        num_steps=num_steps,
+        later=window if window.at is not None else None,
     )
 
 

@@ -1,7 +1,8 @@
 """A window of `torch.profiler` over a few steps, written into the run directory.
 
 It costs time while it is open, and nothing before and after. What goes wrong in
-it is said and forgotten: training goes on.
+it is said and forgotten: training goes on. A window that is to open later stays,
+whatever is asked for before it.
 """
 
 import contextlib
@@ -27,6 +28,8 @@ class ProfileWindow:
     at: int | None
     """Completed steps before the first one that is profiled; None: never."""
     num_steps: int
+    later: "ProfileWindow | None" = None
+    """What was to open when this one came before it; its turn is next."""
     num_left: int = 0
     """Steps that the open window has still to see."""
     _open: profile | None = None
@@ -68,9 +71,10 @@ class ProfileWindow:
         except RuntimeError as error:
             self._open = None
             say(f"the profiler cannot start: {error}")
+            self._go_on()
 
     def _stop(self) -> None:
-        profiler, self._open, self.at = self._open, None, None
+        profiler, self._open = self._open, None
         assert profiler is not None
         try:
             profiler.stop()
@@ -82,3 +86,11 @@ class ProfileWindow:
             profiler.export_chrome_trace(str(self.folder / f"{self.stem}.json"))
         except (RuntimeError, OSError) as error:
             say(f"the profile cannot be written: {error}")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Be the window that comes next, or none."""
+        later, self.at = self.later, None
+        if later is not None:
+            self.stem, self.at, self.num_steps = later.stem, later.at, later.num_steps
+            self.later = later.later
