@@ -28,19 +28,23 @@ class StackDump:
     """When and why, as its first line says; empty: it was made by a signal."""
     lines: tuple[str, ...]
 
-    def frames(self) -> list[str]:
-        """Return the main thread's frames, innermost first: `loop.py:120 run`.
+    def threads(self) -> "list[tuple[str, ...]]":
+        """Return the lines of each thread, the main one first.
 
         `faulthandler` writes the main thread last.
         """
-        frames: list[str] = []
+        threads: list[list[str]] = [[]]
         for line in self.lines:
             if _THREAD.match(line):
-                frames = []
-            elif found := _FRAME.match(line):
-                name = Path(found["file"]).name
-                frames.append(f"{name}:{found['line']} {found['name']}")
-        return frames
+                threads.append([])
+            threads[-1].append(line)
+        return [tuple(thread) for thread in reversed(threads) if thread]
+
+    def frames(self) -> list[str]:
+        """Return the main thread's frames, innermost first: `loop.py:120 run`."""
+        main = next(iter(self.threads()), ())
+        found = filter(None, map(_FRAME.match, main))
+        return [f"{Path(f['file']).name}:{f['line']} {f['name']}" for f in found]
 
 
 def read_newest_dumps(run: RunDir, attempt: int, stem: str) -> list[StackDump]:

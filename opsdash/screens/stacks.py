@@ -95,7 +95,7 @@ class StacksScreen(ModalScreen[None]):
     def action_copy(self) -> None:
         """Copy the newest dump through the terminal (OSC 52)."""
         if self._dumps:
-            self.app.copy_to_clipboard("\n".join(self._dumps[0].lines))
+            self.app.copy_to_clipboard("\n".join(_lines(self._dumps[0])))
             self.notify("stacks copied, if the terminal allows it")
 
     def _answered(self) -> None:
@@ -123,7 +123,7 @@ class StacksScreen(ModalScreen[None]):
             if dump.attempt != self._attempt:
                 stamp = f"attempt {dump.attempt}, {stamp}"
             rows.append((Cell(f"{self._stem}  {stamp}", "strong"),))
-            rows += [(Cell(line, _tone(line)),) for line in dump.lines]
+            rows += [(Cell(line, _tone(line)),) for line in _lines(dump)]
         return rows
 
 
@@ -137,6 +137,11 @@ def stacks_of(view: View, stem: str, *, may_act: bool) -> StacksScreen:
         attempt=attempt,
         why_none=why_no_stacks(view, stem, may_act=may_act),
     )
+
+
+def _lines(dump: StackDump) -> list[str]:
+    """Return what the process wrote, the thread that trains before the agent's."""
+    return [line for thread in dump.threads() for line in thread]
 
 
 def _tone(line: str) -> str:

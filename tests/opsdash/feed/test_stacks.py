@@ -39,6 +39,23 @@ def test_what_faulthandler_wrote_is_read_back_main_thread_last(tmp_path):
     assert len([line for line in dump.lines if "hread 0x" in line]) >= 2
 
 
+def test_the_main_thread_comes_before_those_of_the_agent(tmp_path):
+    write(
+        tmp_path,
+        b"\n2026-11-20T05:00:00Z asked\n"
+        b'Current thread 0x2 (most recent):\n  File "agent.py", line 3 in w\n'
+        b'Thread 0x1 (most recent):\n  File "train.py", line 7 in step\n',
+    )
+
+    (dump,) = dumps(tmp_path)
+
+    assert [thread[1] for thread in dump.threads()] == [
+        '  File "train.py", line 7 in step',
+        '  File "agent.py", line 3 in w',
+    ]
+    assert dump.frames() == ["train.py:7 step"]
+
+
 def test_the_newest_dump_comes_first(tmp_path):
     for number in (1, 2):
         write(tmp_path, b"\n2026-11-20T05:00:0%dZ asked\nThread 0x1:\n" % number)
