@@ -19,6 +19,7 @@ from opsdash.commands.console import has_terminal, say
 from opsdash.commands.demo_faults import Fault, check_fault
 from opsdash.commands.story import tell
 from opsdash.commands.watching import attach
+from opsdash.operations.standing import running
 
 _POLL_S = 0.1
 _STOP_S = 60.0
@@ -73,6 +74,9 @@ def main(arguments: argparse.Namespace) -> int:
         if process.poll() is None:
             say(f"the run goes on: opsdash attach {path}")
             say(f"to stop it: kill {process.pid}")
+        elif running(RunDir(path)) is not None:  # somebody resumed it
+            say(f"the run goes on: opsdash attach {path}")
+            say(f"to stop it: opsdash request {path} stop")
         return exit_code
     with _ended_with_us(process), sickness:
         return _tell(path, process)
