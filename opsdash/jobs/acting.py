@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from textual.screen import Screen
 
+from agent.rundir.checkpoints import newest_resumable
 from agent.rundir.errors import RunDirError
 from agent.rundir.verify.verdict import Level
 from opsdash import messages
@@ -218,7 +219,12 @@ class Acting:
             )
             return
         if is_live:
-            self.request("resume", {} if name is None else {"checkpoint": name})
+            # By name: what is newest may be another one when the plan was read.
+            self._look_up(
+                "plan resume",
+                lambda: name or newest_resumable(self._run).name,
+                lambda chosen: self.request("resume", {"checkpoint": chosen}),
+            )
             return
         loss = self._attached.standing().loss
         planning = ResumePlanning(self._run, name, loss, self._resume_if_confirmed)

@@ -176,7 +176,7 @@ async def test_keys_of_every_pane(on):
         nothing = app.notes[-1]
         await pilot.press("1", "r")
         await opened(app, pilot, PlanDialog)
-        resume = plan_title(app)
+        resume, command = plan_title(app), app.screen.plan.command
         await pilot.press("escape", "R")
         await pilot.pause()
         restore = type(app.watch.pane)
@@ -190,6 +190,7 @@ async def test_keys_of_every_pane(on):
         assert note.startswith("command copied")
         assert copied == f"opsdash barriers {app.attached.run.path}"
         assert resume == "go back to step-00000100 while it runs"
+        assert command.endswith(" resume --checkpoint step-00000100")
         assert restore is ChunksPane
         assert type(app.watch.pane) is CheckpointsPane
 
