@@ -122,10 +122,7 @@ class Attached:
     @property
     def is_paused(self) -> bool:
         """Whether the trainer says that it stands still because it was asked to."""
-        rows = self.folded.rank_rows(self._clocks().mono_ns)
-        if any(row.phase == "paused" for row in rows):
-            return True
-        return self.folded.requests.is_paused(self.folded.directory.newest_attempt)
+        return self.folded.is_paused(self._clocks().mono_ns)
 
     def _part(self) -> str:
         if self.folded.num_batches == 0:

@@ -118,6 +118,12 @@ class Run(Folds):
             num_hidden=self.ranks.num_hidden,
         )
 
+    def is_paused(self, now_mono_ns: int) -> bool:
+        """Whether the trainer says that it stands still because it was asked to."""
+        if any(row.phase == "paused" for row in self.rank_rows(now_mono_ns)):
+            return True
+        return self.requests.is_paused(self.directory.newest_attempt)
+
     @property
     def typical_step_ns(self) -> int | None:
         """Median length of the last steps."""

@@ -7,7 +7,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
 from opsdash import messages, units
-from opsdash.projections.checkpoints import CheckpointRow
+from opsdash.projections.checkpoints import PRUNED, CheckpointRow
 from opsdash.screens.checkpoint_facts import checked, checkpoint_facts, resumable
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.facts import Facts
@@ -71,6 +71,28 @@ class CheckpointsPane(Pane):
         self.query_one(RecordTable).show(rows)
         self._show_details()
 
+    def offers(self, action: str) -> bool:
+        """Leave what needs its bytes to a checkpoint that is there."""
+        if action in ("verify", "verify_deep"):
+            return bool(self._to_verify())
+        if action == "compare":
+            return self._two() is not None
+        here = self._here()
+        if action in ("resume", "pin"):
+            return here is not None and here.is_published
+        return True
+
+    @property
+    def opens_rows(self) -> bool:
+        """Whether there is a row to open."""
+        return self._here() is not None
+
+    def words_of(self, action: str) -> str | None:
+        """Say that a pin can be taken back."""
+        here = self._here()
+        is_pinned = here is not None and here.is_pinned
+        return "Unpin" if action == "pin" and is_pinned else None
+
     @property
     def has_filter(self) -> bool:
         """The checkpoints."""
@@ -112,12 +134,17 @@ class CheckpointsPane(Pane):
     def action_resume(self) -> None:
         """Show what a resume from this checkpoint would do."""
         here = self._here()
+        if here is not None and here.stage == PRUNED:
+            self._tell_gone(here)
+            return
         self.post_message(messages.ResumeRequested(here.directory if here else None))
 
     def action_pin(self) -> None:
         """Keep this checkpoint from retention, or let it go again."""
         here = self._here()
-        if here is not None and here.is_published:
+        if here is not None and not here.is_published:
+            self._tell_gone(here)
+        elif here is not None:
             wish = messages.PinRequested(here.directory, is_pinned=not here.is_pinned)
             self.post_message(wish)
 
@@ -138,10 +165,22 @@ class CheckpointsPane(Pane):
         return (here.digest, "digest") if here.digest else (here.directory, "name")
 
     def _verify(self, *, is_deep: bool) -> None:
-        here = self._here()
-        names = self._marked() or ([here.directory] if here else [])
+        names, here = self._to_verify(), self._here()
         if names:
             self.post_message(messages.VerifyRequested(names, is_deep=is_deep))
+        elif here is not None:
+            self._tell_gone(here)
+
+    def _to_verify(self) -> list[str]:
+        """Return the marked checkpoints, or the one here; those that are there."""
+        here = self._here()
+        chosen = [self._rows[name] for name in self._marked()] or (
+            [here] if here else []
+        )
+        return [row.directory for row in chosen if row.stage != PRUNED]
+
+    def _tell_gone(self, row: CheckpointRow) -> None:
+        self.notify(f"{row.directory} is {row.stage}: {row.why_not}", markup=False)
 
     def _marked(self) -> list[str]:
         marked = self.query_one(RecordTable).marked

@@ -114,6 +114,16 @@ class ChunksPane(Pane):
         if self.query_one(ContentSwitcher).display:
             self.focus_now(self._table)
 
+    def offers(self, action: str) -> bool:
+        """Leave keys to where there is something for them to act on."""
+        if action in ("verify", "repair"):
+            return self._node() is not None
+        if action == "restore_round":
+            return self._kept() is not None
+        if action == "diff":
+            return self._rounds_to_compare() is not None
+        return action != "up" or self.browser.level is not Level.STORES
+
     @property
     def opens_rows(self) -> bool:
         """Parts of a chunk, and tensors that changed, have nothing below them."""
@@ -229,14 +239,17 @@ class ChunksPane(Pane):
 
     def action_diff(self) -> None:
         """Compare two marked rounds, or this one with the one before it."""
-        table = self._records_of(Level.ROUNDS)
-        marked = [number(key) for key in table.marked]
-        chosen = self.browser.two_rounds(marked, number(table.cursor_key))
+        chosen = self._rounds_to_compare()
         if self.browser.store is None or chosen is None:
             self.notify("open a node, then mark two rounds with m or stand on one")
             return
         self.browser.store.compare(*chosen)
         self._tell()
+
+    def _rounds_to_compare(self) -> tuple[int, int] | None:
+        table = self._records_of(Level.ROUNDS)
+        marked = [number(key) for key in table.marked]
+        return self.browser.two_rounds(marked, number(table.cursor_key))
 
     def _answered(self) -> None:
         """Say so from the reading thread; there may be no loop to hear it any more."""

@@ -83,6 +83,14 @@ class Pane(Vertical):
         """Give the focus before the next key is read, not some time after."""
         self.screen.set_focus(widget)
 
+    def offers(self, action: str) -> bool:  # noqa: ARG002 - panes that know say more
+        """Whether one of its own actions leads to something now."""
+        return True
+
+    def words_of(self, action: str) -> str | None:  # noqa: ARG002 - panes that know say more
+        """Return what an action does now; None: what its key always says."""
+        return None
+
     @property
     def opens_rows(self) -> bool:
         """Whether enter leads somewhere from a row of this pane."""

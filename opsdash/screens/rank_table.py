@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from agent.rundir.process import Liveness
 from opsdash import units
 from opsdash.projections.ranks import CLOCK_SKEW_NS, RankRow
 from opsdash.projections.run_state import STALE_NS
@@ -36,8 +37,11 @@ def _who(one: Process) -> tuple[int, str]:
 
 def _phase(one: Process) -> Cell:
     row = one.row
-    tone = "" if row.ended is None else "bad" if row.ended == "error" else "accent"
-    return Cell(row.ended or row.phase or "-", tone)
+    if row.ended is not None:
+        return Cell(row.ended, "bad" if row.ended == "error" else "accent")
+    if row.liveness is Liveness.DEAD:
+        return Cell("gone", "bad")
+    return Cell(row.phase or "-")
 
 
 def _late(one: Process) -> Cell:
@@ -67,6 +71,8 @@ def _where(one: Process) -> Cell:
     if row.ended:
         return Cell(row.error or "", "bad" if row.error else "dim")
     parts, tone = [], "dim"
+    if row.liveness is Liveness.DEAD and row.phase:
+        parts.append(f"was {row.phase}")
     if row.waiting_at is not None:
         parts.append(f"{row.waiting_at} {units.duration(row.waiting_age_ns)}")
     if row.clock_skew_ns is not None and abs(row.clock_skew_ns) > CLOCK_SKEW_NS:
@@ -78,9 +84,7 @@ def _where(one: Process) -> Cell:
 
 FIELDS: tuple[Field[Process], ...] = (
     Field(Column("who", 8), lambda one: Cell(one.row.node), _who),
-    Field(
-        Column("phase", 10), _phase, lambda one: one.row.ended or one.row.phase or ""
-    ),
+    Field(Column("phase", 10), _phase, lambda one: _phase(one).text),
     Field(
         Column("step", 8, align_right=True),
         lambda one: Cell(units.count(one.row.step)),

@@ -74,4 +74,5 @@ def _risk(verdict: Verdict, unit: str) -> str:
     num = verdict.steps_at_risk or 0
     units_word = unit if num == 1 else f"{unit}s"
     cost = f" ({units.duration(verdict.at_risk_ns)})" if verdict.at_risk_ns else ""
-    return f"{units.count(num)} {units_word} at risk{cost}"
+    word = "lost" if verdict.state is State.DEAD else "at risk"
+    return f"{units.count(num)} {units_word} {word}{cost}"

@@ -51,8 +51,6 @@ PANES: tuple[type[Pane], ...] = (
 CHECKPOINTS, CHUNKS, EVENTS = 2, 4, 6
 """Where these panes are in `PANES`."""
 _MAX_JOB_LINES = 3
-_SOMETIMES = ("request", "pause_run", "resume", "filter", "select")
-"""Actions whose keys stand at the bottom only while they lead to something."""
 
 
 class WatchScreen(ThinScreen[None]):
@@ -97,8 +95,7 @@ class WatchScreen(ThinScreen[None]):
         self._panes: dict[int, Pane] = {}
         self._jobs: dict[str, JobLine] = {}
         self._changing = asyncio.Lock()
-        self._offered: tuple[bool, ...] = ()
-        self._is_over = self._is_federated = False
+        self._is_over = self._is_federated = self._is_paused = False
 
     def compose(self) -> ComposeResult:
         """Lay out verdict, bar, the place of the pane, jobs and keys."""
@@ -106,7 +103,7 @@ class WatchScreen(ThinScreen[None]):
         yield PaneBar([pane.TITLE for pane in PANES])
         yield Vertical(id="panes")
         yield Vertical(id="jobs")
-        yield KeyLine(self._is_offered)
+        yield KeyLine(self._is_offered, self._words_of)
 
     def check_action(
         self,
@@ -229,6 +226,7 @@ class WatchScreen(ThinScreen[None]):
         verdict = view.verdict
         self._is_over = verdict.state in (State.DEAD, State.FINISHED)
         self._is_federated = view.run.kind == "federated"
+        self._is_paused = view.run.is_paused(view.now_mono_ns)
         self.query_one(VerdictLine).show(str(verdict.state), verdict_text(view))
         self.query_one(PaneBar).show(
             self.shown, note or self._run_name, is_urgent=bool(note)
@@ -236,10 +234,11 @@ class WatchScreen(ThinScreen[None]):
         pane = self.pane
         if pane is not None and pane.is_attached:
             pane.show(view)
-        offered = tuple(map(self._is_offered, _SOMETIMES))
-        if offered != self._offered:
-            self._offered = offered
-            self.query_one(KeyLine).changed()
+        self.query_one(KeyLine).changed()
+
+    def on_virtual_table_highlighted(self) -> None:
+        """Name the keys that lead to something from the row under the cursor."""
+        self.query_one(KeyLine).changed()
 
     def _is_offered(self, action: str) -> bool:
         """Whether the line of keys names an action; what is not named tells why."""
@@ -248,11 +247,18 @@ class WatchScreen(ThinScreen[None]):
             return not self._is_over and not self._is_federated
         if action == "pause_run":
             return not self._is_over
-        if action == "resume":  # a federation that runs goes back by its rounds
-            return self._is_over or not self._is_federated
-        if pane is None or action not in ("filter", "select"):
+        if action == "resume" and self._is_federated and not self._is_over:
+            return False  # a federation that runs goes back by its rounds
+        if pane is None:
             return True
-        return pane.has_filter if action == "filter" else pane.opens_rows
+        if action in ("filter", "select"):
+            return pane.has_filter if action == "filter" else pane.opens_rows
+        return pane.offers(action)
+
+    def _words_of(self, action: str) -> str | None:
+        if action == "pause_run" and self._is_paused:
+            return "Go on"
+        return self.pane.words_of(action) if self.pane is not None else None
 
     async def show_job(self, key: str, state: JobState) -> None:
         """Show how far a job is; its outcome stays until newer jobs need the room."""

@@ -52,10 +52,19 @@ class KeyLine(LineWidget):
     }
     """
 
-    def __init__(self, is_offered: Callable[[str], bool] = lambda _: True) -> None:
-        """Make the line; a key whose action is not offered works unseen."""
+    def __init__(
+        self,
+        is_offered: Callable[[str], bool] = lambda _: True,
+        words_of: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        """Make the line.
+
+        Args:
+            is_offered: Asked for each action; a key that is not offered works unseen.
+            words_of: What an action does now; None: what its binding says.
+        """
         super().__init__()
-        self._is_offered = is_offered
+        self._is_offered, self._words_of = is_offered, words_of
         self._ends: list[tuple[int, str]] = []
 
     def on_mount(self) -> None:
@@ -104,7 +113,8 @@ class KeyLine(LineWidget):
             if not self._is_offered(name):
                 continue
             side = right if name in _ALWAYS else left
-            side.setdefault(binding.action, _Key(binding.key, binding.description))
+            words = self._words_of(name) or binding.description
+            side.setdefault(binding.action, _Key(binding.key, words))
         return list(left.values()), list(right.values())
 
     def _put(self, spans: list[Span], key: _Key) -> None:

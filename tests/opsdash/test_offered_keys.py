@@ -3,7 +3,12 @@
 import pytest
 from textual.widgets import Input
 
-from agent.rundir.events import RunEnded
+from agent.rundir.events import (
+    CheckpointPruned,
+    CheckpointPublished,
+    PhaseChanged,
+    RunEnded,
+)
 from opsdash.screens.ask_text import AskScreen
 from opsdash.screens.checkpoints import CheckpointsPane
 from opsdash.screens.events import EventsPane
@@ -43,6 +48,10 @@ def keys_line(app):
         ("live", "5", {"s Save"}, {"Filter", "Open"}),
         ("live", "6", {"s Save"}, {"Filter", "Open"}),
         ("live", "7", {"/ Filter"}, {"Open"}),
+        ("live", "3", {"P Pin", "= Compare", "enter Open"}, set()),
+        ("dead", "3", {"P Pin", "v Verify"}, {"Compare"}),
+        ("empty", "3", {"s Save"}, {"Verify", "Resume", "Pin", "Compare", "Open"}),
+        ("federated", "5", {"F Repair"}, {"Restore", "Compare", "Up"}),
     ],
 )
 async def test_the_line_of_keys_names_what_leads_to_something(
@@ -79,6 +88,55 @@ async def test_keys_go_from_the_line_when_the_run_ends(tmp_path):
 
         assert "s Save" in before
         assert "s Save" not in keys_line(app)
+
+
+async def test_the_key_that_pauses_lets_a_paused_run_go_on(tmp_path):
+    writer = STATES["live"](tmp_path / "run")
+    async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
+        before = keys_line(app)
+        for rank in range(writer.world_size):
+            writer.emit(rank, PhaseChanged, phase="paused", previous="training")
+
+        await until(pilot, lambda: "paused at step" in screen_text(app))
+        await refreshed(app, pilot)
+
+        assert "space Pause run" in before
+        assert "space Go on" in keys_line(app)
+        assert "Pause" not in keys_line(app)
+
+
+async def test_keys_of_a_round_are_named_where_one_is_under_the_cursor(on):
+    async with on("federated") as (app, pilot):
+        await open_store(app, pilot)
+        await refreshed(app, pilot)
+
+        line = keys_line(app)
+        assert "R Restore" in line
+        assert "= Compare" in line
+        assert "backspace Up" in line
+
+
+async def test_what_retention_removed_is_neither_read_nor_pinned(tmp_path):
+    writer = STATES["live"](tmp_path / "run")
+    name = "step-00000005"
+    writer.emit(0, CheckpointPublished, checkpoint=name, digest="d", size_bytes=1)
+    writer.emit(0, CheckpointPruned, checkpoint=name, freed_bytes=1)
+    async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
+        await pilot.press("3")
+        await refreshed(app, pilot)
+        before = keys_line(app)
+        await pilot.press("G")
+        await refreshed(app, pilot)
+        told = []
+        for key in ("v", "d", "r", "P"):
+            await pilot.press(key)
+            await until(pilot, lambda: len(app.notes) > len(told), "a word")
+            told.append(app.notes[-1])
+
+        assert "v Verify" in before
+        assert not {"Verify", "Resume", "Pin"} & set(keys_line(app).split())
+        assert told == [f"{name} is pruned: retention removed it"] * 4
+        assert not app.watch.query(JobLine)
 
 
 async def test_enter_leads_from_a_row_to_what_happened(on):
