@@ -26,6 +26,7 @@ from trainer.chunks.repair import repair_store
 from trainer.chunks.restore import select_names
 from trainer.chunks.store import ChunkStore
 from trainer.console import say
+from trainer.settings import UsageParser
 
 _PROGRESS_INTERVAL_S = 0.2
 
@@ -35,9 +36,9 @@ def restore_main(argv: Sequence[str]) -> int:
 
     Raises:
         RunDirError: nothing was written.
-        SystemExit: the arguments are wrong.
+        UsageError: the arguments are wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m trainer restore")
+    parser = UsageParser(prog="python -m trainer restore")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--node", required=True, help="`server` or a client's key")
     parser.add_argument("--round", type=int, required=True, dest="round_num")
@@ -52,7 +53,7 @@ def restore_main(argv: Sequence[str]) -> int:
         help="write a tensor under another name; may be repeated",
     )
     parser.add_argument("--dry-run", action="store_true")
-    options = parser.parse_args(argv)
+    options = parser.parse(list(argv))
     path = _store_of(options.run_dir, options.node)
     with ChunkStoreReader(path) as reader:
         if options.dry_run:
@@ -74,9 +75,9 @@ def repair_main(argv: Sequence[str]) -> int:
 
     Raises:
         RunDirError: a store as a whole cannot be read or written.
-        SystemExit: the arguments are wrong.
+        UsageError: the arguments are wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m trainer repair")
+    parser = UsageParser(prog="python -m trainer repair")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--node", help="`server` or a client's key; all by default")
     parser.add_argument(
@@ -88,7 +89,7 @@ def repair_main(argv: Sequence[str]) -> int:
         help="take chunks from this database instead of the run's other nodes",
     )
     parser.add_argument("--progress", action="store_true")
-    options = parser.parse_args(argv)
+    options = parser.parse(list(argv))
     nodes = [options.node] if options.node else _nodes(options.run_dir)
     num_left = 0
     for node in nodes:
@@ -112,15 +113,15 @@ def prune_main(argv: Sequence[str]) -> int:
 
     Raises:
         RunDirError: a store cannot be opened, or is being written to.
-        SystemExit: the arguments are wrong.
+        UsageError: the arguments are wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m trainer prune")
+    parser = UsageParser(prog="python -m trainer prune")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--node", help="`server` or a client's key; all by default")
     parser.add_argument(
         "--keep-rounds", type=int, required=True, metavar="N", help="1 or more"
     )
-    options = parser.parse_args(argv)
+    options = parser.parse(list(argv))
     if options.keep_rounds < 1:
         parser.error("--keep-rounds must be 1 or more")
     nodes = [options.node] if options.node else _nodes(options.run_dir)
@@ -145,16 +146,16 @@ def diff_main(argv: Sequence[str]) -> int:
 
     Raises:
         RunDirError: a round is not there or cannot be read.
-        SystemExit: the arguments are wrong.
+        UsageError: the arguments are wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m trainer diff")
+    parser = UsageParser(prog="python -m trainer diff")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--node", required=True, help="`server` or a client's key")
     parser.add_argument("--other-node", help="who has the newer round, if another")
     parser.add_argument(
         "--rounds", type=int, nargs=2, required=True, metavar=("OLD", "NEW")
     )
-    options = parser.parse_args(argv)
+    options = parser.parse(list(argv))
     old, new = options.rounds
     path = _store_of(options.run_dir, options.node)
     other_path = _store_of(options.run_dir, options.other_node or options.node)
@@ -169,13 +170,13 @@ def foreign_main(argv: Sequence[str]) -> int:
 
     Raises:
         RunDirError: it cannot be read; nothing was written.
-        SystemExit: the arguments are wrong.
+        UsageError: the arguments are wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m trainer export-foreign")
+    parser = UsageParser(prog="python -m trainer export-foreign")
     parser.add_argument("database", type=Path)
     parser.add_argument("--round", type=int, dest="round_num")
     parser.add_argument("--to", type=Path, metavar="FILE.pt")
-    options = parser.parse_args(argv)
+    options = parser.parse(list(argv))
     if options.to is not None and options.round_num is None:
         parser.error("--to needs --round")
     if options.to is not None and options.to.suffix not in {".pt", ".pth"}:

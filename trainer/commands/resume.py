@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from agent.rundir.attempts import (
+    Attempt,
     fill_resume_command,
     read_identity,
     read_newest_attempt,
@@ -15,6 +16,9 @@ from agent.rundir.lock import read_lock
 from agent.rundir.process import Liveness
 from trainer.console import say
 from trainer.settings import UsageParser
+
+_FLOWER = "flwr"
+"""Among an attempt's versions, where it ran on Flower."""
 
 
 def main(arguments: list[str]) -> int:
@@ -40,8 +44,14 @@ def main(arguments: list[str]) -> int:
     say(f"cd {shlex.quote(cwd)} && {shlex.join(command)}")
     if known.dry_run:
         return 0
-    os.chdir(cwd)
-    os.execv(command[0], command)  # noqa: S606 - it is on the screen, in full
+    try:
+        os.chdir(cwd)
+        os.execvp(command[0], command)  # noqa: S606 - it is on the screen, in full
+    except OSError as error:
+        raise NoCheckpointError(
+            f"`{command[0]}` cannot be started in `{cwd}`: {error.strerror}",
+            hint=f"opsdash resume {shlex.quote(str(known.run_dir))} --dry-run",
+        ) from error
     raise AssertionError("exec returned")
 
 
@@ -53,7 +63,7 @@ def recorded_command(run: RunDir, checkpoint: str) -> tuple[list[str], str]:
         LockedError: it is running.
         NoCheckpointError: no attempt recorded how to start another.
     """
-    read_identity(run)
+    kind = read_identity(run).kind
     view = read_lock(run.lock)
     if view is not None and view.liveness is Liveness.ALIVE:
         process = view.holder.process
@@ -66,6 +76,17 @@ def recorded_command(run: RunDir, checkpoint: str) -> tuple[list[str], str]:
     if attempt is None or command is None:
         raise NoCheckpointError(
             f"`{run.path}` has not recorded how to start it again",
-            hint=f"python -m trainer launch ddp {run.path} --nproc 2",
+            hint=_how_to_begin(run, kind, attempt),
         )
     return command, attempt.cwd
+
+
+def _how_to_begin(run: RunDir, kind: str, attempt: Attempt | None) -> str:
+    """Return the command that a run of this kind is begun, or gone on with, by hand."""
+    shown = shlex.quote(str(run.path))
+    if kind != "federated":
+        return f"python -m trainer launch ddp {shown} --nproc 2"
+    if attempt is not None and _FLOWER in attempt.versions:
+        setting = shlex.quote(f'run-dir="{run.path}"')
+        return f"flwr run APP --run-config {setting}   # once its SuperLink is up"
+    return f"python -m trainer launch fl {shown}"
