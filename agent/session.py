@@ -225,7 +225,7 @@ class Agent:
         optimizer: "Optimizer",
         named_parameters: "Iterable[tuple[str, Tensor]]",
         *,
-        every: int = 50,
+        every: int = 100,
     ) -> None:
         """Measure norms at the optimizer's own step, every so many; 0: at none."""
         if self.emitter.is_off:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.probes.agree import agree
 from agent.probes.pending import PendingRequest
+from agent.probes.wording import in_words
 from agent.rundir.errors import RunDirError
 from agent.session import Agent
 
@@ -92,7 +93,7 @@ class ForeignLoop:
             return
         self._give_up()
         if error is not None:
-            agent.ended("error", error=f"{type(error).__name__}: {error}")
+            agent.ended("error", error=in_words(error))
         else:
             agent.ended("stopped" if self._is_stopping else "completed")
 
