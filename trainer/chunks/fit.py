@@ -101,13 +101,24 @@ def _equal_but_for_wrappers(
     wanted: Mapping[str, Tensor],
     matched: Mapping[str, str],
 ) -> dict[str, str]:
+    """Match equal names, then those that differ by a wrapper alone.
+
+    Two names that are one without their wrappers are left to their shapes.
+    """
     taken = set(matched.values())
-    targets = {_bare(name): name for name in wanted if name not in taken}
-    found: dict[str, str] = {}
-    for name in stored:
-        target = targets.get(_bare(name))
-        if name not in matched and target is not None:
-            found[name] = target
+    found = {
+        name: name
+        for name in stored
+        if name in wanted and name not in matched and name not in taken
+    }
+    gone = {*matched, *found}
+    sources = _by_bare(name for name in stored if name not in gone)
+    gone = {*taken, *found}
+    targets = _by_bare(name for name in wanted if name not in gone)
+    for bare, names in sources.items():
+        candidates = targets.get(bare, [])
+        if len(names) == len(candidates) == 1:
+            found[names[0]] = candidates[0]
     return found
 
 
@@ -140,6 +151,13 @@ def _by_form(
     for name in names:
         forms[tensors[name].shape, tensors[name].dtype].append(name)
     return forms
+
+
+def _by_bare(names: Iterable[str]) -> defaultdict[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[_bare(name)].append(name)
+    return found
 
 
 def _bare(name: str) -> str:

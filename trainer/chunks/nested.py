@@ -51,6 +51,9 @@ def _encode(value: object, path: str, tensors: dict[str, Tensor]) -> object:
     if path.count(".") > _MAX_DEPTH:
         raise TypeError(f"`{path}` is nested too deeply, perhaps in itself")
     if isinstance(value, Tensor):
+        # Two paths can read alike: `{"a.b": …}` and `{"a": {"b": …}}`, 1 and "1".
+        while path in tensors:
+            path += "+"
         tensors[path] = value
         return {"tensor": path}
     if value is None or isinstance(value, bool | int | float | str):

@@ -24,6 +24,20 @@ def test_a_wrappers_prefix_is_taken_off_on_either_side(prefix):
     assert match_names(wrapped, stored) == {prefix + "fc.weight": "fc.weight"}
 
 
+def test_equal_names_match_before_those_that_differ_by_a_wrapper():
+    stored = tensors(w=(2, 2), module__w=(2, 2))
+
+    assert match_names(stored, dict(stored)) == {n: n for n in stored}
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_two_names_that_are_one_without_a_wrapper_never_share_a_target(prefix):
+    stored = {f"{prefix}w": torch.randn(2, 2), "module.w": torch.randn(2, 2)}
+
+    with pytest.raises(CannotFitError, match="cannot be told apart"):
+        match_names(stored, tensors(w=(2, 2)))
+
+
 def test_other_names_match_by_a_shape_that_occurs_once():
     stored = tensors(fc__weight=(3, 2), fc__bias=(3,))
     wanted = tensors(linear__bias=(3,), linear__weight=(3, 2))

@@ -45,6 +45,21 @@ def test_nan_and_infinities_come_back():
     assert loaded["b"] != loaded["b"]
 
 
+def test_paths_that_read_alike_name_different_tensors():
+    state = {
+        "a.b": torch.tensor(1.0),
+        "a": {"b": torch.tensor(2.0)},
+        0: torch.tensor(3.0),
+        "0": torch.tensor(4.0),
+    }
+
+    text, tensors = take_apart(state)
+    again = put_together(text, tensors)
+
+    found = [again["a.b"], again["a"]["b"], again[0], again["0"]]
+    assert [tensor.item() for tensor in found] == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_tensors_are_named_by_their_path():
     state = {"state": {0: {"exp_avg": torch.ones(2)}}, "list": [torch.zeros(1)]}
 
