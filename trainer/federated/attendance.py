@@ -68,6 +68,8 @@ class Attendance:
 
     def tell_model(self) -> None:
         """Tell everybody of the new model, and of the round that counts."""
+        # What was received of an update to the model before counts no more.
+        self._leftovers.clear()
         layout = self._model.packed.layout.to_json()
         for peer in list(self._peers.values()):
             peer.send(self._told_model(peer.key, layout))
