@@ -126,6 +126,8 @@ class ChunkStore(StoredRounds):
                 self._wait_for_upkeep()
             finally:
                 self._upkeep.shutdown()
+                # The last one to close folds the log in.
+                self.close_readers()
                 self._conn.close()
 
     def settle(self) -> None:

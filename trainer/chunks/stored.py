@@ -1,10 +1,13 @@
 """Read rounds as tensors from a store that somebody may be writing to.
 
-Every call opens the store, reads, and lets go of it, so that any thread may
-call at any time and no state of the database is held in between.
+Every call has a reader of its own, so that any thread may call at any time; no
+state of the database is held in between. Opening one takes longer than reading
+a small round, so the reader of the last call is kept for the next, unless it
+met an error or another file lies at the path.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ class StoredRounds:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._spare: list[ChunkStoreReader] = []
+        """One at most; taken and given back in one step, whatever the thread."""
 
     def reader(self) -> ChunkStoreReader:
         """Return a reader of the same store; the caller closes it.
@@ -41,7 +46,7 @@ class StoredRounds:
             MissingChunkError, DamagedChunkError: naming the chunk and who
                 else holds it.
         """
-        with self.reader() as reader:
+        with self._borrowed() as reader:
             return load_tensors(reader, round_num, pattern)
 
     def get_optimizer(self, round_num: int) -> dict[str, Any] | None:
@@ -50,7 +55,7 @@ class StoredRounds:
         Raises:
             NoSuchRoundError, MissingChunkError, DamagedChunkError: as above.
         """
-        with self.reader() as reader:
+        with self._borrowed() as reader:
             return load_optimizer(reader, round_num)
 
     def layout(self, round_num: int) -> RoundLayout:
@@ -59,7 +64,7 @@ class StoredRounds:
         Raises:
             NoSuchRoundError: it is not there.
         """
-        with self.reader() as reader:
+        with self._borrowed() as reader:
             return reader.layout(round_num)
 
     def rounds(self) -> list[RoundRow]:
@@ -68,7 +73,7 @@ class StoredRounds:
         Raises:
             RunDirError: the store cannot be read.
         """
-        with self.reader() as reader:
+        with self._borrowed() as reader:
             return reader.rounds()
 
     def stats(self) -> StoreStats:
@@ -77,7 +82,7 @@ class StoredRounds:
         Raises:
             RunDirError: the store cannot be read.
         """
-        with self.reader() as reader:
+        with self._borrowed() as reader:
             return reader.stats()
 
     def has(self, digests: Iterable[str]) -> set[str]:
@@ -86,7 +91,7 @@ class StoredRounds:
         Raises:
             RunDirError: the store cannot be read.
         """
-        with self.reader() as reader:
+        with self._borrowed() as reader:
             return reader.has(digests)
 
     def lacking(self, layout: RoundLayout) -> list[str]:
@@ -105,7 +110,7 @@ class StoredRounds:
         Raises:
             MissingChunkError, DamagedChunkError: naming who else holds it.
         """
-        with self.reader() as reader:
+        with self._borrowed() as reader:
             return reader.get_chunk(digest)
 
     def get_state(self, key: str) -> bytes | None:
@@ -114,5 +119,33 @@ class StoredRounds:
         Raises:
             RunDirError: the store cannot be read.
         """
-        with self.reader() as reader:
+        with self._borrowed() as reader:
             return reader.state(key)
+
+    def close_readers(self) -> None:
+        """Let go of the file; the next call opens it again."""
+        while self._spare:
+            self._spare.pop().close()
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[ChunkStoreReader]:
+        reader = self._take_spare() or self.reader()
+        is_sound = False
+        try:
+            yield reader
+            is_sound = True
+        finally:
+            if is_sound and not self._spare:
+                self._spare.append(reader)
+            else:
+                reader.close()
+
+    def _take_spare(self) -> ChunkStoreReader | None:
+        try:
+            spare = self._spare.pop()
+        except IndexError:
+            return None
+        if spare.is_of_this_file:
+            return spare
+        spare.close()
+        return None

@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from agent.rundir.chunks.connection import connect_readonly
 from agent.rundir.chunks.payload import PayloadReader
 from agent.rundir.errors import RunDirError
 
@@ -139,15 +138,13 @@ class _Shared(Generic[_Item]):
 
     def do_on_own_connection(self, own: PayloadReader) -> None:
         try:
-            conn = connect_readonly(own.path)
+            twin = own.take_twin()
         except RunDirError as error:
             self.errors[_BEFORE_ALL] = error
             self.is_over = True
             return
-        try:
-            self.do(PayloadReader(conn, own.path, own.node))
-        finally:
-            conn.close()
+        self.do(twin)
+        own.give_back(twin)
 
 
 def _first(
@@ -177,7 +174,7 @@ class _Lanes:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
         for reader in self._opened:
-            reader.conn.close()
+            self._own.give_back(reader)
 
     def submit(
         self, work: Callable[[PayloadReader, _Item], _Result], item: _Item
@@ -192,8 +189,7 @@ class _Lanes:
     def _reader(self) -> PayloadReader:
         reader: PayloadReader | None = getattr(self._local, "reader", None)
         if reader is None:
-            path, node = self._own.path, self._own.node
-            reader = PayloadReader(connect_readonly(path), path, node)
+            reader = self._own.take_twin()
             self._opened.append(reader)
             self._local.reader = reader
         return reader

@@ -7,11 +7,11 @@ slow consumer does not keep the writer from resetting its log.
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.rundir.chunks.connection import reading
+from agent.rundir.chunks.connection import connect_readonly, reading
 from agent.rundir.chunks.errors import (
     ChunkPlace,
     DamagedChunkError,
@@ -77,6 +77,30 @@ class PayloadReader:
     conn: sqlite3.Connection
     path: Path
     node: str
+    idle: list[sqlite3.Connection] = field(default_factory=list)
+    """Other connections to the store, for threads that read beside this one."""
+
+    def take_twin(self) -> "PayloadReader":
+        """Return a reader of the same store for another thread.
+
+        Raises:
+            RunDirError: the store cannot be opened again.
+        """
+        try:
+            conn = self.idle.pop()
+        except IndexError:
+            conn = connect_readonly(self.path)
+        return PayloadReader(conn, self.path, self.node)
+
+    def give_back(self, twin: "PayloadReader") -> None:
+        """Keep a twin's connection for the next one."""
+        self.idle.append(twin.conn)
+
+    def close(self) -> None:
+        """Let go of the file; closing twice is fine."""
+        self.conn.close()
+        while self.idle:
+            self.idle.pop().close()
 
     def get(self, digest: str) -> Payload:
         """Return one chunk, checked.

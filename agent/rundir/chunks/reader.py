@@ -66,6 +66,7 @@ class ChunkStoreReader:
             DamagedStoreError: SQLite cannot read it.
         """
         self.path = path
+        self._file_id = _file_id(path)
         self._conn = open_readonly(path)
         try:
             self.node = self._read_node()
@@ -88,7 +89,12 @@ class ChunkStoreReader:
 
     def close(self) -> None:
         """Let go of the file; closing twice is fine."""
-        self._conn.close()
+        self._payloads.close()
+
+    @property
+    def is_of_this_file(self) -> bool:
+        """Whether the file at the path is still the one that was opened."""
+        return self._file_id is not None and self._file_id == _file_id(self.path)
 
     @property
     def num_rounds(self) -> int:
@@ -308,6 +314,14 @@ class ChunkStoreReader:
 
 def _total_bytes(sized: Iterable[tuple[ChunkSpec, int]]) -> int:
     return sum(size for _, size in sized)
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def file_bytes(path: Path) -> int:
