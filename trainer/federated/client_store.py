@@ -6,6 +6,7 @@ for whom. An acknowledgement changes the record only. A store that fails costs
 the durable state, never the training: who calls tells it and goes on.
 """
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -127,12 +128,11 @@ class ClientStore:
     def known_chunks(self, digests: Iterable[str]) -> dict[str, Payload]:
         """Return those of the chunks that are here and sound."""
         found: dict[str, Payload] = {}
-        try:
-            for digest in self._store.has(digests):
-                found[digest] = self._store.get_chunk(digest)
-        except RunDirError:
-            # A damaged chunk is fetched from the server like a missing one.
-            return found
+        with contextlib.suppress(RunDirError), self._store.reader() as reader:
+            for digest in reader.has(digests):
+                # A damaged chunk is fetched from the server like a missing one.
+                with contextlib.suppress(RunDirError):
+                    found[digest] = reader.get_chunk(digest)
         return found
 
     def _encode(self, standing: Standing[LocalState]) -> bytes:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.trainer.chunks.store_faults import editing
+from tests.trainer.chunks.store_faults import editing, flip_bit
 from tests.trainer.federated.bench import (
     as_update,
     global_tensors,
@@ -12,6 +12,7 @@ from tests.trainer.federated.bench import (
     toy,
     train,
 )
+from trainer.chunks.store import ChunkStore
 from trainer.federated.local import model_of, optimizer_of
 from trainer.federated.session import Standing
 from trainer.federated.workbench import Workbench
@@ -321,6 +322,23 @@ def test_each_round_is_stored_whole(tmp_path):
     assert update.stored.error is None
     assert update.stored.put.num_chunks == 10
     assert update.stored.stats.num_rounds == 1
+    bench.close()
+
+
+def test_chunks_that_are_here_and_sound_need_not_travel(tmp_path):
+    path = store_path(tmp_path)
+    bench = make_bench(toy(chunk_num=10), path=path)
+    train(bench, 1, initial())
+    with ChunkStore.open(path) as store:
+        held = {chunk.digest for chunk in store.layout(1).chunks if chunk.size_bytes}
+    damaged = sorted(held)[0]
+    flip_bit(path, damaged)
+
+    known = bench.known_chunks([*sorted(held), "0" * 64])
+
+    assert len(held) > 2
+    assert known.keys() == held - {damaged}
+    assert all(payload.is_sound() for payload in known.values())
     bench.close()
 
 
