@@ -1,6 +1,7 @@
 """Ask for lines of text, such as the name of a file."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,10 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
+from agent.rundir.errors import RunDirError
 from opsdash.widgets.facts import Fact, Facts
+
+_KEYS = (Fact("enter", "goes on"), Fact("esc", "cancels"))
 
 
 class AskScreen(ModalScreen[list[str] | None]):
@@ -43,9 +47,23 @@ class AskScreen(ModalScreen[list[str] | None]):
         Binding("down,tab", "app.focus_next", "Down", show=False),
     ]
 
-    def __init__(self, title: str, fields: dict[str, str]) -> None:
-        """Ask for `fields`: what each one is, and what stands in it at first."""
+    def __init__(
+        self,
+        title: str,
+        fields: dict[str, str],
+        *,
+        check: Callable[[list[str]], object] = len,
+    ) -> None:
+        """Ask for lines of text.
+
+        Args:
+            title: What for.
+            fields: What each one is, and what stands in it at first.
+            check: Called with what was typed; a `ValueError` or `RunDirError` is
+                said, and what was typed stays.
+        """
         super().__init__()
+        self._check = check
         self._title = title
         self._fields = dict(fields)
 
@@ -58,12 +76,18 @@ class AskScreen(ModalScreen[list[str] | None]):
                 field = Input(value, compact=True, select_on_focus=False)
                 field.cursor_blink = False  # a blink is two repaints a second
                 yield field
-            yield Facts([Fact("enter", "goes on"), Fact("esc", "cancels")])
+            yield Facts(_KEYS, id="said")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Answer with everything that was typed."""
         event.stop()
-        self.dismiss([field.value.strip() for field in self.query(Input)])
+        typed = [field.value.strip() for field in self.query(Input)]
+        try:
+            self._check(typed)
+        except (ValueError, RunDirError) as error:
+            self.query_one("#said", Facts).show([Fact("no", str(error), "bad"), *_KEYS])
+        else:
+            self.dismiss(typed)
 
 
 def path_of(text: str) -> Path:

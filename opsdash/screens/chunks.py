@@ -209,7 +209,7 @@ class ChunksPane(Pane):
         round_num = kept.row.round_num
 
         def answered(fields: list[str] | None) -> None:
-            if fields and fields[0]:
+            if fields is not None:
                 self._wish_to_restore(node, round_num, *fields)
 
         asked = {
@@ -218,22 +218,17 @@ class ChunksPane(Pane):
             "other names, as old=new with blanks between (empty: none)": "",
         }
         title = f"restore round {round_num} of {node}"
-        self.app.push_screen(AskScreen(title, asked), answered)
+        self.app.push_screen(AskScreen(title, asked, check=_check_restore), answered)
 
     def _wish_to_restore(
         self, node: str, round_num: int, to: str, tensors: str, names: str
     ) -> None:
-        try:
-            mapping = parse_pairs(names)
-        except ValueError as error:
-            self.notify(str(error), severity="error", markup=False)
-            return
         wish = messages.RestoreRequested(
             node,
             round_num,
             to=None if to == "live" else path_of(to),
             tensors=tensors or None,
-            mapping=mapping,
+            mapping=parse_pairs(names),
         )
         self.post_message(wish)
 
@@ -304,3 +299,18 @@ class ChunksPane(Pane):
         if store.chunks is not None:
             here = store.chunks.round.round_num
         return self.browser.kept(self._view, here)
+
+
+def _check_restore(fields: list[str]) -> None:
+    """Refuse what no plan can be made of.
+
+    Raises:
+        ValueError: there is no such file, or a pair of names is none.
+    """
+    # Loaded for the first dialog: no screen needs it.
+    from opsdash.operations.store_plans import SUFFIXES  # noqa: PLC0415 - see above
+
+    to, _, names = fields
+    if to != "live" and not to.endswith(SUFFIXES):
+        raise ValueError(f"`{to}` is neither `live` nor a {' or '.join(SUFFIXES)} file")
+    parse_pairs(names)

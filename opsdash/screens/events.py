@@ -16,6 +16,7 @@ from textual.widgets import Input
 from agent.rundir.layout import RunDir, rank_stem
 from opsdash import units
 from opsdash.messages import ExportRequested
+from opsdash.operations.export import check_ending
 from opsdash.projections.event_words import Severity
 from opsdash.projections.events_log import EventFilter, EventRow
 from opsdash.screens.ask_text import AskScreen, path_of
@@ -158,7 +159,7 @@ class EventsPane(Pane):
             return
 
         def answered(fields: list[str] | None) -> None:
-            if fields and fields[0]:
+            if fields is not None:
                 path = path_of(fields[0])
                 told = partial(exported, rows.lines.run)
                 wish = ExportRequested(path, rows.numbers(), self._row, told)
@@ -166,7 +167,12 @@ class EventsPane(Pane):
 
         title = f"write {units.count(len(rows))} events to a file"
         label = "file, .jsonl or .csv"
-        self.app.push_screen(AskScreen(title, {label: "events.jsonl"}), answered)
+        asked = AskScreen(
+            title,
+            {label: "events.jsonl"},
+            check=lambda fields: check_ending(path_of(fields[0])),
+        )
+        self.app.push_screen(asked, answered)
 
     def action_clear(self) -> None:
         """Show everything again."""

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 from textual.binding import Binding
 from textual.command import CommandPalette
 from textual.containers import VerticalScroll
@@ -350,16 +351,28 @@ async def test_a_round_is_written_under_other_names_to_a_file(on):
         names = app.screen.query(Input)[2]
         names.value = "conv.weight"
         await pilot.press("enter")
-        await until(pilot, lambda: bool(app.notes), "a word")
-        wrong = app.notes[-1]
-        await pilot.press("R")
-        await opened(app, pilot, AskScreen)
-        app.screen.query(Input)[2].value = "conv.weight=stem.weight"
+        await pilot.pause()
+        wrong = screen_text(app)
+        names.value += "=stem.weight"
         await pilot.press("enter")
         await opened(app, pilot, PlanDialog)
 
-        assert wrong == "`conv.weight` is not of the form OLD=NEW"
+        assert "`conv.weight` is not of the form OLD=NEW" in wrong
         assert "--map conv.weight=stem.weight" in app.screen.plan.command
+
+
+@pytest.mark.parametrize("name", ["", "round.txt", "alive"])
+async def test_a_file_that_no_round_can_be_written_to_is_asked_for_again(on, name):
+    async with on("federated") as (app, pilot):
+        await open_store(app, pilot)
+        await pilot.press("R")
+        await opened(app, pilot, AskScreen)
+        app.screen.query(Input)[0].value = name
+        await pilot.press("enter")
+        await pilot.pause()
+
+        assert isinstance(app.screen, AskScreen)
+        assert f"`{name}` is neither `live` nor a .pt" in screen_text(app)
 
 
 @presses(AskScreen, "escape", "up", "shift+tab", "down", "tab")
