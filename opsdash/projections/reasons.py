@@ -111,7 +111,12 @@ def _processes(evidence: Evidence) -> Iterator[Reason]:
 
 
 def _heartbeats(evidence: Evidence) -> Iterator[Reason]:
-    late = [r for r in _alive(evidence) if (r.heartbeat_age_ns or 0) > STALE_NS]
+    missing = {client.client for client in evidence.absent}  # that is said below
+    late = [
+        row
+        for row in _alive(evidence)
+        if (row.heartbeat_age_ns or 0) > STALE_NS and row.stem not in missing
+    ]
     if late and not evidence.batch.backlog_bytes:  # the newest may lie unread
         longest = max(r.heartbeat_age_ns or 0 for r in late)
         yield Reason(

@@ -26,7 +26,8 @@ def verdict_text(view: View) -> str:
         unit = "round" if is_federated else "step"
         is_training = verdict.phase in (None, "training")
         doing = "" if is_training else f"{verdict.phase} at "
-        parts.append(f"{doing}{unit} {units.count(verdict.step)}")
+        if doing or not is_federated:  # of rounds, what is committed is said below
+            parts.append(f"{doing}{unit} {units.count(verdict.step)}")
     straggler = verdict.straggler
     if verdict.state is State.HEALTHY and straggler is not None:
         share = units.percent(straggler.lost_frac)

@@ -162,9 +162,9 @@ class PlanDialog(ModalScreen[bool]):
             self._say("the plan goes on: down reads on")
 
     def _hint(self) -> str:
-        copy = "ctrl+y copies" if self.plan.confirm_name else "c copies"
         if self.plan.why_not:
-            return f"{copy} the command, escape closes"
+            return "c copies the command, escape closes"
+        copy = "ctrl+y copies" if self.plan.confirm_name else "c copies"
         return f"enter confirms, escape cancels, {copy} the command"
 
     def _say(self, note: str) -> None:

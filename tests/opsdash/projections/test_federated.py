@@ -123,6 +123,22 @@ def test_a_missing_client_degrades_the_run(writer):
     assert "client-2 is missing since round 1: cut" in verdict.headline
 
 
+def test_that_a_missing_client_is_silent_is_not_said_too(writer):
+    play(writer, 1)
+    writer.beat("server", *CLIENTS)
+    watcher = Watcher(writer.run)
+    writer.emit("server", ev.ClientLost, client="client-2", session="s", reason="cut")
+    writer.wait(20)
+    watcher.clocks.wait(20)
+    writer.beat("server", "client-1", "client-3")
+    watcher.read()
+    texts = watcher.reasons()
+
+    assert [text for text in texts if "client-2" in text] == [
+        "client-2 is missing since round 1: cut"
+    ]
+
+
 def test_a_server_that_restarts_repeats_its_round(writer):
     play(writer, 1)
     play(writer, 2)

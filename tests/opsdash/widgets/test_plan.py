@@ -161,3 +161,16 @@ async def test_text_of_a_plan_is_data():
         assert r"resume [b]\x1b[2J" in text
         assert r"\u202eevil" in text
         assert r"opsdash \x07x" in text
+
+
+async def test_where_no_name_is_typed_c_copies_also_of_what_would_ask_for_one():
+    app = Asking(replace(NAMED, why_not="nothing runs here"))
+
+    async with app.run_test(size=(80, 20)) as pilot:
+        await pilot.pause()
+        said = screen_text(app)
+        await pilot.press("c")
+        await pilot.pause()
+
+        assert " c copies the command, escape closes" in said
+        assert app.clipboard == PLAN.command
