@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import secrets
+import shlex
 import signal
 import sys
 import tempfile
@@ -123,7 +124,7 @@ class _Launch:
         if code < 0:
             raise ServerKilledError(
                 f"the server was ended by {signal.Signals(-code).name}",
-                hint=" ".join(_own_command(self._run_dir, self.config)),
+                hint=shlex.join(self._own_command()),
             )
         return code
 
@@ -207,8 +208,8 @@ class _Launch:
         command += ["--tokens", f"/dev/fd/{self.tokens_fd}"]
         # Not everywhere does opening it by that name begin at its beginning.
         os.lseek(self.tokens_fd, 0, os.SEEK_SET)
-        resume = _own_command(self._run_dir, self.config)
-        command += ["--resume-command", msgspec.json.encode(resume).decode()]
+        resume = msgspec.json.encode(self._own_command()).decode()
+        command += ["--resume-command", resume]
         if self.known.new_attempt:
             command.append("--new-attempt")
         passed: tuple[int, ...] = (self.tokens_fd,)
@@ -239,6 +240,13 @@ class _Launch:
         self._alive[node] = process
         return process
 
+    def _own_command(self) -> list[str]:
+        """Return what starts this again."""
+        command = [sys.executable, "-m", "trainer", "launch", "fl", self._run_dir]
+        if self.known.max_restarts:
+            command += ["--max-restarts", str(self.known.max_restarts)]
+        return [*command, *as_flags(self.config)]
+
     def _stop(self, number: int) -> None:
         """End the server; it sees its clients off."""
         self._signal = self._signal or number
@@ -249,8 +257,3 @@ class _Launch:
         if node in self._alive:
             with contextlib.suppress(ProcessLookupError):
                 self._alive[node].send_signal(number)
-
-
-def _own_command(run_dir: str, config: FederatedConfig) -> list[str]:
-    flags = as_flags(config)
-    return [sys.executable, "-m", "trainer", "launch", "fl", run_dir, *flags]

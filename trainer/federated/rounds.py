@@ -296,11 +296,17 @@ class Rounds:
         return Open(self.round_num, clients, self.model_digest, deadline_ns)
 
     def _select(self) -> tuple[str, ...]:
-        """Choose by round and seed alone: a replay asks the same clients."""
+        """Choose by round, try and seed alone: a replay asks the same clients.
+
+        Another try asks others: those of the last one may never have anything.
+        """
         present = sorted(self._sessions)
         wanted = math.ceil(self.rules.client_frac * len(present))
         num_asked = max(self.rules.min_clients, wanted)
-        choice = random.Random(f"{self.rules.seed}/{self.round_num}")  # noqa: S311 - a reproducible choice, not a secret
+        what = f"{self.rules.seed}/{self.round_num}"
+        if self._num_tries:
+            what += f"/{self._num_tries}"
+        choice = random.Random(what)  # noqa: S311 - a reproducible choice, not a secret
         return tuple(sorted(choice.sample(present, num_asked)))
 
     def _close(self, reason: str, now_ns: int) -> Close:

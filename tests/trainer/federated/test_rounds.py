@@ -411,6 +411,22 @@ def test_part_of_the_clients_is_chosen_by_seed_and_round_alone():
     assert second[0].clients != first[0].clients
 
 
+def test_another_try_asks_other_clients():
+    """One that never has anything to give must not use up every try."""
+    many = [f"c{n}" for n in range(10)]
+    machine, effects = begin(
+        *many, client_frac=0.1, min_clients=1, expected_clients=10, max_tries=20
+    )
+
+    asked = set()
+    for _ in range(19):
+        (opened,) = [effect for effect in effects if isinstance(effect, Open)]
+        asked |= set(opened.clients)
+        effects = machine.tick(opened.deadline_ns)
+
+    assert len(asked) > 5
+
+
 def test_the_model_is_changed_between_rounds_only():
     machine, _ = begin("a", "b", "c")
 
