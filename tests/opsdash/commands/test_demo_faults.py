@@ -1,5 +1,6 @@
 """Faults of a demo's run, done to processes and files of this test."""
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -161,6 +162,6 @@ def test_every_fault_is_told_before_it_happens(run, fault):
 
 def test_every_round_of_a_demo_is_kept_for_whoever_looks(tmp_path):
     words = launch_command(tmp_path / "run", "fl")
-    options = dict(zip(words, words[1:], strict=False))
+    options = dict(itertools.pairwise(words))
 
     assert options["--chunk-keep-rounds"] == options["--rounds"]
