@@ -6,10 +6,12 @@ and told. The agent issues no collective; a second thread beats once a second
 so that a stuck trainer is seen to be stuck.
 """
 
+import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -234,8 +236,12 @@ class Agent:
 
         named = list(named_parameters)
         self._names |= {id(param): name for name, param in named}
-        probe = OptimizerProbe(self.emitter, optimizer, named, every=every)
-        self._probes.append(probe)
+        try:
+            probe = OptimizerProbe(self.emitter, optimizer, named, every=every)
+        except AttributeError as error:  # what wraps an optimizer may have no hooks
+            self.emitter.drop(f"optimizer probe: {error}")
+        else:
+            self._probes.append(probe)
 
     def reset_optimizer(
         self,
@@ -332,17 +338,25 @@ class Agent:
         leaving = threading.Thread(
             target=self._leave, args=(reason, error), daemon=True
         )
-        leaving.start()
-        leaving.join(_LEAVE_PATIENCE_S)
+        with contextlib.suppress(RuntimeError):  # the system gives no thread any more
+            leaving.start()
+            leaving.join(_LEAVE_PATIENCE_S)
 
     def _leave(self, reason: str, error: str | None) -> None:
-        self._obedience.close(error)
-        self.emitter.emit(RunEnded, reason=reason, error=error)
-        self.emitter.close()
+        acts: list[Callable[[], object]] = [
+            partial(self._obedience.close, error),
+            partial(self.emitter.emit, RunEnded, reason=reason, error=error),
+            self.emitter.close,
+        ]
         if self._stacks is not None:
-            self._stacks.close()
+            acts.append(self._stacks.close)
         if self._start is not None:
-            self._start.release()
+            acts.append(self._start.release)
+        for act in acts:
+            try:
+                act()
+            except Exception as failure:  # noqa: BLE001 - e.g. a disk that is gone says so at a close
+                self.emitter.drop(in_words(failure))
 
     def _begin(self, place: Place, heartbeat_s: float, hang_limit_s: float) -> None:
         place.begin(self.emitter)

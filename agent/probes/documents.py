@@ -16,6 +16,9 @@ from agent.rundir.errors import LockedError
 from agent.rundir.layout import RunDir
 from agent.rundir.lock import Holder, hold_again, read_lock
 from agent.rundir.process import this_process
+from agent.rundir.reading import read_regular
+
+_MAX_BYTES = 16 << 20
 
 
 class Documents:
@@ -34,7 +37,7 @@ class Documents:
 
         Raises:
             LockedError: another trainer has taken the directory meanwhile.
-            OSError: what is gone cannot be made again yet.
+            OSError: what is there cannot be read, or what is gone not be made yet.
         """
         run = self._run
         if self._emitter.is_off:
@@ -49,7 +52,7 @@ class Documents:
         for path in (self._run.identity, self._run.attempt_file(self._attempt)):
             if path not in self._texts:
                 with contextlib.suppress(FileNotFoundError):
-                    self._texts[path] = path.read_bytes()
+                    self._texts[path] = read_regular(path, _MAX_BYTES)
         if self._holder is None:
             view = read_lock(self._run.lock)
             if view is not None and view.holder.process == this_process():

@@ -1,5 +1,6 @@
 """What the process and its host use: processor, memory, files, disk, network."""
 
+import contextlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,12 @@ class HostProbe:
 
     run_dir: Path
     emitter: Emitter
-    _process: psutil.Process = field(default_factory=psutil.Process)
+    _process: psutil.Process | None = field(default=None, init=False)
+    """None: where there is no `/proc`, training begins all the same."""
 
     def __post_init__(self) -> None:
-        self._process.cpu_percent()
-        psutil.cpu_percent()
+        with contextlib.suppress(psutil.Error, OSError):
+            self._begin()
 
     def look(self) -> None:
         """Write one sample, with what the agent itself has cost so far."""
@@ -35,13 +37,16 @@ class HostProbe:
 
     def sample(self) -> dict[str, Any]:
         """Return the fields of a `HostStats` event that the host can tell."""
-        with self._process.oneshot():
-            network = psutil.net_io_counters()
+        process = self._process or self._begin()
+        with process.oneshot():
+            # What keeps it from wrapping has a lock, which a process that is forked
+            # meanwhile would inherit for ever.
+            network = psutil.net_io_counters(nowrap=False)
             return {
-                "cpu_frac": self._process.cpu_percent() / 100,
-                "rss_bytes": self._process.memory_info().rss,
-                "num_threads": self._process.num_threads(),
-                "num_fds": self._process.num_fds(),
+                "cpu_frac": process.cpu_percent() / 100,
+                "rss_bytes": process.memory_info().rss,
+                "num_threads": process.num_threads(),
+                "num_fds": process.num_fds(),
                 "host_cpu_frac": psutil.cpu_percent() / 100,
                 "mem_free_bytes": psutil.virtual_memory().available,
                 "disk_free_bytes": self._disk_free_bytes(),
@@ -49,6 +54,14 @@ class HostProbe:
                 "net_received_bytes": network.bytes_recv if network else None,
                 **_gpu(),
             }
+
+    def _begin(self) -> psutil.Process:
+        """Begin to count what shares are of."""
+        process = psutil.Process()
+        process.cpu_percent()
+        psutil.cpu_percent()
+        self._process = process
+        return process
 
     def _disk_free_bytes(self) -> int | None:
         try:

@@ -4,7 +4,7 @@ The probe hangs on the optimizer's own step hooks, so a trainer adds one line.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from agent.rundir.events import OptimizerNorms
 
 _MAX_REASON = 200
 """Characters."""
+_Hook = Callable[..., None]
 
 
 class OptimizerProbe:
@@ -42,9 +43,11 @@ class OptimizerProbe:
         self._every = every
         self._num_steps = 0
         self._before: list[Tensor] | None = None
+        # A compiled step is traced through its hooks: what they call would be
+        # compiled with it, and anew whenever they count.
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_step_pre_hook(_eager(self._before_step)),
+            optimizer.register_step_post_hook(_eager(self._after_step)),
         ]
 
     def close(self) -> None:
@@ -89,6 +92,11 @@ class OptimizerProbe:
 
     def _drop(self, error: Exception) -> None:
         self._emitter.drop(f"optimizer probe: {in_brief(error)}")
+
+
+def _eager(hook: _Hook) -> _Hook:
+    disabled: _Hook = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]  # torch has no type for it
+    return disabled
 
 
 def _is_recorded() -> bool:

@@ -193,7 +193,8 @@ def _last_events(files: list[Path], reach_ns: int) -> tuple[list[AnyEvent], int]
         events = [e for e in decode_lines(data) if not isinstance(e, Undecodable)]
         reached_ns = events[-1].mono_ns - events[0].mono_ns if events else 0
         has_more = num_bytes < min(size, _LONGEST_TAIL_BYTES)
-        if reached_ns >= reach_ns or not has_more:
+        # One line may be longer than what was read.
+        if (events and reached_ns >= reach_ns) or not has_more:
             return events, size
         num_bytes *= 4
 

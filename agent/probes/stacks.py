@@ -27,6 +27,19 @@ _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 SIGNAL_VARIABLE = "OPSDASH_STACKS_SIGNAL"
 """A signal's name or number, or `off`; without it SIGUSR2, unless that is taken."""
 
+_UNUSABLE = frozenset(
+    (
+        signal.SIGKILL,
+        signal.SIGSTOP,
+        signal.SIGSEGV,
+        signal.SIGFPE,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGILL,
+    )
+)
+"""Those that nobody can catch, and those that `faulthandler` keeps for crashes."""
+
 
 class Stacks:
     """This process's stacks file, and the signal that makes it write there."""
@@ -121,7 +134,9 @@ def free_signal() -> int | None:
         signum = int(signal.Signals.__members__.get(wanted, 0))
     status = read_status(os.getpid())
     taken = _mask(status, "SigCgt") | _mask(status, "SigIgn")
-    return signum if signum and not taken >> (signum - 1) & 1 else None
+    if not signum or signum in _UNUSABLE or taken >> (signum - 1) & 1:
+        return None
+    return signum
 
 
 def ask_for_stacks(header: StacksHeader) -> str | None:

@@ -1,3 +1,4 @@
+import errno
 import gc
 import json
 import math
@@ -342,6 +343,34 @@ def test_only_rank_0_has_an_inbox(tmp_path):
         assert main.at_step(1).id == asked
         assert other.at_step(1) is None
         assert not other.claim(main.at_step(1))
+
+
+def test_a_file_that_cannot_be_closed_does_not_keep_training_from_ending(
+    tmp_path, monkeypatch
+):
+    def stale():
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with Agent.attach(tmp_path) as agent:
+        monkeypatch.setattr(agent._stacks, "close", stale)
+
+    assert kind(events(tmp_path)[-1]) == "run_ended"
+    assert not RunDir(tmp_path).lock.exists()
+    assert "Stale file handle" in agent.emitter.problem
+    monkeypatch.undo()
+    agent._stacks.close()
+
+
+def test_an_optimizer_without_hooks_is_not_measured_and_that_is_counted(tmp_path):
+    class Wrapped:
+        """As some libraries wrap them."""
+
+    with Agent.attach(tmp_path) as agent:
+        agent.watch_optimizer(Wrapped(), [])
+
+    [lost] = [e for e in events(tmp_path) if kind(e) == "events_dropped"]
+    assert lost.reason.startswith("optimizer probe: ")
+    assert "register_step_pre_hook" in lost.reason
 
 
 def taken(agent, run_dir):

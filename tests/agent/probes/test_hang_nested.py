@@ -16,6 +16,7 @@ from agent.rundir.events import (
     CollectivesSampled,
     HangNamed,
     Heartbeat,
+    RunEnded,
     decode_lines,
 )
 from agent.rundir.layout import RunDir, rank_stem
@@ -181,6 +182,18 @@ def test_who_came_long_ago_and_waits_further_inside_has_come(watch):
         assert watch.path.with_name("rank-00001.jsonl").stat().st_size > 200_000
         watch.look()
 
+    assert not watch.told()
+
+
+def test_who_told_one_very_long_line_last_has_come_all_the_same(watch):
+    for rank in (1, 2):
+        watch.arrive(rank, "save")
+        watch.emitters[rank].emit(RunEnded, reason="x" * 500_000)
+
+    with watch.barriers.barrier("save", limit_ns=AT_ONCE):
+        watch.look()
+
+    assert watch.path.read_bytes()
     assert not watch.told()
 
 

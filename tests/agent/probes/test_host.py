@@ -3,6 +3,7 @@
 import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -30,6 +31,22 @@ def test_a_sample_tells_of_the_process_the_host_and_the_agent(tmp_path):
     assert found.net_sent_bytes >= 0
     assert found.net_received_bytes >= 0
     assert (found.agent_ns, found.agent_bytes) == (0, 0)
+
+
+def test_a_host_that_tells_nothing_of_processes_keeps_no_trainer_from_beginning(
+    tmp_path, monkeypatch
+):
+    def refuse(_process):
+        raise psutil.NoSuchProcess(1)
+
+    emitter = Emitter(tmp_path / "rank-00000.jsonl", node="rank-0", rank=0)
+    with monkeypatch.context() as without_proc:
+        without_proc.setattr(psutil.Process, "cpu_percent", refuse)
+        probe = HostProbe(tmp_path, emitter)
+        with pytest.raises(psutil.NoSuchProcess):  # told once by the pulse
+            probe.look()
+
+    assert probe.sample()["rss_bytes"] > 1 << 20
 
 
 def test_a_process_without_a_gpu_tells_nothing_of_one(tmp_path, monkeypatch):

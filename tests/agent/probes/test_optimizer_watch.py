@@ -103,3 +103,33 @@ def test_a_step_that_a_graph_records_is_not_read(tmp_path, monkeypatch):
 
     optimizer.step()
     assert b"optimizer_norms" in path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # its compiler's
+def test_of_a_compiled_step_the_probe_is_no_part(tmp_path):
+    path, traced = tmp_path / "x.jsonl", []
+
+    def backend(graph, _inputs):
+        traced.append(graph.code)
+        return graph
+
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    @torch.compile(backend=backend)
+    def step():
+        optimizer.step()
+
+    emitter = Emitter(path, node="rank-0", rank=0)
+    OptimizerProbe(emitter, optimizer, model.named_parameters(), every=2)
+    model(torch.ones(4)).sum().backward()
+
+    for number in range(1, 6):
+        step()
+        emitter.step = number
+
+    assert traced
+    assert not any("norm" in code for code in traced)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [e["step"] for e in found] == [1, 3, 5]

@@ -197,6 +197,8 @@ def test_a_signal_that_is_taken_is_left_alone(run, emitter, handler):
         (str(int(signal.SIGUSR1)), signal.SIGUSR1),
         ("off", None),
         ("SIGNOPE", None),
+        ("SIGSEGV", None),
+        ("SIGKILL", None),
         ("999", None),
     ],
 )
