@@ -6,9 +6,7 @@ and told. The agent issues no collective; a second thread beats once a second
 so that a stuck trainer is seen to be stuck.
 """
 
-import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -18,19 +16,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from agent.emitter import Emitter
 from agent.probes.activity import Activity, limit_in_ns
+from agent.probes.background import Background
 from agent.probes.barrier import BarrierProbe
-from agent.probes.documents import Documents
 from agent.probes.hang import DEFAULT_LIMIT_S
 from agent.probes.inbox import Inbox
 from agent.probes.nonfinite import first_nonfinite
 from agent.probes.obeying import Obedience
+from agent.probes.optimizers import Optimizers
 from agent.probes.pending import PendingRequest
 from agent.probes.place import Place, refuse_unsafe
-from agent.probes.pulse import Pulse
-from agent.probes.stacks import Stacks
-from agent.probes.watch import Watched, add_duties
 from agent.probes.wording import in_words
-from agent.rundir.errors import RunDirError
 from agent.rundir.events import (
     EvalDone,
     Event,
@@ -47,10 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from agent.probes.optimizer_watch import OptimizerProbe
-
 HEARTBEAT_S = 1.0
-_LEAVE_PATIENCE_S = 5.0
 _ATTEMPT_WAIT_S = 150.0
 """A client of NFS may look a minute long at what is not there any more, twice."""
 
@@ -66,16 +58,12 @@ class Agent:
         self.barriers = BarrierProbe(emitter)
         self._start = start
         self._activity = Activity()
-        self._inbox = inbox
+        self._optimizers = Optimizers(emitter)
         self._obedience = Obedience(emitter, inbox)
         self._pid = os.getpid()
         self._has_ended = False
         self._told_busy_ns = 0
-        self._names: dict[int, str] = {}
-        """Of watched parameters, by `id`."""
-        self._probes: list[OptimizerProbe] = []
-        self._stacks: Stacks | None = None
-        self._pulse: Pulse | None = None
+        self._background: Background | None = None
 
     @classmethod
     def attach(  # noqa: PLR0913 - each is a fact that only the trainer knows
@@ -136,7 +124,9 @@ class Agent:
             emitter = place.open_emitter()
             inbox = Inbox(emitter, run, attempt) if place.is_main else None
             agent = cls(emitter, start, inbox)
-            agent._begin(place, heartbeat_s, hang_limit_s)
+            beside = Background(emitter, place, inbox, heartbeat_s=heartbeat_s)
+            beside.begin(agent._activity, agent.barriers, hang_limit_s=hang_limit_s)
+            agent._background = beside
         except BaseException:
             if start is not None:
                 start.release()
@@ -230,18 +220,7 @@ class Agent:
         every: int = 100,
     ) -> None:
         """Measure norms at the optimizer's own step, every so many; 0: at none."""
-        if self.emitter.is_off:
-            return
-        from agent.probes.optimizer_watch import OptimizerProbe  # noqa: PLC0415 - torch is not needed to attach
-
-        named = list(named_parameters)
-        self._names |= {id(param): name for name, param in named}
-        try:
-            probe = OptimizerProbe(self.emitter, optimizer, named, every=every)
-        except AttributeError as error:  # what wraps an optimizer may have no hooks
-            self.emitter.drop(f"optimizer probe: {error}")
-        else:
-            self._probes.append(probe)
+        self._optimizers.watch(optimizer, named_parameters, every=every)
 
     def reset_optimizer(
         self,
@@ -261,11 +240,8 @@ class Agent:
             cause: What else is known: `rounds_missed`, `model_digest`,
                 `data_position`, `seed`.
         """
-        from agent.probes.optimizer_reset import Detail, ResetCause, clear_state  # noqa: PLC0415 - torch is not needed to attach
-
         self._activity.progress += 1
-        detail, why = Detail(self._names, top), ResetCause(reason, **cause)
-        clear_state(self.emitter, optimizer, why, detail)
+        self._optimizers.reset(optimizer, reason, top, cause)
 
     def changing_optimizer(
         self,
@@ -279,11 +255,8 @@ class Agent:
 
         Arguments are as of `reset_optimizer`.
         """
-        from agent.probes.optimizer_reset import Detail, ResetCause, changed_state  # noqa: PLC0415 - torch is not needed to attach
-
         self._activity.progress += 1
-        detail, why = Detail(self._names, top), ResetCause(reason, **cause)
-        return changed_state(self.emitter, optimizer, why, detail)
+        return self._optimizers.changing(optimizer, reason, top, cause)
 
     def accept(self, *kinds: str) -> None:
         """Say which requests this trainer carries out, on all ranks alike.
@@ -328,62 +301,14 @@ class Agent:
         if self._has_ended or os.getpid() != self._pid:
             return  # a forked child leaves; the run goes on
         self._has_ended = True
-        for probe in self._probes:
-            probe.close()
-        if self._pulse is None or self._pulse.stop():
-            self._leave(reason, error)
+        self._optimizers.close()
+        if self._background is None:
             return
-        # A disk that hangs must not keep training from ending: the lock is then
-        # that of a process that is gone.
-        leaving = threading.Thread(
-            target=self._leave, args=(reason, error), daemon=True
-        )
-        with contextlib.suppress(RuntimeError):  # the system gives no thread any more
-            leaving.start()
-            leaving.join(_LEAVE_PATIENCE_S)
-
-    def _leave(self, reason: str, error: str | None) -> None:
-        acts: list[Callable[[], object]] = [
+        last: list[Callable[[], object]] = [
             partial(self._obedience.close, error),
             partial(self.emitter.emit, RunEnded, reason=reason, error=error),
             self.emitter.close,
         ]
-        if self._stacks is not None:
-            acts.append(self._stacks.close)
         if self._start is not None:
-            acts.append(self._start.release)
-        for act in acts:
-            try:
-                act()
-            except Exception as failure:  # noqa: BLE001 - e.g. a disk that is gone says so at a close
-                self.emitter.drop(in_words(failure))
-
-    def _begin(self, place: Place, heartbeat_s: float, hang_limit_s: float) -> None:
-        place.begin(self.emitter)
-        self._stacks = Stacks(self.emitter, place.run, place.attempt)
-        preparations = [self._stacks.register]
-        if self._inbox is not None:
-            preparations.append(self._inbox.prepare)
-        for prepare in preparations:
-            try:
-                prepare()
-            except (OSError, RunDirError) as error:
-                self.emitter.drop(str(error))
-        self._pulse = Pulse(self.emitter, heartbeat_s)
-        documents = Documents(self.emitter, place.run, place.attempt)
-        add_duties(
-            self._pulse,
-            Watched(
-                emitter=self.emitter,
-                run=place.run,
-                attempt=place.attempt,
-                world_size=place.world_size,
-                activity=self._activity,
-                barriers=self.barriers,
-                stacks=self._stacks,
-                inbox=self._inbox,
-                documents=documents if place.is_main else None,
-                hang_limit_s=hang_limit_s,
-            ),
-        )
-        self._pulse.start()
+            last.append(self._start.release)
+        self._background.end(last)

@@ -15,8 +15,9 @@ import psutil
 import pytest
 import torch
 
-from agent import session
 from agent.emitter import Emitter
+from agent.probes import background
+from agent.probes.background import Background
 from agent.probes.barrier import BarrierProbe
 from agent.rundir.errors import LockedError, RunDirError
 from agent.rundir.events import EvalDone, Undecodable, decode_lines, kind
@@ -96,10 +97,10 @@ def test_of_barriers_with_ever_new_names_memory_is_bounded(tmp_path):
 
 
 def test_a_disk_that_hangs_does_not_keep_training_from_ending(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "_LEAVE_PATIENCE_S", 0.01)
+    monkeypatch.setattr(background, "_LEAVE_PATIENCE_S", 0.01)
     enough = threading.Event()
     agent = Agent.attach(tmp_path)
-    monkeypatch.setattr(agent._pulse, "stop", lambda: False)
+    monkeypatch.setattr(agent._background._pulse, "stop", lambda: False)
     monkeypatch.setattr(agent._obedience, "close", lambda why: enough.wait())
 
     agent.ended("completed")
@@ -109,7 +110,7 @@ def test_a_disk_that_hangs_does_not_keep_training_from_ending(tmp_path, monkeypa
     while kind(events(tmp_path)[-1]) != "run_ended":
         time.sleep(0.01)
     monkeypatch.undo()
-    agent._pulse.stop()
+    agent._background._pulse.stop()
 
 
 def test_a_barrier_that_fails_says_why(tmp_path):
@@ -229,7 +230,7 @@ def test_the_other_ranks_of_a_start_find_its_attempt_without_a_collective(tmp_pa
 
 def test_telemetry_that_cannot_be_written_leaves_training_alone(tmp_path):
     with Agent.attach(tmp_path) as agent:
-        agent._pulse.stop()  # it would make the file anew
+        agent._background._pulse.stop()  # it would make the file anew
         full = os.open("/dev/full", os.O_WRONLY)
         os.dup2(full, agent.emitter._outlet.file.fd)
         os.close(full)
@@ -352,13 +353,13 @@ def test_a_file_that_cannot_be_closed_does_not_keep_training_from_ending(
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     with Agent.attach(tmp_path) as agent:
-        monkeypatch.setattr(agent._stacks, "close", stale)
+        monkeypatch.setattr(agent._background._stacks, "close", stale)
 
     assert kind(events(tmp_path)[-1]) == "run_ended"
     assert not RunDir(tmp_path).lock.exists()
     assert "Stale file handle" in agent.emitter.problem
     monkeypatch.undo()
-    agent._stacks.close()
+    agent._background._stacks.close()
 
 
 def test_an_optimizer_without_hooks_is_not_measured_and_that_is_counted(tmp_path):
@@ -494,7 +495,7 @@ def test_no_limit_that_a_trainer_gives_ends_training(tmp_path, limit_s):
 
 def test_an_attach_that_fails_half_way_gives_the_run_back(tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(Agent, "_begin", lambda *_: 1 / 0)
+        broken.setattr(Background, "begin", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             Agent.attach(tmp_path)
 
