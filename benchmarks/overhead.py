@@ -43,6 +43,7 @@ from benchmarks.table import Row, print_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_FRAC = 0.005
+NORMS_FRAC = 0.0005
 LEAST_PAIRS = 10
 WARM_UP_STEPS = 100
 """After so many the agent samples collectives rarely, and nothing is new."""
@@ -268,13 +269,13 @@ def rows(found: Found, num_steps: int) -> Iterator[Row]:
     )
     norms_ns = mean_of(with_agent, lambda block: block.norms_ns)
     thread_ns = mean_of(with_agent, lambda block: block.thread_ns)
-    for claim, cost_ns in (
-        ("the agent's calls", calls_ns),
-        ("the optimizer's norms", norms_ns),
-        ("the agent's thread", thread_ns),
-        ("all of it added up", calls_ns + norms_ns + thread_ns),
+    for claim, cost_ns, limit_frac in (
+        ("the agent's calls", calls_ns, TARGET_FRAC),
+        ("the optimizer's norms", norms_ns, NORMS_FRAC),
+        ("the agent's thread", thread_ns, TARGET_FRAC),
+        ("all of it added up", calls_ns + norms_ns + thread_ns, TARGET_FRAC),
     ):
-        yield own_row(claim, cost_ns, step_ns)
+        yield own_row(claim, cost_ns, step_ns, limit_frac)
 
 
 def mean_of(blocks: Iterable[Block], of: Callable[[Block], float]) -> float:
@@ -298,14 +299,14 @@ def paired_row(
     )
 
 
-def own_row(claim: str, cost_ns: float, step_ns: float) -> Row:
+def own_row(claim: str, cost_ns: float, step_ns: float, limit_frac: float) -> Row:
     return Row(
         f"2-rank DDP, rank 0: {claim}",
         f"{cost_ns / 1e3:.1f} µs of a step of {step_ns / 1e6:.1f} ms: "
         f"{cost_ns / step_ns:.3%}",
         "",
-        target=f"≤ {TARGET_FRAC:.1%}",
-        is_met=cost_ns <= TARGET_FRAC * step_ns,
+        target=f"≤ {limit_frac:.2%}",
+        is_met=cost_ns <= limit_frac * step_ns,
     )
 
 
