@@ -212,6 +212,10 @@ class Checkpoints:
         """Return the checkpoint that a resume would take."""
         return next((row for row in self.rows() if row.is_resumable), None)
 
+    def damaged(self) -> tuple[CheckpointRow, ...]:
+        """Return those that are there and do not hold, newest first."""
+        return tuple(row for row in self.rows() if row.stage == Stage.DAMAGED)
+
     def _note(self, name: str) -> _Note | None:
         self._rows = None
         name = clip(name, 80)

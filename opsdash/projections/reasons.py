@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from agent.rundir.process import Liveness
 from opsdash import units
 from opsdash.projections.barriers import BoardRow
+from opsdash.projections.damage import damage_notes, found_first
 from opsdash.projections.event_words import Severity
 from opsdash.projections.ranks import RankRow
 from opsdash.projections.run_state import STALE_NS, START_NS, Evidence, Reason
@@ -43,6 +44,7 @@ def all_reasons(evidence: Evidence) -> list[Reason]:
         _unheard_ranks,
         _straggler,
         _checkpoint,
+        damage_notes,
         _nonfinite,
         _drops,
         _backlog,
@@ -184,7 +186,7 @@ def _checkpoint(evidence: Evidence) -> Iterator[Reason]:
         return
     fix = _command("verify", evidence)
     if newest.stage == "damaged":
-        what = _damage(newest.why_not or "untold")
+        what = found_first(newest.why_not or "untold")
         text = f"the newest checkpoint {newest.name} is damaged: {what}"
         yield Reason(Severity.ERROR, text, fix)
         return
@@ -193,15 +195,6 @@ def _checkpoint(evidence: Evidence) -> Iterator[Reason]:
     if not is_saving and abs(age_ns) > _UNVERIFIED_GRACE_NS:
         text = f"the newest checkpoint {newest.name} is not verified: {newest.why_not}"
         yield Reason(Severity.WARNING, text, fix)
-
-
-def _damage(why: str) -> str:
-    """Return what was found first; the pane of checkpoints has it with all figures."""
-    by, found, what = why.partition(" found it damaged: ")
-    text = f"{what} (found by {by})" if found else why
-    figures = text.find(" (expected ")
-    end = text.find(")", figures) + 1
-    return text if figures < 0 or not end else text[:figures] + text[end:]
 
 
 def _nonfinite(evidence: Evidence) -> Iterator[Reason]:

@@ -106,6 +106,7 @@ class Run(Folds):
             straggler=self.lateness.straggler(),
             newest=self.checkpoints.newest(),
             last_verified=self.checkpoints.last_verified(),
+            damaged=self.checkpoints.damaged(),
             step=self.rounds.last_committed if is_federated else self.steps.step,
             step_ns=self.rounds.typical_ns if is_federated else self.typical_step_ns,
             is_paused=self.requests.is_paused(self.directory.newest_attempt),

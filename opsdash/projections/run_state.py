@@ -70,6 +70,7 @@ class Evidence:
     straggler: Straggler | None = None
     newest: CheckpointRow | None = None
     last_verified: CheckpointRow | None = None
+    damaged: tuple[CheckpointRow, ...] = ()
     step: int | None = None
     """Optimizer steps, or federated rounds, completed."""
     step_ns: int | None = None
