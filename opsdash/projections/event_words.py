@@ -212,15 +212,16 @@ def _straggler(event: ev.StragglerNamed) -> str:
     lost = units.percent(event.lost_frac)
     since = f"since step {event.since_step}"
     if event.is_rotating:
-        text = f"ever another rank is waited for, {lost} {since}, rotating"
+        text = f"changing ranks are waited for, {lost} {since}"
     elif event.straggler is None:
         return "no rank stands out any more"
     else:
         how = "persistent" if event.is_persistent else "rotating"
         text = f"rank {event.straggler} costs {lost}, {how} {since}"
     if event.lost_rank_ns:
-        rank_s = units.count(round(event.lost_rank_ns / 1e9))
-        text += f"; so far {units.percent(event.run_frac)}, {rank_s} rank-seconds"
+        rank_s = round(event.lost_rank_ns / 1e9)
+        lost = f"{units.count(rank_s)} rank-second{'' if rank_s == 1 else 's'}"
+        text += f"; so far {units.percent(event.run_frac)}, {lost}"
     return text
 
 

@@ -79,12 +79,14 @@ def store_state(store: Store) -> tuple[str, str]:
     """Return what is known of a store's bytes, and the tone of that."""
     if store.verdict is not None and store.verdict.state is not State.SOUND:
         num = len(store.verdict.findings)
-        return (f"{store.verdict.state}: {units.count(num)} findings", "bad")
+        found = f"{units.count(num)} finding{'' if num == 1 else 's'}"
+        return (f"{store.verdict.state}: {found}", "bad")
     if store.verdict is not None:
         return ("sound, just read", "ok")
     told = store.told
     if told is not None and told.num_damaged:
-        return (f"{units.count(told.num_damaged)} chunks damaged", "bad")
+        chunks = "chunk" if told.num_damaged == 1 else "chunks"
+        return (f"{units.count(told.num_damaged)} {chunks} damaged", "bad")
     if told is not None and told.num_failed:
         failed = units.count(told.num_failed)
         return (f"{failed} rounds not stored: {told.last_error}", "bad")
