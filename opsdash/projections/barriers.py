@@ -1,11 +1,12 @@
 """The arrival board: who waits at which barrier, who is missing, and since when.
 
 A projection of `barrier_arrived`, `barrier_released` and of heartbeats, which
-tell the waits that travel in a step's line while they last. Only the newest
-attempt can wait; a new one clears the board.
+tell the waits that travel in a step's line while they last. Beats tell the
+innermost wait alone: a barrier around it is waited at until its release. Only
+the newest attempt can wait; a new one clears the board.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ from opsdash.projections.plausible import MAX_NODES, clip, nanoseconds, whole
 
 _MAX_NAMES = 128
 """Barriers of one process whose last index is kept."""
+
+_MAX_DEPTH = 16
+"""Waits inside each other that are kept of one process."""
 
 AgeOf = Callable[[str, int], int]
 """Age in ns of a process's (stem) monotonic time, on the reader's clock."""
@@ -77,6 +81,8 @@ class _Wait:
     index: int
     since_mono_ns: int
     limit_ns: int | None
+    is_released: bool
+    """Whether its end is told by itself, and not only by the beats."""
 
 
 class Barriers:
@@ -85,7 +91,8 @@ class Barriers:
     def __init__(self) -> None:
         self.last_failed: FailedWait | None = None
         self._attempt = 0
-        self._waits: dict[str, _Wait] = {}
+        self._waits: dict[str, list[_Wait]] = {}
+        """By process, each inside those before it."""
         self._ranks: dict[str, int | None] = {}
         self._passed: dict[str, dict[str, int]] = {}
         self._ended: set[str] = set()
@@ -99,8 +106,9 @@ class Barriers:
         index = whole(event.index)
         if index is not None and self._enter(origin):
             limit_ns = nanoseconds(event.limit_ns)
-            wait = _Wait(clip(event.name, 80), index, event.mono_ns, limit_ns)
-            self._waits[origin.stem] = wait
+            name = clip(event.name, 80)
+            wait = _Wait(name, index, event.mono_ns, limit_ns, is_released=True)
+            self._wait(origin.stem, wait)
 
     def on_released(self, origin: Origin, event: BarrierReleased) -> None:
         """Take in that a process goes on."""
@@ -125,12 +133,14 @@ class Barriers:
         if event.waiting_at is None or index is None:
             self._waits.pop(origin.stem, None)
             return
-        name = clip(event.waiting_at, 80)
-        known = self._waits.get(origin.stem)
-        if known is not None and (known.name, known.index) == (name, index):
-            return
+        name, waits = clip(event.waiting_at, 80), self._waits.get(origin.stem, [])
+        for place, known in enumerate(waits):
+            if (known.name, known.index) == (name, index):
+                del waits[place + 1 :]
+                return
         since_ns = event.mono_ns - (nanoseconds(event.waiting_age_ns) or 0)
-        self._waits[origin.stem] = _Wait(name, index, since_ns, None)
+        wait = _Wait(name, index, since_ns, None, is_released=False)
+        self._wait(origin.stem, wait)
 
     def on_step(self, origin: Origin, event: StepDone) -> None:
         """Take in the waits of a step: they are over."""
@@ -150,7 +160,7 @@ class Barriers:
         """Return the barriers at which somebody waits, longest wait first."""
         groups: dict[tuple[str, int], list[Waiting]] = {}
         limits: dict[tuple[str, int], int] = {}
-        for stem, wait in self._waits.items():
+        for stem, wait in self._all_waits():
             place = (wait.name, wait.index)
             waited_ns = age_of(stem, wait.since_mono_ns)
             groups.setdefault(place, []).append(
@@ -188,10 +198,19 @@ class Barriers:
             for state in (self._waits, self._ranks, self._passed, self._ended):
                 state.clear()
 
+    def _all_waits(self) -> Iterator[tuple[str, _Wait]]:
+        for stem, waits in self._waits.items():
+            for wait in waits:
+                yield stem, wait
+
+    def _wait(self, stem: str, wait: _Wait) -> None:
+        """Note a wait inside those that have not been released yet."""
+        around = [one for one in self._waits.get(stem, []) if one.is_released]
+        self._waits[stem] = [*around[-_MAX_DEPTH:], wait]
+
     def _pass(self, stem: str, name: str, index: int) -> None:
-        wait = self._waits.get(stem)
-        if wait is not None and wait.name == name and wait.index <= index:
-            del self._waits[stem]
+        waits = self._waits.get(stem, [])
+        waits[:] = [one for one in waits if one.name != name or one.index > index]
         passed = self._passed.setdefault(stem, {})
         if name in passed or len(passed) < _MAX_NAMES:
             passed[name] = max(index, passed.get(name, -1))

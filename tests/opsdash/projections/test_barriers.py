@@ -69,6 +69,46 @@ def test_a_wait_of_a_step_is_seen_through_heartbeats(writer):
     assert row.waited_ns >= 2 * SECOND
 
 
+def rows(watcher):
+    return {
+        row.name: ({w.rank for w in row.arrived}, row.missing) for row in board(watcher)
+    }
+
+
+def test_who_waits_further_inside_still_waits_at_the_barrier_around(writer):
+    arrive(writer, 0, 2, limit_ns=5 * SECOND)
+    writer.beat(0, waiting_at="verdict", waiting_index=3, waiting_age_ns=SECOND)
+    watcher = Watcher(writer.run)
+
+    assert rows(watcher) == {
+        "checkpoint.save": ({0, 2}, (1,)),
+        "verdict": ({0}, (1, 2)),
+    }
+    [around] = [row for row in board(watcher) if row.name == "checkpoint.save"]
+    assert around.limit_ns == 5 * SECOND
+
+
+def test_a_wait_inside_that_is_over_leaves_the_barrier_around_it(writer):
+    arrive(writer, 0, limit_ns=5 * SECOND)
+    writer.beat(0, waiting_at="verdict", waiting_index=3, waiting_age_ns=SECOND)
+    writer.beat(0, waiting_at="checkpoint.save", waiting_index=0, waiting_age_ns=1)
+    arrive(writer, 1)
+    arrive(writer, 1, name="inner")
+    writer.emit(1, ev.BarrierReleased, name="inner", index=0, wait_ns=5)
+
+    (row,) = board(Watcher(writer.run))
+
+    assert {w.rank for w in row.arrived} == {0, 1}
+    assert row.limit_ns == 5 * SECOND
+
+
+def test_of_two_waits_that_only_beats_tell_of_the_first_is_over(writer):
+    writer.beat(0, waiting_at="step.agree", waiting_index=7, waiting_age_ns=SECOND)
+    writer.beat(0, waiting_at="step.loss", waiting_index=7, waiting_age_ns=SECOND)
+
+    assert rows(Watcher(writer.run)) == {"step.loss": ({0}, (1, 2))}
+
+
 def test_the_steps_line_ends_the_wait(writer):
     writer.beat(0, waiting_at="step.agree", waiting_index=7, waiting_age_ns=SECOND)
     writer.emit(0, ev.StepDone, step=1, waits=(ev.Wait("step.agree", 7, 1, 1),))
