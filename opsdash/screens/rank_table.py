@@ -41,6 +41,8 @@ def _phase(one: Process) -> Cell:
         return Cell(row.ended, "bad" if row.ended == "error" else "accent")
     if row.liveness is Liveness.DEAD:
         return Cell("gone", "bad")
+    if row.seen_age_ns > STALE_NS:
+        return Cell("silent", "bad")
     return Cell(row.phase or "-")
 
 
@@ -71,7 +73,8 @@ def _where(one: Process) -> Cell:
     if row.ended:
         return Cell(row.error or "", "bad" if row.error else "dim")
     parts, tone = [], "dim"
-    if row.liveness is Liveness.DEAD and row.phase:
+    is_heard = row.liveness is not Liveness.DEAD and row.seen_age_ns <= STALE_NS
+    if row.phase and not is_heard:
         parts.append(f"was {row.phase}")
     if row.waiting_at is not None:
         parts.append(f"{row.waiting_at} {units.duration(row.waiting_age_ns)}")

@@ -20,13 +20,14 @@ def how_to_ask(view: View, *, may_act: bool) -> str:
 
 def why_no_stacks(view: View, stem: str, *, may_act: bool) -> tuple[str, ...]:
     """Return why a process wrote none, and what there is instead, line by line."""
-    note = view.run.stacks.of(stem)
-    if note is not None:
+    note, attempt = view.run.stacks.of(stem), view.run.directory.newest_attempt
+    if note is not None and note.attempt == attempt:
         return (note.reason,)
-    if not is_over(view):
-        closed = "when this is closed, " if may_act else ""
-        return (closed + how_to_ask(view, may_act=may_act),)
-    return (
-        how_to_ask(view, may_act=may_act),
-        "what processes wrote while they ran is kept in `stacks/`",
-    )
+    how = how_to_ask(view, may_act=may_act)
+    if is_over(view):
+        return (how, "what processes wrote while they ran is kept in `stacks/`")
+    told = view.run.requests.rows()
+    asked = [row for row in told if row.kind == "stacks" and row.attempt == attempt]
+    why = ["it was asked and wrote none: it is stopped, or cannot see requests"]
+    closed = "when this is closed, " if may_act else ""
+    return (*(why if any(row.is_over for row in asked) else []), closed + how)

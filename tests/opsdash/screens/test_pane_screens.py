@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.rundir.events import RoundStarted, StacksWritten
+from agent.rundir.events import RequestDone, RequestSeen, RoundStarted, StacksWritten
 from agent.rundir.layout import RunDir
 from agent.rundir.stacks import stacks_file
 from opsdash.screens.stacks import StacksScreen
@@ -127,6 +127,21 @@ async def test_stacks_that_nobody_can_be_asked_for_are_not_promised(
 
         assert said in screen_text(app)
         assert "K asks" not in screen_text(app)
+
+
+async def test_a_process_that_was_asked_in_vain_says_so(tmp_path):
+    writer = STATES["live"](tmp_path / "run")
+    told = {"request": "r-1", "request_kind": "stacks"}
+    writer.emit(0, RequestSeen, **told)
+    writer.emit(0, RequestDone, **told)
+
+    async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
+        await pilot.press("down", "enter")
+        await opened(app, pilot, StacksScreen)
+        await pilot.pause()
+
+        assert "it was asked and wrote none: it is stopped" in screen_text(app)
+        assert "K asks for them" in screen_text(app)
 
 
 async def test_stacks_of_an_earlier_attempt_say_which(tmp_path):

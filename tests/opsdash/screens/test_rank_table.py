@@ -3,6 +3,7 @@
 import pytest
 
 from agent.rundir.process import Liveness
+from opsdash.projections.run_state import STALE_NS
 from opsdash.screens.rank_table import FIELDS, Process
 from tests.runs import RunWriter, Watcher
 
@@ -28,6 +29,8 @@ def texts(row):
         ({"liveness": Liveness.ALIVE}, "training", ""),
         ({"liveness": Liveness.DEAD}, "gone", "was training"),
         ({"liveness": Liveness.DEAD, "ended": "completed"}, "completed", ""),
+        ({"seen_age_ns": STALE_NS + 1}, "silent", "was training"),
+        ({"seen_age_ns": STALE_NS + 1, "ended": "error"}, "error", ""),
     ],
 )
 def test_a_process_that_is_gone_trains_no_more(row, fields, phase, where):
