@@ -239,7 +239,9 @@ class HeatMap(LineWidget, can_focus=True):
     def _footer(self, width: int) -> Line:
         view, dot = self._view, glyphs_of(self.app).dot
         each = "1 step" if view.per_column == 1 else f"{count(view.per_column)} steps"
-        span = f"{count(view.start)}-{count(view.stop - 1)}"
+        newest = self.model.span[1] if self.model.span else view.start
+        last = max(view.start, min(view.stop - 1, newest))
+        span = f"{count(view.start)}-{count(last)}"
         if self.cursor is None or self.cursor[0] >= len(self.model.ranks):
             text = f"steps {span} {dot} {each} per column"
             return (Span(fit(text, width), "dim"),)
