@@ -4,8 +4,9 @@
 come even while native code holds the GIL and this thread is frozen with the
 rest. The signal is registered at attach, is never one that something else has
 taken, and is only sent to processes whose file says so and whose kernel mask
-shows a handler: otherwise it would kill them. A stopped process writes
-nothing; what `/proc` knows of it is told instead.
+shows a handler: otherwise it would kill them. A trainer that sets a handler of
+its own later keeps it. A stopped process writes nothing; what `/proc` knows of
+it is told instead.
 """
 
 import contextlib
@@ -20,7 +21,12 @@ from agent.emitter import Emitter
 from agent.rundir.events import StacksWritten
 from agent.rundir.layout import RunDir, rank_stem
 from agent.rundir.process import Liveness, liveness, this_process
-from agent.rundir.stacks import StacksHeader, encode_header, stacks_file
+from agent.rundir.stacks import (
+    StacksHeader,
+    encode_header,
+    stacks_file,
+    withdraw_signal,
+)
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -53,6 +59,8 @@ class Stacks:
         stem = emitter.node if rank is None else rank_stem(rank)
         self._path = stacks_file(run, attempt, stem)
         self._file: IO[bytes] | None = None
+        self._handler: object = None
+        """What Python would have called for the signal when it was registered."""
 
     @property
     def file(self) -> str:
@@ -77,12 +85,30 @@ class Stacks:
         )
         file.write(encode_header(header))
         if self.signum is not None:
+            if self._file is None:
+                # Where a trainer took it from an earlier agent of this process,
+                # `faulthandler` would think that its own handler still stands.
+                faulthandler.unregister(self.signum)
             # Without `chain` interrupted system calls are restarted, and the
             # default action, which would end the process, is not called.
             faulthandler.register(self.signum, file=file, all_threads=True)
+            self._handler = signal.getsignal(self.signum)
         old, self._file = self._file, file
         if old is not None:
             old.close()
+
+    def look(self) -> None:
+        """Leave the signal to who has taken it since, and see to the file.
+
+        Raises:
+            OSError: it cannot be written that the signal is taken.
+        """
+        signum = self.signum
+        if self._file is not None and signum is not None and self._is_taken():
+            # Else the trainer would be told to do whatever it uses it for.
+            self.signum = None
+            withdraw_signal(self._path, signum)
+        self.register_again_if_removed()
 
     def register_again_if_removed(self) -> None:
         """Make the file again if it is gone and the run's telemetry is there.
@@ -102,6 +128,11 @@ class Stacks:
             return False
         return os.path.samestat(there, os.fstat(self._file.fileno()))
 
+    def _is_taken(self) -> bool:
+        """Whether a handler of the trainer's own was set after ours."""
+        assert self.signum is not None
+        return signal.getsignal(self.signum) is not self._handler
+
     def write(self, reason: str) -> None:
         """Write the stacks of all threads now, from this one, and tell so."""
         if self._file is None:
@@ -116,7 +147,7 @@ class Stacks:
         file, self._file = self._file, None
         if file is None:
             return
-        if self.signum is not None:
+        if self.signum is not None and not self._is_taken():
             # From here on the signal would kill; a sender looks at the mask.
             faulthandler.unregister(self.signum)
         file.close()
@@ -147,7 +178,7 @@ def ask_for_stacks(header: StacksHeader) -> str | None:
     if liveness(header.process) is not Liveness.ALIVE:
         where = header.process.host
         return f"process {header.process.pid} on `{where}` cannot be seen from here"
-    if header.signum is None:
+    if not header.signum:
         return "no signal was free to ask it for its stacks"
     status = read_status(header.process.pid)
     state = status.get("State", "?")

@@ -55,7 +55,7 @@ def add_duties(pulse: Pulse, watched: Watched) -> None:
     pulse.add(Duty("host", host.look, every=_HOST_EVERY, first=TICKS_PER_BEAT))
     if watched.documents is not None:
         pulse.add(Duty("documents", watched.documents.look))
-    pulse.add(Duty("stacks", watched.stacks.register_again_if_removed))
+    pulse.add(Duty("stacks", watched.stacks.look))
     if watched.inbox is not None:
         pulse.add(Duty("requests", watched.inbox.look))
     on_request = StacksOnRequest(

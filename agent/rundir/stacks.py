@@ -5,6 +5,7 @@ signal makes it write; a file without that line belongs to a process that must
 not be signalled. What follows is text from `faulthandler`, for people.
 """
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,8 @@ class StacksHeader(msgspec.Struct, frozen=True, kw_only=True):
     rank: int | None
     process: ProcessId
     signum: int | None
-    """Sent to the process it makes it write; None: no signal was free."""
+    """Sent to the process it makes it write; None: no signal was free; 0: something
+    else has taken it since."""
 
 
 def stacks_file(run: RunDir, attempt: int, stem: str) -> Path:
@@ -34,6 +36,24 @@ def stacks_file(run: RunDir, attempt: int, stem: str) -> Path:
 def encode_header(header: StacksHeader) -> bytes:
     """Return the first line, newline included."""
     return b"# " + msgspec.json.encode(header) + b"\n"
+
+
+def withdraw_signal(path: Path, signum: int) -> None:
+    """Say in the first line that the process must not be sent its signal any more.
+
+    The line keeps its length, because the process goes on writing behind it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    line = read_regular(path, _MAX_HEADER_BYTES).partition(b"\n")[0]
+    told = f'"signum":{signum}'.encode()
+    none = b'"signum":' + b"0".rjust(len(str(signum)))
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, line.replace(told, none), 0)
+    finally:
+        os.close(fd)
 
 
 def read_header(path: Path) -> StacksHeader | None:

@@ -208,6 +208,75 @@ def test_the_signal_can_be_chosen(monkeypatch, wanted, signum):
     assert free_signal() == signum
 
 
+@pytest.fixture
+def own_handler():
+    """Set a handler as a trainer does, and return what it was called with."""
+    called = []
+    before = signal.getsignal(signal.SIGUSR2)
+
+    def take():
+        signal.signal(signal.SIGUSR2, lambda signum, _frame: called.append(signum))
+        return called
+
+    yield take
+    signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_handler_that_the_trainer_sets_later_is_left_to_it(run, emitter, own_handler):
+    stacks = Stacks(emitter, run, 1)
+    stacks.register()
+    path = stacks_file(run, 1, "rank-00000")
+    stacks.write("before")
+    told = path.read_text().count("\n")
+    called = own_handler()
+
+    stacks.look()
+    (header,) = list_headers(run, 1)
+    refusal = ask_for_stacks(header)
+    stacks.write("after")
+    run.telemetry.mkdir()
+    path.unlink()
+    stacks.look()  # it makes the file again, and not the handler
+    os.kill(os.getpid(), signal.SIGUSR2)
+    stacks.close()
+    os.kill(os.getpid(), signal.SIGUSR2)
+
+    assert told > 2
+    assert (header.rank, header.signum) == (0, 0)
+    assert "no signal was free" in refusal
+    assert called == [signal.SIGUSR2] * 2
+    assert list_headers(run, 1)[0].signum is None
+
+
+def test_a_handler_that_was_set_just_before_the_end_stays(run, emitter, own_handler):
+    stacks = Stacks(emitter, run, 1)
+    stacks.register()
+    called = own_handler()
+
+    stacks.close()
+    os.kill(os.getpid(), signal.SIGUSR2)
+
+    assert called == [signal.SIGUSR2]
+
+
+def test_the_next_agent_has_the_signal_again_once_the_trainer_gave_it_back(
+    run, emitter, own_handler
+):
+    first = Stacks(emitter, run, 1)
+    first.register()
+    own_handler()
+    first.close()
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+
+    second = Stacks(emitter, run, 2)
+    second.register()
+    os.kill(os.getpid(), signal.SIGUSR2)
+    second.close()
+
+    text = stacks_file(run, 2, "rank-00000").read_text()
+    assert "test_the_next_agent_has_the_signal_again" in text
+
+
 def test_a_removed_file_is_made_again(run, emitter):
     stacks = Stacks(emitter, run, 1)
     stacks.register()
