@@ -7,6 +7,7 @@ acknowledged file (ext4); with it none did.
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 
@@ -26,13 +27,13 @@ def fsync_directory(path: Path) -> None:
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Replace `path` by a file that holds `data`, durably.
 
-    The temporary name carries the process id, so that two processes never
-    write into the same one; it is removed when anything fails.
+    The temporary name is this thread's own, so that no two ever write into the
+    same one; it is removed when anything fails.
 
     Raises:
         OSError: nothing was replaced; what was there is still there.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
@@ -58,7 +59,7 @@ def write_new(path: Path, data: bytes) -> None:
         FileExistsError: the name is taken; it was not touched.
         OSError: nothing was created.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
@@ -71,6 +72,11 @@ def write_new(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
     fsync_directory(path.parent)
+
+
+def _partial(path: Path) -> Path:
+    own = f"{os.getpid()}-{threading.get_native_id()}"
+    return path.with_name(f".{path.name}.{own}.partial")
 
 
 def write_all(fd: int, data: bytes) -> None:
