@@ -189,7 +189,7 @@ def note_of_names(mapping: Mapping[str, str] | None) -> tuple[str, ...]:
 
 def _restore(run: RunDir, args: dict[str, Any], standing: Standing) -> _Effect:
     node, round_num, glob = args["node"], args["round_num"], args.get("tensors")
-    row = find_round(run, node, round_num)
+    row = find_round(run, node, round_num, glob)
     what = "the model" if glob is None else f"the tensors `{glob}`"
     lost = ""
     if standing.step is not None and standing.step > round_num:

@@ -7,11 +7,14 @@ has no chunk stores: there, going back is a resume.
 
 import shlex
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from agent.rundir.attempts import read_identity
+from agent.rundir.chunks.errors import NoSuchTensorError
+from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.reader import ChunkStoreReader
-from agent.rundir.chunks.records import RoundRow
+from agent.rundir.chunks.records import OPTIMIZER, RoundRow
 from agent.rundir.errors import EXIT_LOCKED, NotARunError
 from agent.rundir.layout import RunDir, is_safe_node
 from opsdash import units
@@ -20,6 +23,7 @@ from opsdash.operations.standing import running
 from opsdash.operations.trainer_command import PACKAGES, trainer_command
 
 SUFFIXES = (".pt", ".safetensors")
+_NAMES_SHOWN = 5
 
 
 def plan_restore(
@@ -41,9 +45,10 @@ def plan_restore(
         mapping: New names of tensors by their old ones.
 
     Raises:
-        RunDirError: there is no such store or round, or no name for the file.
+        RunDirError: there is no such store, round or tensor, or no name for the
+            file.
     """
-    row = find_round(run, node, round_num)
+    row = find_round(run, node, round_num, tensors)
     if to.suffix not in SUFFIXES:
         raise NotARunError(f"`{to}` must end in {' or '.join(SUFFIXES)}")
     is_there = _is_there(to)
@@ -142,14 +147,29 @@ def store_path(run: RunDir, node: str) -> Path:
     )
 
 
-def find_round(run: RunDir, node: str, round_num: int) -> RoundRow:
-    """Return a round that a node's store holds.
+def find_round(
+    run: RunDir, node: str, round_num: int, tensors: str | None = None
+) -> RoundRow:
+    """Return a round that a node's store holds, with the tensors that are wanted.
 
     Raises:
-        RunDirError: there is no such store or round; the message says which are.
+        RunDirError: there is no such store, round or tensor; the message says
+            which there are.
     """
     with ChunkStoreReader(store_path(run, node)) as reader:
-        return reader.round(round_num)
+        row = reader.round(round_num)
+        if tensors is not None:
+            _refuse_if_none_fits(reader.layout(round_num), tensors)
+    return row
+
+
+def _refuse_if_none_fits(layout: RoundLayout, pattern: str) -> None:
+    names = [tensor.name for tensor in layout.tensors if tensor.kind != OPTIMIZER]
+    if any(fnmatchcase(name, pattern) for name in names):
+        return
+    few = ", ".join(f"`{name}`" for name in names[:_NAMES_SHOWN])
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    raise NoSuchTensorError(f"no tensor fits `{pattern}`; there are {few}{more}")
 
 
 def notes_of_round(row: RoundRow) -> tuple[str, ...]:

@@ -136,6 +136,15 @@ def test_a_round_that_no_store_holds_is_refused_with_those_that_are_there(
         plan_request(run.run, "restore", args, STANDING)
 
 
+def test_tensors_that_no_round_has_are_refused_with_some_that_it_has(run):
+    put_rounds(run, "server", 3)
+    args = {"node": "server", "round_num": 3, "tensors": "head.*"}
+
+    with pytest.raises(RunDirError, match=r"no tensor fits `head.\*`; there are `w`"):
+        plan_request(run.run, "restore", args, STANDING)
+    assert plan_request(run.run, "restore", args | {"tensors": "w*"}, STANDING)
+
+
 def test_a_repair_is_refused_where_there_is_no_store(run):
     with pytest.raises(RunDirError, match="its state is in checkpoints"):
         plan_request(run.run, "repair", {"node": "client-1"}, STANDING)

@@ -35,6 +35,11 @@ def test_a_restore_tells_size_and_what_is_not_finite(dead, tmp_path):
     assert plan.command[1:4] == ("-m", "trainer", "restore")
 
 
+def test_tensors_that_are_not_there_are_not_written(dead, tmp_path):
+    with pytest.raises(RunDirError, match="there are `w`, `b`"):
+        plan_restore(dead.run, "server", 3, tmp_path / "out.pt", "z*")
+
+
 def test_a_file_that_is_there_has_to_be_named_to_be_replaced(dead, tmp_path):
     (tmp_path / "out.pt").write_bytes(b"precious")
 
