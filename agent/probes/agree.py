@@ -169,6 +169,9 @@ def _decode(data: bytes) -> PendingRequest | None:
 
 
 def _device(group: dist.ProcessGroup | None) -> torch.device:
-    if dist.get_backend(group) == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+    """Return where the group's tensors lie: on the CPU, if it takes them there."""
+    backend = dist.get_backend(group)
+    kinds = dist.Backend.backend_capability.get(backend, ["cpu"])
+    if "cpu" in kinds:
+        return torch.device("cpu")
+    return torch.device(kinds[0], torch.get_device_module(kinds[0]).current_device())

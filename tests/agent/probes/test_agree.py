@@ -7,9 +7,12 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from agent.probes import agree as agreeing
 from agent.probes.agree import agree, pass_barrier, share
 from agent.rundir.events import (
     BarrierArrived,
@@ -135,6 +138,23 @@ def test_all_ranks_carry_out_the_same_requests_at_the_same_steps(job):
             assert [e.name for e in events(run, rank, told_of)] == ["all.done"]
     assert len(events(run, 0, RequestDone)) == 5
     assert events(run, 1, RequestDone) == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"),
+    [
+        ("gloo", "cpu"),
+        ("undefined", "cpu"),  # one for each kind of device, gloo among them
+        ("nccl", "cuda:3"),
+        ("xccl", "xpu:3"),
+    ],
+)
+def test_tensors_lie_where_the_group_can_reach_them(monkeypatch, backend, device):
+    monkeypatch.setattr(agreeing.dist, "get_backend", lambda _group: backend)
+    module = SimpleNamespace(current_device=lambda: 3)
+    monkeypatch.setattr(torch, "get_device_module", lambda _kind: module)
+
+    assert agreeing._device(None) == torch.device(device)
 
 
 def wait_for_request(agent):
