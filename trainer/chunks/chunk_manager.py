@@ -155,7 +155,7 @@ class ChunkManager:
             buffers=found.buffers,
             transient=found.transient,
             keep_rounds=self.chunk_keep_rounds,
-            split=FlatSplit(num_chunks or self.chunk_num),
+            split=FlatSplit(self.chunk_num if num_chunks is None else num_chunks),
             replace=True,
         )
         return [chunk.digest for chunk in self.store.layout(round_num).chunks]
@@ -220,9 +220,11 @@ class ChunkManager:
         """Keep the newest rounds only; return those that were dropped.
 
         Raises:
+            ValueError: nothing would be kept.
             RunDirError: the store cannot be written.
         """
-        return self.store.prune(keep_rounds or self.chunk_keep_rounds).rounds
+        kept = self.chunk_keep_rounds if keep_rounds is None else keep_rounds
+        return self.store.prune(kept).rounds
 
 
 def _row(name: str, tensor: Tensor) -> TensorRow:

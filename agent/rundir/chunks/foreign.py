@@ -92,8 +92,13 @@ class ForeignStoreReader:
                    FROM chunk_metadata m
                    LEFT JOIN chunk_data d ON d.chunk_hash = m.chunk_hash
                    GROUP BY m.round_num ORDER BY m.round_num"""
-            )
+            ).fetchall()
+        try:
             return [ForeignRound(*map(int, row)) for row in rows]
+        except (TypeError, ValueError) as error:
+            raise DamagedStoreError(
+                f"a round in `{self.path}` has no number: {error}"
+            ) from error
 
     def chunks(self, round_num: int) -> list[ChunkRow]:
         """Return the chunks of a round.

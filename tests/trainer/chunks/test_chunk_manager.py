@@ -170,6 +170,17 @@ def test_rounds_beyond_those_to_keep_go(tmp_path):
         assert manager.get_storage_stats().num_rounds == 1
 
 
+def test_zero_is_no_word_for_the_default(manager):
+    manager.save_model_chunks(Toy(), 1)
+
+    with pytest.raises(ValueError, match="keep_rounds is 0"):
+        manager.cleanup_old_rounds(0)
+    with pytest.raises(ValueError, match="chunk_num is 0"):
+        manager.save_model_chunks(Toy(), 2, num_chunks=0)
+
+    assert [row.round_num for row in manager.store.rounds()] == [1]
+
+
 def test_five_rounds_of_the_toy_on_a_server_and_three_clients(tmp_path):
     """1 server, 3 clients, 5 rounds of 2 local steps, SGD 0.01, 10 chunks."""
     generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.rundir.chunks.errors import (
     DamagedChunkError,
+    DamagedStoreError,
     MissingChunkError,
     NoSuchRoundError,
     NotAChunkStoreError,
@@ -103,6 +104,18 @@ def change(path, statement, *values):
     with sqlite3.connect(path) as conn:
         conn.execute(statement, values)
     conn.close()
+
+
+def test_a_round_without_a_number_is_damage(path):
+    with sqlite3.connect(path) as conn:
+        conn.execute("UPDATE chunk_metadata SET round_num = 'x' WHERE round_num = 2")
+    conn.close()
+
+    with (
+        ForeignStoreReader(path) as reader,
+        pytest.raises(DamagedStoreError, match="has no number"),
+    ):
+        reader.rounds()
 
 
 def test_a_flipped_bit_is_found_before_anything_is_unpickled(path):
