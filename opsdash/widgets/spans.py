@@ -4,6 +4,7 @@ Pure: a tone is a name that a widget maps to a style, so the same lines serve
 every theme, and a test reads them without a terminal. Widths are in cells.
 """
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from opsdash.units import visible
 
 _MERGE_CELLS = 20
 """Fewer equal cells than this cost less to send again than to step over."""
-
+_BREAK = re.compile(r"(?<!\d) | (?!(?:%|[nµm]?s|min|h|d|[KMGTPE]?i?B)(?![\w/]))")
+"""A blank that does not stand between a number and its unit."""
 
 PAINTED = frozenset({"cursor", "blurred", "header", "title", "spot"})
 """Tones that show on a blank as well: they have a background or a line."""
@@ -72,9 +74,12 @@ def within(spans: Iterable[Span], width: int, ellipsis: str) -> Line:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Break `text` into lines of at most `width` cells, at spaces where it can."""
+    """Break `text` into lines of at most `width` cells, at spaces where it can.
+
+    A number and its unit stay together.
+    """
     lines = [""]
-    for word in visible(text).split(" "):
+    for word in _BREAK.split(visible(text)):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
         if cell_len(joined) <= width:
             lines[-1] = joined

@@ -58,6 +58,20 @@ def test_wrapped_lines_hold_every_character_within_the_width(text, width):
     assert "".join(lines).replace(" ", "") == shown.replace(" ", "")
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("verified 17 s ago", ["verified", "17 s ago"]),
+        ("missing 4.2 %, so", ["missing", "4.2 %, so"]),
+        ("about 1.42 GiB (1)", ["about", "1.42 GiB", "(1)"]),
+        ("step 7 so far", ["step 7 so", "far"]),
+        ("5 min 03 s", ["5 min 03 s"]),
+    ],
+)
+def test_a_number_is_not_parted_from_its_unit(text, lines):
+    assert wrap(text, 10) == lines
+
+
 def test_wrapping_breaks_at_spaces_and_long_words_anywhere():
     assert wrap("the newest checkpoint", 10) == ["the newest", "checkpoint"]
     assert wrap("a 0123456789abc", 10) == ["a", "0123456789", "abc"]
