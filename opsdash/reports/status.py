@@ -286,7 +286,7 @@ def _fixes(report: StatusReport) -> list[str]:
     if report.state == State.DEAD and report.last_verified is not None:
         commands[f"opsdash resume {report.run}"] = None
     for reason in report.reasons:
-        if reason.fix:
+        if reason.fix and not reason.fix.startswith("opsdash status "):
             commands[reason.fix] = None
     return [
         f"{'try' if not n else '':<10}{c}" for n, c in enumerate(list(commands)[:3])

@@ -114,6 +114,15 @@ def watcher(tmp_path):
     return Watcher(writer.run)
 
 
+def test_nobody_is_sent_to_the_command_that_he_just_gave(watcher):
+    watcher.clocks.wait(20)
+    status, clocks = PANES["status"], watcher.clocks
+    report = status.make(watcher.run, clocks.mono_ns, clocks.time_ns)
+
+    assert any("opsdash status" in (reason.fix or "") for reason in report.reasons)
+    assert not any("opsdash status" in line for line in status.render(report))
+
+
 def test_what_watching_costs_and_the_network_carries_is_told(tmp_path):
     writer = RunWriter(tmp_path / "run")
     host = {"cpu_frac": 0.5, "rss_bytes": 1, "num_threads": 1, "num_fds": 1}
