@@ -13,6 +13,9 @@ from agent.probes.activity import Activity, limit_in_ns
 from agent.probes.barrier import BarrierProbe, OpenWait
 from agent.probes.collectives import Collective
 
+_SPACING = 4
+"""The longer a wait has lasted, the more rarely collectives are sampled: a quarter
+as often as it is old. Else what a long hang costs would leave none for later."""
 _STEPS_OF_LIMIT = 10
 """A step that takes so many times the median is stuck, however long that is."""
 
@@ -63,6 +66,9 @@ class OwnWaits:
         self._activity = activity
         self._barriers = barriers
         self._sample = sample_collectives
+        self._latest: Collective | None = None
+        self._sampled_ns = -1
+        """When that was asked for."""
         self._limit_ns = limit_in_ns(limit_s) or 0
         self._lead_ns = lead_ns
         self._still: tuple[int, int] = (-1, 0)
@@ -114,7 +120,7 @@ class OwnWaits:
 
     def _collective_inside(self, now: int) -> list[Waiting]:
         """Return the collective that a wrapped wait seems to stand in, if any."""
-        last = self._sample()
+        last = self._last_collective(now, self._inside[1] or now)
         if last != self._inside[0]:
             self._inside = (last, now)
         if last is None:
@@ -141,10 +147,23 @@ class OwnWaits:
         if not is_wait and self._sampled == self._still:
             return None
         # Also where this rank may take longer: the others may wait for it by now.
-        last, self._sampled = self._sample(), self._still
+        last = self._last_collective(now, self._still[1])
+        self._sampled = self._still
         if last is None or limit_ns is None or not is_wait:
             return None
         return _waiting_in(last, age_ns - self._lead_ns, limit_ns)
+
+    def _last_collective(self, now: int, since_ns: int) -> Collective | None:
+        """Return the collective that was started last.
+
+        Args:
+            now: Monotonic clock.
+            since_ns: When the main thread was first seen where it stands.
+        """
+        is_old = now - self._sampled_ns >= (now - since_ns) // _SPACING
+        if is_old or self._sampled_ns < since_ns:
+            self._latest, self._sampled_ns = self._sample(), now
+        return self._latest
 
     def _default_limit_ns(self) -> int:
         step_ns = self._activity.step_ns() or 0
