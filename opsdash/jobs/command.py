@@ -45,7 +45,8 @@ class CommandJob:
             return JobState(self.title, outcome="ok", detail=self._say(command.results))
         if command.is_cancelled:
             return JobState(self.title, outcome="cancelled")
-        detail = command.error or self._say(command.results)
+        summary = self._say(command.results) if command.results else ""
+        detail = command.complaint or summary or command.error
         return JobState(self.title, outcome="failed", detail=detail)
 
 

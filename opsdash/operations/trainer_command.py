@@ -75,10 +75,15 @@ class TrainerCommand:
         """What it said was wrong, or how it ended; empty: nothing was."""
         if not self.exit_code:
             return ""
+        return self.complaint or f"it ended with exit code {self.exit_code}"
+
+    @property
+    def complaint(self) -> str:
+        """What it said was wrong; empty: nothing."""
         said = [line for line in self._errors if line.startswith("error: ")]
         said = said or self._errors[-1:]
         told = said[0].removeprefix("error: ") if said else ""
-        return clip(told) or f"it ended with exit code {self.exit_code}"
+        return clip(told)
 
     def cancel(self) -> None:
         """End it; what it has written to its temporary names it removes."""
