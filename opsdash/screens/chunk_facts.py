@@ -7,7 +7,7 @@ from opsdash.operations.diff_rounds import RoundsDiff
 from opsdash.operations.targets import describe_finding
 from opsdash.screens.chunk_rows import ChunkRows
 from opsdash.screens.pane import View
-from opsdash.screens.store_fields import Kept, bad_digests, verdict_of
+from opsdash.screens.store_fields import Kept, bad_digests, done_before, verdict_of
 from opsdash.widgets.facts import Fact
 
 _MAX_FINDINGS = 8
@@ -30,6 +30,10 @@ def store_facts(view: View, node: str) -> list[Fact]:
         size = units.byte_size(verdict.num_bytes)
         took = units.duration(verdict.elapsed_ns)
         facts.append(Fact("read", f"{size} in {took}: {verdict.state}", "ok"))
+    done = done_before(view, node)
+    if verdict is None and done is not None and done.state not in (None, "sound"):
+        when = units.ago(view.now_ns - done.time_ns)
+        facts.append(Fact("found", f"{done.text} ({when}, by {done.by})", "bad"))
     return facts or [Fact("store", "nothing wrong was told; v reads it again", "dim")]
 
 

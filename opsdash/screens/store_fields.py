@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from agent.rundir.chunks.records import Part, RoundRow
+from agent.rundir.operations import Operation
 from agent.rundir.verify.verdict import State, Verdict
 from opsdash import units
 from opsdash.operations.diff_rounds import TensorChunks
@@ -222,11 +223,20 @@ def num_findings(verdict: Verdict | None, row: RoundRow) -> int:
     return sum(word in f"{found.message} " for found in findings)
 
 
-def checked_before(view: View, node: str) -> str:
-    """Return what the newest verification of a store in any dashboard found."""
+def done_before(view: View, node: str) -> Operation | None:
+    """Return the newest verification or repair of a store from any dashboard."""
     for operation in reversed(view.run.directory.operations):
-        is_it = operation.kind == "verify" and operation.subject == f"chunks/{node}"
-        if is_it and operation.stage == "done" and operation.state is not None:
-            age = units.ago(view.now_ns - operation.time_ns)
-            return f"{operation.state} {age}"
-    return ""
+        is_it = operation.kind in ("verify", "repair")
+        is_it = is_it and operation.subject == f"chunks/{node}"
+        if is_it and operation.stage == "done":
+            return operation
+    return None
+
+
+def checked_before(view: View, node: str) -> str:
+    """Return what that found, in words; empty: there was none."""
+    done = done_before(view, node)
+    if done is None:
+        return ""
+    found = "repaired" if done.kind == "repair" else done.state or "read"
+    return f"{found} {units.ago(view.now_ns - done.time_ns)}"

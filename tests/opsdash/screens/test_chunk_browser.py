@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.rundir.operations import Operation, encode_operation
 from opsdash.projections.run import Run
 from opsdash.screens.chunk_browser import ChunkBrowser, Level, stores
 from opsdash.screens.pane import View
@@ -155,3 +156,36 @@ def test_before_anything_was_read_no_store_of_the_working_directory_is_shown(
     view = View(unread, 1, 1, unread.verdict(1, 1))
 
     assert stores(view) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "column", "told"),
+    [
+        ("verify", "damaged", "damaged ", "chunk 25 is damaged ("),
+        ("verify", "sound", "sound ", "nothing wrong was told"),
+        ("repair", None, "repaired ", "nothing wrong was told"),
+    ],
+)
+def test_what_an_earlier_dashboard_did_to_a_store_is_told(
+    tmp_path, kind, state, column, told
+):
+    writer = STATES["federated"](tmp_path / "run")
+    done = Operation(
+        schema=1,
+        id="1",
+        kind=kind,
+        stage="done",
+        time_ns=writer.time_ns,
+        by="ann@desk",
+        subject="chunks/client-1",
+        state=state,
+        text="chunk 25 is damaged",
+    )
+    writer.run.operations.mkdir()
+    (writer.run.operations / "desk-1.jsonl").write_bytes(encode_operation(done))
+
+    walk = Walk(writer)
+    store = next(one for one in stores(walk.view) if one.node == "client-1")
+
+    assert store.checked.startswith(column)
+    assert told in walk.words("client-1")
