@@ -251,8 +251,9 @@ def _saved(report: StatusReport) -> list[tuple[str, str]]:
         found = [("saved", f"{last.name}, verified {age}, {size}")]
     if newest is not None and (last is None or newest.name != last.name):
         found.append(("", f"{newest.name}: {newest.stage}, {newest.why_not}"))
-    if report.steps_at_risk:
-        unit = "rounds" if report.kind == "federated" else "steps"
+    if report.steps_at_risk and report.state != State.FINISHED:
+        unit = "round" if report.kind == "federated" else "step"
+        unit += "" if report.steps_at_risk == 1 else "s"
         text = f"{units.count(report.steps_at_risk)} {unit}"
         if report.at_risk_ns is not None:
             text += f", {units.duration(report.at_risk_ns)} of work"

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.rundir.events import EventsDropped, HostStats
+from agent.rundir.events import EventsDropped, HostStats, RunEnded
 from opsdash.commands.panes import PANES
 from opsdash.commands.verify import VerifyReport
 from opsdash.projections.events_log import EventFilter
@@ -121,6 +121,24 @@ def test_nobody_is_sent_to_the_command_that_he_just_gave(watcher):
 
     assert any("opsdash status" in (reason.fix or "") for reason in report.reasons)
     assert not any("opsdash status" in line for line in status.render(report))
+
+
+def test_what_is_over_has_nothing_at_risk(tmp_path):
+    writer = RunWriter(tmp_path / "run")
+    writer.begin()
+    writer.steps(1, 11)
+    writer.checkpoint(10)
+    status, told = PANES["status"], []
+    for is_over in (False, True):
+        if is_over:
+            for rank in range(writer.world_size):
+                writer.emit(rank, RunEnded, reason="completed")
+        watcher = Watcher(writer.run)
+        clocks = watcher.clocks
+        report = status.make(watcher.run, clocks.mono_ns, clocks.time_ns)
+        told.append([line for line in status.render(report) if "at risk" in line])
+
+    assert told == [["at risk   1 step, 100 ms of work"], []]
 
 
 def test_what_watching_costs_and_the_network_carries_is_told(tmp_path):
