@@ -14,8 +14,10 @@ from agent.probes.barrier import BarrierProbe, OpenWait
 from agent.probes.collectives import Collective
 
 _SPACING = 4
-"""The longer a wait has lasted, the more rarely collectives are sampled: a quarter
-as often as it is old. Else what a long hang costs would leave none for later."""
+"""A collective that was seen for so long is looked for again after a quarter of it:
+else a long hang would cost more samples than may be spent afterwards."""
+_SURE_SAMPLES = 2
+"""A thread that was seen in another one each time does not stand still."""
 _STEPS_OF_LIMIT = 10
 """A step that takes so many times the median is stuck, however long that is."""
 
@@ -39,6 +41,16 @@ class Waiting(NamedTuple):
     def is_overdue(self) -> bool:
         """Whether it has lasted longer than it may."""
         return self.age_ns >= self.limit_ns
+
+
+class _Seen(NamedTuple):
+    """The collective that the main thread started last."""
+
+    collective: Collective | None = None
+    since_ns: int = 0
+    """When it was seen first, on the monotonic clock."""
+    num_samples: int = 0
+    """How often in a row."""
 
 
 class OwnWaits:
@@ -66,17 +78,14 @@ class OwnWaits:
         self._activity = activity
         self._barriers = barriers
         self._sample = sample_collectives
-        self._latest: Collective | None = None
-        self._sampled_ns = -1
-        """When that was asked for."""
+        self._seen = _Seen()
+        self._sampled_ns = 0
         self._limit_ns = limit_in_ns(limit_s) or 0
         self._lead_ns = lead_ns
         self._still: tuple[int, int] = (-1, 0)
         """The last count of progress, and when it was first seen."""
         self._sampled = self._still
         """For which of them collectives were sampled last."""
-        self._inside: tuple[Collective | None, int] = (None, 0)
-        """The last collective inside a wait, and when it was first seen."""
         self._looked_ns = time.monotonic_ns()
 
     def look(self) -> list[Waiting]:
@@ -87,10 +96,14 @@ class OwnWaits:
             unnamed = self._unnamed(now)
             return [] if unnamed is None else [unnamed]
         waits = self._wrapped(opened, now)
-        inside = self._collective_inside(now) if self.is_near(waits) else []
-        if not inside:
-            self._inside = (None, 0)
-        return waits + inside if any(wait.is_overdue for wait in waits) else waits
+        if not self.is_near(waits):
+            self._seen = _Seen()
+            return waits
+        seen = self._look_for_collective(now)
+        if seen.collective is None or not any(wait.is_overdue for wait in waits):
+            return waits
+        age_ns = now - seen.since_ns
+        return [*waits, _waiting_in(seen.collective, age_ns, self._lead_ns)]
 
     def is_near(self, waits: list[Waiting]) -> bool:
         """Whether one of them is overdue, or soon will be."""
@@ -118,15 +131,6 @@ class OwnWaits:
             waits.append(Waiting(one.name, one.index, age_ns, limit_ns))
         return waits
 
-    def _collective_inside(self, now: int) -> list[Waiting]:
-        """Return the collective that a wrapped wait seems to stand in, if any."""
-        last = self._last_collective(now, self._inside[1] or now)
-        if last != self._inside[0]:
-            self._inside = (last, now)
-        if last is None:
-            return []
-        return [_waiting_in(last, now - self._inside[1], self._lead_ns)]
-
     def _unnamed(self, now: int) -> Waiting | None:
         """Return the collective that a main thread without progress may be in."""
         activity = self._activity
@@ -134,7 +138,7 @@ class OwnWaits:
         was_frozen = now - self._looked_ns > self._lead_ns
         self._looked_ns = now
         if self._still[0] != activity.progress or was_frozen:
-            self._still = (activity.progress, now)
+            self._still, self._seen = (activity.progress, now), _Seen()
             return None
         phase, default_ns = activity.phase, self._default_limit_ns()
         limit_ns = phase.limit_ns
@@ -147,23 +151,24 @@ class OwnWaits:
         if not is_wait and self._sampled == self._still:
             return None
         # Also where this rank may take longer: the others may wait for it by now.
-        last = self._last_collective(now, self._still[1])
-        self._sampled = self._still
-        if last is None or limit_ns is None or not is_wait:
+        seen, self._sampled = self._look_for_collective(now), self._still
+        if seen.collective is None or limit_ns is None or not is_wait:
             return None
-        return _waiting_in(last, age_ns - self._lead_ns, limit_ns)
+        age_ns -= self._lead_ns
+        if seen.num_samples < _SURE_SAMPLES:
+            age_ns = min(age_ns, limit_ns - 1)
+        return _waiting_in(seen.collective, age_ns, limit_ns)
 
-    def _last_collective(self, now: int, since_ns: int) -> Collective | None:
-        """Return the collective that was started last.
-
-        Args:
-            now: Monotonic clock.
-            since_ns: When the main thread was first seen where it stands.
-        """
-        is_old = now - self._sampled_ns >= (now - since_ns) // _SPACING
-        if is_old or self._sampled_ns < since_ns:
-            self._latest, self._sampled_ns = self._sample(), now
-        return self._latest
+    def _look_for_collective(self, now: int) -> _Seen:
+        """Sample, the more rarely the longer the last sample has been the same."""
+        seen = self._seen
+        num, age_ns = seen.num_samples, now - seen.since_ns
+        if not num or now - self._sampled_ns >= age_ns // _SPACING:
+            last, self._sampled_ns = self._sample(), now
+            is_same = num > 0 and last == seen.collective
+            since_ns = seen.since_ns if is_same else now
+            self._seen = _Seen(last, since_ns, num + 1 if is_same else 1)
+        return self._seen
 
     def _default_limit_ns(self) -> int:
         step_ns = self._activity.step_ns() or 0

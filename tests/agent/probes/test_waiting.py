@@ -97,6 +97,15 @@ def test_another_collective_inside_is_another_wait(rank):
         assert rank.look(4)[1:] == ["gloo:all_reduce 8 of group 0 default_pg"]
 
 
+def test_a_main_thread_that_goes_from_one_collective_to_the_next_is_no_hang(rank):
+    rank.activity.enter("training", 20 * SECOND)
+    for number in range(100):
+        rank.collective = rank.collective._replace(id=number)
+        assert rank.look() == []
+
+    assert len(rank.look(2)) == 1
+
+
 @pytest.mark.parametrize("is_wrapped", [True, False])
 def test_a_hang_of_an_hour_costs_few_samples(rank, is_wrapped):
     rank.activity.enter("training", 20 * SECOND)
