@@ -13,6 +13,9 @@ from opsdash.jobs.board import Job
 from opsdash.jobs.errand import Errand
 from opsdash.widgets.progress import JobState
 
+LEAVE_S = 1.0
+"""So long a write may take that is under way when the dashboard goes."""
+
 
 class Beginning(Errand[Job]):
     """One plan that is being set going; `then` is given the job that it becomes."""
@@ -41,11 +44,12 @@ class Beginning(Errand[Job]):
         super().__init__(title, self._begun)
 
     def leave(self) -> None:
-        """Leave what it became, or will."""
+        """Leave what it became, or will; what was confirmed is written first."""
         with self._changing:
             self._is_left = True
             if self._job is not None:
                 self._job.leave()
+        self._thread.join(LEAVE_S)
 
     def state(self) -> JobState:
         """Return what a line shows of it now."""

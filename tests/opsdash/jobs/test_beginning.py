@@ -6,6 +6,7 @@ import time
 import pytest
 
 from agent.rundir.errors import RunDirError
+from opsdash.jobs import beginning as beginning_module
 from opsdash.jobs import errand
 from opsdash.jobs.beginning import Beginning
 from opsdash.widgets.progress import JobState
@@ -50,6 +51,7 @@ def desk():
 def late(desk, monkeypatch):
     """A beginning on a disk that answers when it is let: (it, its job, what lets)."""
     monkeypatch.setattr(errand, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(beginning_module, "LEAVE_S", 0.0)
     job, go_on = Going(), threading.Event()
     beginning = desk.begin(lambda: go_on.wait(LONG_S) and job)
     yield beginning, job, go_on
@@ -121,3 +123,19 @@ def test_who_leaves_leaves_what_it_becomes(late, is_written_first):
     until(lambda: beginning.is_done)
 
     assert job.told == ["leave"]
+
+
+def test_what_was_confirmed_is_written_before_the_dashboard_goes(desk, monkeypatch):
+    monkeypatch.setattr(beginning_module, "LEAVE_S", LONG_S)
+    written, is_leaving = [], threading.Event()
+
+    def begin():
+        assert is_leaving.wait(LONG_S)
+        written.append("a request")
+        return Going()
+
+    beginning = desk.begin(begin)
+    is_leaving.set()
+    beginning.leave()
+
+    assert written == ["a request"]
