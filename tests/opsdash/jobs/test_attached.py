@@ -7,6 +7,7 @@ import pytest
 from opsdash.feed.reader import RunReader
 from opsdash.jobs import attached as module
 from opsdash.jobs.attached import Attached
+from opsdash.operations.record import entry
 from tests.runs import RunWriter
 
 
@@ -86,3 +87,14 @@ def test_without_news_ages_go_on_once_a_second(hand):
 
     assert not hand.is_due_after(0.9)
     assert hand.is_due_after(0.2)
+
+
+def test_an_operation_that_could_not_be_written_down_is_told(hand):
+    log = hand.attached.log
+    before = hand.attached.notes()
+    hand.writer.run.operations.write_text("no directory")
+    log.write(entry(log.new_id(), "pause", "started"))
+
+    (told,) = set(hand.attached.notes()) - set(before)
+
+    assert told.startswith("operations/ is not written: ")
