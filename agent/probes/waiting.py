@@ -49,6 +49,8 @@ class _Seen(NamedTuple):
     collective: Collective | None = None
     since_ns: int = 0
     """When it was seen first, on the monotonic clock."""
+    inside: tuple[OpenWait, ...] = ()
+    """The wrapped waits in which it was seen."""
     num_samples: int = 0
     """How often in a row."""
 
@@ -99,7 +101,7 @@ class OwnWaits:
         if not self.is_near(waits):
             self._seen = _Seen()
             return waits
-        seen = self._look_for_collective(now)
+        seen = self._look_for_collective(now, tuple(opened))
         if seen.collective is None or not any(wait.is_overdue for wait in waits):
             return waits
         age_ns = now - seen.since_ns
@@ -151,7 +153,7 @@ class OwnWaits:
         if not is_wait and self._sampled == self._still:
             return None
         # Also where this rank may take longer: the others may wait for it by now.
-        seen, self._sampled = self._look_for_collective(now), self._still
+        seen, self._sampled = self._look_for_collective(now, ()), self._still
         if seen.collective is None or limit_ns is None or not is_wait:
             return None
         age_ns -= self._lead_ns
@@ -159,16 +161,22 @@ class OwnWaits:
             age_ns = min(age_ns, limit_ns - 1)
         return _waiting_in(seen.collective, age_ns, limit_ns)
 
-    def _look_for_collective(self, now: int) -> _Seen:
-        """Sample, the more rarely the longer the last sample has been the same."""
+    def _look_for_collective(self, now: int, inside: tuple[OpenWait, ...]) -> _Seen:
+        """Sample, the more rarely the longer the last sample has been the same.
+
+        Once one of the waits around it is over, the main thread has gone on.
+        """
         seen = self._seen
+        if seen.inside != inside:
+            seen = _Seen()
         num, age_ns = seen.num_samples, now - seen.since_ns
         if not num or now - self._sampled_ns >= age_ns // _SPACING:
             last, self._sampled_ns = self._sample(), now
             is_same = num > 0 and last == seen.collective
             since_ns = seen.since_ns if is_same else now
-            self._seen = _Seen(last, since_ns, num + 1 if is_same else 1)
-        return self._seen
+            seen = _Seen(last, since_ns, inside, num + 1 if is_same else 1)
+            self._seen = seen
+        return seen
 
     def _default_limit_ns(self) -> int:
         step_ns = self._activity.step_ns() or 0

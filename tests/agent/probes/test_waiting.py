@@ -97,6 +97,17 @@ def test_another_collective_inside_is_another_wait(rank):
         assert rank.look(4)[1:] == ["gloo:all_reduce 8 of group 0 default_pg"]
 
 
+def test_when_a_wait_is_over_what_was_inside_is_over_too(rank):
+    with rank.barriers.barrier("save", limit_ns=20 * SECOND):
+        with rank.barriers.wait("verdict"):
+            assert len(rank.look(60)) == 3
+        num_samples = rank.num_samples
+
+        assert rank.look(4) == ["save"]
+        assert rank.num_samples > num_samples
+        assert len(rank.look()) == 2  # it is still the last one, and nothing moves
+
+
 def test_a_main_thread_that_goes_from_one_collective_to_the_next_is_no_hang(rank):
     rank.activity.enter("training", 20 * SECOND)
     for number in range(100):
