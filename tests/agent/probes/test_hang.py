@@ -1,4 +1,4 @@
-"""Three real processes that get stuck in turn, in the three ways there are."""
+"""Three real processes that get stuck in turn, in the ways there are."""
 
 import os
 import signal
@@ -61,11 +61,41 @@ WORKER = """
     dist.destroy_process_group()
 """
 
+NESTED = """
+    import os, sys, time
+    from pathlib import Path
+    import torch
+    import torch.distributed as dist
+    from agent.session import Agent
+
+    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3
+    )
+
+    def stuck(flag):
+        while not (folder / flag).exists():
+            time.sleep(0.02)
+
+    with Agent.attach(folder / "run", heartbeat_s=0.2, hang_limit_s=60) as agent:
+        agent.phase("training")
+        with agent.barrier("save", limit_s=0.5):
+            if rank == 2:
+                stuck("go-on")
+            with agent.wait("verdict"):
+                dist.all_reduce(torch.ones(1))
+            if rank == 1:
+                stuck("go-on-too")
+            dist.all_reduce(torch.ones(1))
+        agent.step_done(1)
+    dist.destroy_process_group()
+"""
+
 
 class Job:
     """Three ranks, and what they have told so far."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, worker: str = WORKER) -> None:
         self.folder = folder
         os.mkfifo(folder / "pipe")
         environment = os.environ | {
@@ -76,7 +106,7 @@ class Job:
         }
         self.ranks = [
             subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(WORKER), str(folder)],
+                [sys.executable, "-c", textwrap.dedent(worker), str(folder)],
                 cwd=ROOT,
                 env=environment | {"RANK": str(rank)},
             )
@@ -143,6 +173,33 @@ def job(tmp_path):
     job = Job(tmp_path)
     yield job
     job.end()
+
+
+@pytest.fixture
+def nested(tmp_path):
+    job = Job(tmp_path, NESTED)
+    yield job
+    job.end()
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_of_waits_inside_each_other_that_is_named_at_which_a_rank_is_missing(nested):
+    at_verdict = nested.wait_for_hang("verdict", 2)
+    (nested.folder / "go-on").touch()
+    inside = nested.wait_for(
+        lambda e: isinstance(e, HangNamed) and e.group and e.missing == (1,)
+    )
+    (nested.folder / "go-on-too").touch()
+
+    assert [rank.wait() for rank in nested.ranks] == [0, 0, 0]
+    assert [seen.waiting_at for seen in at_verdict.last_seen] == ["save"]
+    assert [seen.waiting_at for seen in inside.last_seen] == ["save"]
+    assert inside.barrier.startswith("gloo:all_reduce ")
+    hangs = [e for e in nested.events() if isinstance(e, HangNamed)]
+    last = {e.barrier: e.missing for e in hangs}
+    assert last.keys() >= {"verdict", inside.barrier}
+    assert set(last.values()) == {()}
 
 
 @pytest.mark.dist
