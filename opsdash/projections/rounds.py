@@ -87,6 +87,9 @@ class Rounds:
 
     def __init__(self) -> None:
         self.num_hidden_clients = 0
+        """Words about clients that came when no more could be told apart."""
+        self.num_forgotten = 0
+        """Rounds that were the oldest when there was no room for more."""
         self._rounds: OrderedDict[int, _Round] = OrderedDict()
         self._clients: dict[str, _Client] = {}
         self._now: int | None = None
@@ -226,6 +229,7 @@ class Rounds:
         """Bound what is kept: details of the newest rounds, figures of many."""
         if len(self._rounds) > _MAX_ROUNDS:
             del self._rounds[next(iter(self._rounds))]
+            self.num_forgotten += 1
         if len(self._rounds) > _MAX_DETAILED:
             old = next(r for r in self._rounds.values() if r.is_detailed)
             old.clients, old.updates, old.refused, old.away = (), {}, {}, {}
@@ -330,7 +334,7 @@ def _row(found: _Round, reset: Sequence[str]) -> RoundRow:
         is_detailed=found.is_detailed,
         updates=dict(found.updates),
         refused=dict(found.refused),
-        reset=tuple(reset[:_MAX_CLIENTS]),
+        reset=tuple(sorted(reset)[:_MAX_CLIENTS]),
         away=dict(found.away),
         why_abandoned=None if done else found.why_abandoned,
     )

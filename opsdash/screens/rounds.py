@@ -7,7 +7,9 @@ from textual.app import ComposeResult
 
 from opsdash import units
 from opsdash.messages import ProcessOpened, RoundOpened
+from opsdash.projections.plausible import MAX_NODES
 from opsdash.projections.round_rows import ClientRow, RoundRow
+from opsdash.projections.rounds import Rounds
 from opsdash.screens.client_cells import LEGEND, show_clients
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.client_grid import ClientGrid
@@ -147,8 +149,9 @@ class RoundsPane(Pane):
         """Show the run as it is now."""
         rounds = view.run.rounds
         why = rounds.why_empty(view.run.kind)
-        self.query_one("#empty", Facts).show([Fact("empty", why)] if why else [])
-        self.query_one("#empty").display = bool(why)
+        said = [Fact("empty", why)] if why else _left_out(rounds)
+        self.query_one("#empty", Facts).show(said)
+        self.query_one("#empty").display = bool(said)
         for name in ("ClientGrid", "#clients", "#rounds"):
             self.query_one(name).display = not why
         grid = self.query_one(ClientGrid)
@@ -199,4 +202,16 @@ def _happened(row: RoundRow) -> tuple[str, str]:
         parts.insert(0, f"restored from {row.restored_from}")
     elif row.reason != "complete":
         parts.insert(0, f"ended by {row.reason}")
+    if not parts and not row.is_detailed:
+        return ("complete; who did what is not kept", "dim")
     return (", ".join(parts) or "complete", "warn" if parts else "dim")
+
+
+def _left_out(rounds: Rounds) -> list[Fact]:
+    """Return what was told and has no row here."""
+    parts = []
+    if rounds.num_forgotten:
+        parts.append(f"the oldest {units.count(rounds.num_forgotten)} rounds")
+    if rounds.num_hidden_clients:
+        parts.append(f"clients after the first {units.count(MAX_NODES)}")
+    return [Fact("left out", ", ".join(parts), "warn")] if parts else []

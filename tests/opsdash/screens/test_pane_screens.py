@@ -88,6 +88,21 @@ async def test_the_newest_round_stays_in_sight_until_the_operator_moves_away(tmp
         assert rounds.cursor_key == 8
 
 
+async def test_rounds_and_clients_that_have_no_row_are_said_to_be_left_out(
+    on, monkeypatch
+):
+    for name, most in (("_MAX_ROUNDS", 5), ("_MAX_DETAILED", 2), ("MAX_NODES", 2)):
+        monkeypatch.setattr(f"opsdash.projections.rounds.{name}", most)
+
+    async with on("federated") as (app, pilot):
+        await pilot.press("6")
+        await refreshed(app, pilot)
+        shown = screen_text(app)
+
+    assert "left out  the oldest 3 rounds, clients after the first " in shown
+    assert shown.count("complete; who did what is not kept") > 0
+
+
 async def test_a_process_that_could_not_write_its_stacks_says_why(tmp_path):
     writer = STATES["live"](tmp_path / "run")
     reason = "none of rank 1: the process is stopped: state T"
