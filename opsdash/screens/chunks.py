@@ -311,6 +311,8 @@ def _check_restore(fields: list[str]) -> None:
     from opsdash.operations.store_plans import SUFFIXES  # noqa: PLC0415 - see above
 
     to, _, names = fields
+    if not to:
+        raise ValueError("no file is named")
     if to != "live" and not to.endswith(SUFFIXES):
         raise ValueError(f"`{to}` is neither `live` nor a {' or '.join(SUFFIXES)} file")
     parse_pairs(names)

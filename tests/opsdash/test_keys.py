@@ -361,8 +361,15 @@ async def test_a_round_is_written_under_other_names_to_a_file(on):
         assert "--map conv.weight=stem.weight" in app.screen.plan.command
 
 
-@pytest.mark.parametrize("name", ["", "round.txt", "alive"])
-async def test_a_file_that_no_round_can_be_written_to_is_asked_for_again(on, name):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "no file is named"),
+        ("round.txt", "`round.txt` is neither `live` nor a .pt or .safetensors file"),
+        ("alive", "`alive` is neither `live` nor a .pt or .safetensors file"),
+    ],
+)
+async def test_a_file_that_no_round_can_be_written_to_is_asked_for_again(on, name, why):
     async with on("federated") as (app, pilot):
         await open_store(app, pilot)
         await pilot.press("R")
@@ -372,7 +379,7 @@ async def test_a_file_that_no_round_can_be_written_to_is_asked_for_again(on, nam
         await pilot.pause()
 
         assert isinstance(app.screen, AskScreen)
-        assert f"`{name}` is neither `live` nor a .pt" in screen_text(app)
+        assert f"no     {why}" in screen_text(app)
 
 
 @presses(AskScreen, "escape", "up", "shift+tab", "down", "tab")
