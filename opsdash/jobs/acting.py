@@ -15,7 +15,7 @@ from agent.rundir.verify.verdict import Level
 from opsdash import messages
 from opsdash.jobs.asking import Asking
 from opsdash.jobs.attached import Attached
-from opsdash.jobs.beginning import Beginning
+from opsdash.jobs.beginning import Became, Beginning
 from opsdash.jobs.board import Job
 from opsdash.jobs.command import (
     CommandJob,
@@ -177,17 +177,19 @@ class Acting:
 
     def compare(self, old: str, new: str) -> None:
         """Show what differs between two checkpoints: a pure read needs no plan."""
+        plan = plan_measure(self._run, old, new)
 
         def show(compared: Comparison) -> None:
-            try:
-                measuring = TrainerCommand(plan_measure(self._run, old, new))
-            except RunDirError as error:
-                self._desk.tell_trouble(error)
-            else:
-                self._desk.show_screen(ComparisonScreen(compared, measuring))
+            self._begin(
+                plan,
+                lambda: CommandJob(TrainerCommand(plan), say_nothing),
+                lambda job: self._desk.show_screen(
+                    ComparisonScreen(compared, job.command)
+                ),
+            )
 
         self._look_up(
-            f"compare {old} with {new}",
+            plan.title,
             lambda: compare_checkpoints(self._run, old, new),
             show,
         )
@@ -207,7 +209,7 @@ class Acting:
             told = self._attached.folded.requests
             return Asking(asked, lambda: told.get(asked.request), num_processes)
 
-        self._begin(plan, begin)
+        self._begin_job(plan, begin)
 
     def _resume(self, name: str | None, *, is_live: bool) -> None:
         if is_live and self._attached.folded.kind == "federated" and not name:
@@ -249,7 +251,7 @@ class Acting:
             def begin() -> Job:
                 return CommandJob(TrainerCommand(plan, self._log), say)
 
-            self._desk.ask_to_confirm(plan, lambda: self._begin(plan, begin))
+            self._desk.ask_to_confirm(plan, lambda: self._begin_job(plan, begin))
 
         self._look_up("plan it", make, show)
 
@@ -257,13 +259,17 @@ class Acting:
         def begin() -> Job:
             return Resuming(start_resume(self._run, plan, self._log), plan.title)
 
-        self._desk.ask_to_confirm(plan, lambda: self._begin(plan, begin))
+        self._desk.ask_to_confirm(plan, lambda: self._begin_job(plan, begin))
 
-    def _begin(self, plan: Plan, begin: Callable[[], Job]) -> None:
-        """Set going what was confirmed, beside the screen."""
-        beginning = Beginning(
-            plan.title, begin, self._jobs.add, self._desk.tell_trouble
-        )
+    def _begin_job(self, plan: Plan, begin: Callable[[], Job]) -> None:
+        """Set going what was confirmed, and follow it."""
+        self._begin(plan, begin, self._jobs.add)
+
+    def _begin(
+        self, plan: Plan, begin: Callable[[], Became], then: Callable[[Became], None]
+    ) -> None:
+        """Set something going beside the screen."""
+        beginning = Beginning(plan.title, begin, then, self._desk.tell_trouble)
         if beginning.wait():
             beginning.finish()
         else:

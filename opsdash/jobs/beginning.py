@@ -6,27 +6,28 @@ write back before it is done, so whoever cancels cancels what it becomes.
 
 import threading
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from agent.rundir.errors import RunDirError
 from opsdash.jobs.board import Job
 from opsdash.jobs.errand import Errand
 from opsdash.widgets.progress import JobState
 
+Became = TypeVar("Became", bound=Job)
 LEAVE_S = 1.0
 """So long a write may take that is under way when the dashboard goes."""
 
 
-class Beginning(Errand[Job]):
+class Beginning(Errand[Became]):
     """One plan that is being set going; `then` is given the job that it becomes."""
 
-    UNDER_WAY: ClassVar[str] = "writing to the run"
+    UNDER_WAY: ClassVar[str] = "waits for the disk"
 
     def __init__(
         self,
         title: str,
-        begin: Callable[[], Job],
-        then: Callable[[Job], None],
+        begin: Callable[[], Became],
+        then: Callable[[Became], None],
         trouble: Callable[[RunDirError], None],
     ) -> None:
         """Set it going.
@@ -39,7 +40,7 @@ class Beginning(Errand[Job]):
         """
         self._begin, self._then, self._trouble = begin, then, trouble
         self._changing = threading.Lock()
-        self._job: Job | None = None
+        self._job: Became | None = None
         self._is_left = False
         super().__init__(title, self._begun)
 
@@ -54,7 +55,7 @@ class Beginning(Errand[Job]):
     def state(self) -> JobState:
         """Return what a line shows of it now."""
         if self.is_cancelled and not self.is_done:
-            return JobState(self.title, detail="cancelled as soon as it is written")
+            return JobState(self.title, detail="cancelled when the disk answers")
         if self.is_done:
             outcome = "failed" if self.error is not None else "ok"
             return JobState(self.title, outcome=outcome)
@@ -70,7 +71,7 @@ class Beginning(Errand[Job]):
                 job.cancel()
         return True
 
-    def _begun(self) -> Job:
+    def _begun(self) -> Became:
         job = self._begin()
         with self._changing:
             self._job = job

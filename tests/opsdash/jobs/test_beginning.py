@@ -105,9 +105,9 @@ def test_who_cancels_before_it_is_written_cancels_what_it_becomes(desk, late):
     until(lambda: not beginning.state().is_running)
     beginning.finish()
 
-    assert (before.is_running, before.detail) == (True, "writing to the run")
+    assert (before.is_running, before.detail) == (True, "waits for the disk")
     assert meanwhile.is_running
-    assert meanwhile.detail == "cancelled as soon as it is written"
+    assert meanwhile.detail == "cancelled when the disk answers"
     assert (desk.jobs, job.told) == ([job], ["cancel"])
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from opsdash.jobs import acting
 from opsdash.screens import event_lines, hang_facts, stacks
+from opsdash.screens.comparison import ComparisonScreen
 from opsdash.screens.stacks import StacksScreen
-from opsdash.screens.watch import CHECKPOINTS, PANES
+from opsdash.screens.watch import CHECKPOINTS, EVENTS, PANES
 from opsdash.widgets.plan import PlanDialog
 from opsdash.widgets.progress import JobLine
 from tests.run_states import STATES
@@ -176,12 +177,31 @@ async def test_a_request_that_cannot_be_written_yet_stops_no_key(on, monkeypatch
         await pilot.press("s")
         await opened(app, pilot, PlanDialog)
         await pilot.press("enter")
-        await until(pilot, lambda: "writing to the run" in screen_text(app), "a line")
+        await until(pilot, lambda: "waits for the disk" in screen_text(app), "a line")
         await pilot.press("3", "x")
-        await until(pilot, lambda: "cancelled as soon as" in screen_text(app))
+        await until(pilot, lambda: "cancelled when the disk" in screen_text(app))
         shown = app.watch.shown
         go_on.set()
         await until(pilot, lambda: "taken back" in screen_text(app), "an outcome")
 
         assert shown == CHECKPOINTS
         assert list(app.attached.run.requests.glob("*.json")) == []
+
+
+async def test_keys_work_while_the_process_that_measures_is_started(on, monkeypatch):
+    go_on, start = threading.Event(), acting.TrainerCommand
+    monkeypatch.setattr("opsdash.jobs.errand.PATIENCE_S", 0.01)
+    monkeypatch.setattr(
+        acting, "TrainerCommand", lambda *args: go_on.wait(LONG_S) and start(*args)
+    )
+
+    async with on("live") as (app, pilot):
+        await pilot.press("3", "equals_sign")
+        await until(pilot, lambda: "waits for the disk" in screen_text(app), "a line")
+        await pilot.press("7")
+        await refreshed(app, pilot)
+        shown = app.watch.shown
+        go_on.set()
+        await opened(app, pilot, ComparisonScreen)
+
+        assert shown == EVENTS
