@@ -30,6 +30,7 @@ from agent.rundir.attempts import (
 from agent.rundir.errors import ConfigMismatchError, NotARunError, UnwritableError
 from agent.rundir.layout import SCHEMA, RunDir
 from agent.rundir.lock import Holder, release_lock, take_lock
+from agent.rundir.readable import readable
 
 _OWN_NAMES = {"run.lock"}
 _SECRET_OPTION = re.compile(r"--([\w-]+-)?(token|password|secret)")
@@ -94,9 +95,9 @@ class RunStart:
             attempt=self.attempt,
             started_ns=time.time_ns(),
             process=self._holder.process,
-            argv=without_secrets(sys.orig_argv),
-            cwd=str(Path.cwd()),
-            resume_command=tuple(resume_command) if resume_command else None,
+            argv=readable(without_secrets(sys.orig_argv)),
+            cwd=readable(str(Path.cwd())),
+            resume_command=_startable(resume_command),
             launch_id=self._holder.launch_id,
             world_size=world_size,
             num_nodes=num_nodes,
@@ -202,7 +203,7 @@ def launch_id_from_environment() -> str:
     known = [os.environ.get(name, "") for name in _LAUNCH_VARIABLES]
     if _is_launched_here() or _is_spawned_here():
         known.append(str(os.getppid()))
-    return "/".join(known)
+    return readable("/".join(known))
 
 
 def _is_launched_here() -> bool:
@@ -289,12 +290,21 @@ def _refuse_other_config(run: RunDir, config: dict[str, Any]) -> None:
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration as it will be read back from JSON."""
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
+    data = msgspec.json.encode(readable(config))
+    plain: dict[str, Any] = msgspec.json.decode(data)
     return plain
 
 
+def _startable(command: list[str] | None) -> tuple[str, ...] | None:
+    """Return a command that starts what it did here; None: JSON cannot hold it."""
+    if not command or readable(command) != command:
+        return None
+    return tuple(command)
+
+
 def _recorded_environment() -> dict[str, str]:
-    return {k: os.environ[k] for k in RECORDED_VARIABLES if k in os.environ}
+    found = {k: os.environ[k] for k in RECORDED_VARIABLES if k in os.environ}
+    return readable(found)
 
 
 def _batch_job() -> str | None:
@@ -305,5 +315,5 @@ def _batch_job() -> str | None:
         ("sge", "JOB_ID"),
     ):
         if variable in os.environ:
-            return f"{system} {os.environ[variable]}"
+            return readable(f"{system} {os.environ[variable]}")
     return None

@@ -147,12 +147,20 @@ def write_request(
         args=args or {},
         created_ns=now_ns,
         expires_ns=now_ns + LIFETIME_NS,
-        by=f"{getpass.getuser()}@{socket.gethostname()}",
+        by=f"{_user()}@{socket.gethostname()}",
         attempt=attempt,
     )
     path = run.requests / (request.id + PENDING_SUFFIX)
     write_atomic(path, msgspec.json.encode(request) + b"\n", mode=0o600)
     return request.id
+
+
+def _user() -> str:
+    """Return who asks; a container may run under a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        return str(os.getuid())
 
 
 def open_inbox(run: RunDir) -> int:

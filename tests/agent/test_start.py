@@ -73,6 +73,30 @@ def test_what_an_attempt_was_started_with_is_kept_without_its_secrets(
     start.release()
 
 
+def test_what_is_no_utf_8_keeps_no_trainer_from_beginning(tmp_path, monkeypatch):
+    latin_1 = os.fsdecode(b"caf\xe9")
+    folder = tmp_path / latin_1
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "orig_argv", ["train", latin_1])
+    monkeypatch.setenv("MASTER_ADDR", latin_1)
+    monkeypatch.setenv("SLURM_JOB_ID", latin_1)
+
+    for _ in range(2):
+        config = {"data": latin_1, "files": [latin_1, 1], "more": {latin_1: None}}
+        start = begin_run(folder / "run", kind="ddp", config=config)
+        attempt = start.record(resume_command=["train", latin_1])
+        start.release()
+
+    recorded = read_attempt(start.run, 2)
+    assert recorded == attempt
+    assert recorded.argv == ("train", "caf?")
+    assert recorded.config["files"] == ["caf?", 1]
+    assert recorded.environment["MASTER_ADDR"] == "caf?"
+    assert recorded.launch_id.startswith("caf?/")
+    assert recorded.resume_command is None  # it would start something else
+
+
 def test_the_next_start_is_another_attempt_of_the_same_run(tmp_path):
     first = begin_run(tmp_path, kind="ddp", config={"lr": 1})
     first.record()

@@ -81,6 +81,18 @@ def test_what_is_written_is_read_again(run, kind):
     assert [(v.id, v.stage) for v in list_requests(run)] == [(written, Stage.PENDING)]
 
 
+def test_who_has_no_name_can_ask_too(run, monkeypatch):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+
+    write_request(run, "stop")
+
+    [view] = list_requests(run)
+    assert view.request.by.startswith(f"{os.getuid()}@")
+
+
 def test_only_its_owner_can_enter_the_directory_that_is_made(run):
     written = write_request(run, "stop")
 
