@@ -1,10 +1,11 @@
 """What an exception says, in words that an event can carry.
 
 Whatever a trainer raises passes through here on its way: text of any length,
-and exceptions that fail when they are asked for theirs.
+names that are no UTF-8, and exceptions that fail when they are asked for theirs.
 """
 
 from agent.rundir.errors import RunDirError
+from agent.rundir.readable import readable
 
 _MAX_CHARS = 2_000
 """An outcome has to fit into a small file, a line into one write."""
@@ -23,7 +24,8 @@ def in_plain_words(error: BaseException) -> str:
 
 
 def clipped(text: str) -> str:
-    """Return what an outcome or a line has room for."""
+    """Return what an outcome or a line has room for, and can be written."""
+    text = readable(text)
     return text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 1] + "…"
 
 

@@ -418,6 +418,17 @@ def test_a_request_whose_work_ends_the_agent_is_done_all_the_same(tmp_path):
     assert read_outcome(RunDir(tmp_path), request.id).stage == "done"
 
 
+def test_an_error_with_a_name_that_is_no_utf_8_is_told(tmp_path):
+    name = os.fsdecode(b"caf\xe9.pt")
+    with Agent.attach(tmp_path, heartbeat_s=0.02) as agent:
+        request = taken(agent, tmp_path)
+        with pytest.raises(FileNotFoundError), agent.obeying(request):
+            raise FileNotFoundError(name)
+
+    outcome = read_outcome(RunDir(tmp_path), request.id)
+    assert (outcome.stage, outcome.error) == ("failed", "FileNotFoundError: caf?.pt")
+
+
 class UnspeakableError(Exception):
     def __str__(self):
         raise RuntimeError("it cannot even be told")
