@@ -4,11 +4,12 @@ import contextlib
 from typing import ClassVar
 
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from agent.rundir.layout import rank_stem
 from opsdash import units
-from opsdash.messages import StacksOpened, StepOpened
+from opsdash.messages import RunRequested, StacksOpened, StepOpened
 from opsdash.projections.barriers import BoardRow
 from opsdash.projections.lateness import Blame
 from opsdash.projections.reasons import wait_limit_ns
@@ -16,6 +17,7 @@ from opsdash.projections.steps import LOSS
 from opsdash.screens.hang_facts import HangFacts
 from opsdash.screens.late_heat import BOUNDS_NS, LatenessHeat
 from opsdash.screens.pane import Pane, View, may_act
+from opsdash.screens.stack_words import is_over
 from opsdash.widgets.barrier_board import BarrierBoard, OpenBarrier
 from opsdash.widgets.facts import Fact, Facts
 from opsdash.widgets.heat_map import HeatMap
@@ -80,6 +82,8 @@ class BarriersPane(Pane):
     }
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("K", "take_stacks", "Take stacks")]
+
     class Answered(Message):
         """Stacks that were asked for were read."""
 
@@ -91,6 +95,7 @@ class BarriersPane(Pane):
         super().__init__()
         self._hang = HangFacts(self._answered)
         self._view: View | None = None
+        self._is_hung = False
 
     def compose(self) -> ComposeResult:
         """Lay out board, hang, heat and blame."""
@@ -139,7 +144,16 @@ class BarriersPane(Pane):
     def _show_hang(self, view: View) -> None:
         hang = self._hang.facts(view, may_act=may_act(self.app))
         self.query_one("#hang", Facts).show(hang)
-        self.query_one("#hang").display = bool(hang)
+        self.query_one("#hang").display = self._is_hung = bool(hang)
+
+    def offers(self, action: str) -> bool:
+        """Leave stacks to a hang that somebody can still be asked about."""
+        is_theirs = action == "take_stacks"
+        return not is_theirs or (self._is_hung and not is_over(self._view))
+
+    def action_take_stacks(self) -> None:
+        """Show what asking every process for its stacks would do."""
+        self.post_message(RunRequested("stacks", {}))
 
     def focus_first(self) -> None:
         """The heat map is what is looked into."""

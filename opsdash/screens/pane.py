@@ -17,7 +17,10 @@ from opsdash.projections.run import Run
 from opsdash.projections.run_state import Verdict
 
 ACTS = frozenset(
-    {"resume", "restore", "request", "pause_run", "pin", "repair", "restore_round"}
+    {
+        *("resume", "restore", "request", "pause_run", "take_stacks"),
+        *("pin", "repair", "restore_round"),
+    }
 )
 """Actions that change something; a dashboard that only reads has none of them."""
 ABOUT_A_RUN = ("cancel_job", "hold", "pick_run")

@@ -4,9 +4,9 @@ from opsdash.projections.run_state import State
 from opsdash.screens.pane import View
 
 
-def is_over(view: View) -> bool:
-    """Whether nobody runs who could be asked for anything."""
-    return view.verdict.state in (State.DEAD, State.FINISHED)
+def is_over(view: View | None) -> bool:
+    """Whether nobody is seen to run who could be asked for anything."""
+    return view is None or view.verdict.state in (State.DEAD, State.FINISHED)
 
 
 def how_to_ask(view: View, *, may_act: bool) -> str:

@@ -430,6 +430,19 @@ async def test_keys_of_the_events(on, tmp_path, monkeypatch):
         assert {json.loads(line)["kind"] for line in lines} >= {"eval_done"}
 
 
+@presses(BarriersPane, "K")
+async def test_stacks_are_asked_for_where_a_hang_is_seen(on):
+    async with on("hung") as (app, pilot):
+        await pilot.press("2")
+        await refreshed(app, pilot)
+        line = screen_text(app).splitlines()[-1]
+        await pilot.press("K")
+        await opened(app, pilot, PlanDialog)
+
+        assert "K Take stacks" in line
+        assert plan_title(app) == "write the Python stacks of every process"
+
+
 @presses(StacksScreen, "escape", "q", "c", "question_mark")
 async def test_stacks_of_a_hung_rank_are_read_and_copied(on):
     async with on("hung") as (app, pilot):
@@ -511,7 +524,7 @@ async def test_every_table_can_be_filtered(on):
 
 async def test_a_dashboard_that_only_reads_has_no_keys_that_act(on):
     async with on("live", is_readonly=True) as (app, pilot):
-        for pane in ("1", "3", "5"):
+        for pane in ("1", "2", "3", "5"):
             await pilot.press(pane, "s", "S", "space", "K", "f", "r", "P", "F", "R")
             await pilot.pause()
         await pilot.press("question_mark")
@@ -530,7 +543,7 @@ def test_every_key_of_every_screen_is_pressed_by_a_test():
         for owner in OWNERS
         for binding in Binding.make_bindings(owner.__dict__.get("BINDINGS", []))
     }
-    without_keys = {OverviewPane, BarriersPane, RoundsPane}
+    without_keys = {OverviewPane, RoundsPane}
 
     assert declared == PRESSED
     assert all("BINDINGS" not in pane.__dict__ for pane in without_keys)

@@ -48,6 +48,7 @@ def keys_line(app):
         ("live", "5", {"s Save"}, {"Filter", "Open"}),
         ("live", "6", {"s Save"}, {"Filter", "Open"}),
         ("live", "7", {"/ Filter"}, {"Open"}),
+        ("live", "2", {"+ Zoom in"}, {"Take stacks"}),
         ("live", "3", {"P Pin", "= Compare", "enter Open"}, set()),
         ("dead", "3", {"P Pin", "v Verify"}, {"Compare"}),
         ("empty", "3", {"s Save"}, {"Verify", "Resume", "Pin", "Compare", "Open"}),
