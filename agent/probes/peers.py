@@ -207,15 +207,20 @@ def _read_end(files: list[Path], num_bytes: int) -> tuple[bytes, int]:
     data, total = b"", 0
     for path in files[-2:]:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
+            size, block = _read_block(path, num_bytes)
+        except OSError:  # it is gone, or a FIFO lies in its place
             continue
-        try:
-            size = os.fstat(fd).st_size
-            begin = max(0, size - num_bytes)
-            block = os.pread(fd, size - begin, begin)
-        finally:
-            os.close(fd)
         total += size
-        data += block.partition(b"\n")[2] if begin else block
+        data += block.partition(b"\n")[2] if len(block) < size else block
     return data.rpartition(b"\n")[0], total
+
+
+def _read_block(path: Path, num_bytes: int) -> tuple[int, bytes]:
+    """Return a file's size, and its last bytes."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        begin = max(0, size - num_bytes)
+        return size, os.pread(fd, size - begin, begin)
+    finally:
+        os.close(fd)

@@ -1,5 +1,7 @@
 """What is told of a hang: where, who is missing, and what they told last."""
 
+import os
+
 import pytest
 
 from agent.emitter import Emitter
@@ -109,6 +111,19 @@ def test_who_takes_steps_has_a_limit_also_without_a_phase(watch, num_steps):
 
     told = watch.told() if num_steps else watch.path.read_bytes()
     assert len(told) == num_steps  # what starts may take as long as it will
+
+
+def test_a_log_that_is_no_file_keeps_nobody_from_naming_a_hang(watch):
+    watch.peer.close()
+    log = watch.path.with_name("rank-00001.jsonl")
+    log.unlink()
+    os.mkfifo(log)
+
+    with watch.barriers.barrier("join", limit_ns=1):
+        watch.hang.look()
+        watch.hang.look()
+
+    assert watch.told()[0].missing == (1,)
 
 
 def test_a_rank_that_never_came_to_life_is_missing_too(watch):
