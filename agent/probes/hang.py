@@ -90,11 +90,14 @@ class HangWatch:
     def _judge(self, waits: list[Waiting], standings: dict[int, Standing]) -> None:
         """Name who is missing at the outermost wait where somebody is."""
         for wait in waits:
-            if wait.is_overdue:
-                missing = self._missing(wait, waits, standings)
-                if missing:
-                    self._act(wait, missing, standings)
-                    return
+            if not wait.is_overdue:
+                continue
+            missing = self._missing(wait, waits, standings)
+            if missing:
+                self._act(wait, missing, standings)
+                return
+            if self._is_named(wait) and wait.collective is None:
+                self._clear()  # all have come; who is missing further inside is news
 
     def _missing(
         self, wait: Waiting, waits: list[Waiting], standings: dict[int, Standing]
@@ -173,7 +176,7 @@ class HangWatch:
     def _tell(
         self, wait: Waiting, missing: tuple[int, ...], standings: dict[int, Standing]
     ) -> None:
-        if self._named is not None and self._named.place != wait.place:
+        if self._named is not None and not self._is_named(wait):
             self._clear()
         self._named, self._told = wait, missing
         self._emit(wait, tuple(self._last_seen(standings[rank]) for rank in missing))
@@ -218,6 +221,9 @@ class HangWatch:
                 f"{what} for rank {rank}, last seen in phase "
                 f"`{standing.phase or 'unknown'}` at step {standing.step}",
             )
+
+    def _is_named(self, wait: Waiting) -> bool:
+        return self._named is not None and self._named.place == wait.place
 
     def _clear(self) -> None:
         """Tell that the wait is over: nobody is missing any more."""

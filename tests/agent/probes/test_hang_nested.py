@@ -113,6 +113,17 @@ def test_who_did_not_come_to_the_outer_wait_is_missing_there_alone(watch, inner_
     assert watch.told() == [("save", (2,)), ("save", ())]
 
 
+def test_who_has_come_to_the_outer_wait_is_missing_at_the_inner_one_from_then_on(watch):
+    watch.arrive(1, "save", "verdict")
+
+    with both(watch, AT_ONCE, None):
+        watch.look()
+        watch.arrive(2, "save")
+        watch.look()
+
+    assert watch.told() == [("save", (2,)), ("save", ()), ("verdict", (2,))]
+
+
 @pytest.mark.parametrize("outer_ns", [None, LONG])
 def test_the_inner_wait_is_named_while_the_outer_one_may_last(watch, outer_ns):
     watch.arrive(1, "save", "verdict")
