@@ -268,9 +268,7 @@ class Acting:
     def _begin(
         self, plan: Plan, begin: Callable[[], Became], then: Callable[[Became], None]
     ) -> None:
-        """Set something going beside the screen."""
-        beginning = Beginning(plan.title, begin, then, self._desk.tell_trouble)
-        if beginning.wait():
-            beginning.finish()
-        else:
+        """Set something going beside the screen; why it failed stays on its line."""
+        beginning = Beginning(plan.title, begin, then)
+        if not (beginning.wait() and beginning.finish()):
             self._jobs.add(beginning, beginning.finish)

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
-from agent.rundir.errors import RunDirError
 from opsdash.jobs.board import Job
 from opsdash.jobs.errand import Errand
 from opsdash.widgets.progress import JobState
@@ -28,7 +27,6 @@ class Beginning(Errand[Became]):
         title: str,
         begin: Callable[[], Became],
         then: Callable[[Became], None],
-        trouble: Callable[[RunDirError], None],
     ) -> None:
         """Set it going.
 
@@ -36,9 +34,8 @@ class Beginning(Errand[Became]):
             title: Of the plan.
             begin: Called in a thread of its own; returns what goes on from there.
             then: Called by `finish` with that.
-            trouble: Called by `finish` with why there is nothing.
         """
-        self._begin, self._then, self._trouble = begin, then, trouble
+        self._begin, self._then = begin, then
         self._changing = threading.Lock()
         self._job: Became | None = None
         self._is_left = False
@@ -53,23 +50,18 @@ class Beginning(Errand[Became]):
         self._thread.join(LEAVE_S)
 
     def state(self) -> JobState:
-        """Return what a line shows of it now."""
+        """Return what a line shows of it now; who cancelled waits for the disk too."""
         if self.is_cancelled and not self.is_done:
             return JobState(self.title, detail="cancelled when the disk answers")
-        if self.is_done:
-            outcome = "failed" if self.error is not None else "ok"
-            return JobState(self.title, outcome=outcome)
-        return super().state()
+        return self._ended() if self.is_done else self._under_way()
 
     def finish(self) -> bool:
-        """Pass on what it became, or why nothing; its own line may go."""
-        if self.error is not None:
-            self._trouble(self.error)
+        """Pass on what it became; False: nothing, and the line says why."""
         for job in self.found:
             self._then(job)
             if self.is_cancelled:
                 job.cancel()
-        return True
+        return bool(self.found)
 
     def _begun(self) -> Became:
         job = self._begin()

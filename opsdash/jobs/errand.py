@@ -64,15 +64,16 @@ class Errand(Generic[Found]):
         """Return what a line shows of it now; who wants it no more need not wait."""
         if self.is_cancelled:
             return JobState(self.title, outcome="cancelled")
-        if not self.is_done:
-            return self._under_way()
+        return self._ended() if self.is_done else self._under_way()
+
+    def _under_way(self) -> JobState:
+        return JobState(self.title, detail=self.UNDER_WAY)
+
+    def _ended(self) -> JobState:
         if self.error is not None:
             hint = f" ({self.error.hint})" if self.error.hint else ""
             return JobState(self.title, outcome="failed", detail=f"{self.error}{hint}")
         return JobState(self.title, outcome="ok")
-
-    def _under_way(self) -> JobState:
-        return JobState(self.title, detail=self.UNDER_WAY)
 
     def _work(self) -> None:
         try:

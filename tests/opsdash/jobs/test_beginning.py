@@ -36,10 +36,10 @@ class Desk:
     """Hears what came of it."""
 
     def __init__(self):
-        self.jobs, self.troubles = [], []
+        self.jobs = []
 
     def begin(self, begin):
-        return Beginning("save it", begin, self.jobs.append, self.troubles.append)
+        return Beginning("save it", begin, self.jobs.append)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_what_was_written_goes_on_as_a_job(desk):
 
     assert beginning.wait()
     assert beginning.finish()
-    assert (desk.jobs, desk.troubles, job.told) == ([job], [], [])
+    assert (desk.jobs, job.told) == ([job], [])
 
 
 @pytest.mark.parametrize(
@@ -83,16 +83,17 @@ def test_what_was_written_goes_on_as_a_job(desk):
         (KeyError("x"), "KeyError: 'x'"),
     ],
 )
-def test_why_nothing_began_is_told(desk, error, text):
+def test_why_nothing_began_stays_on_its_line(desk, error, text):
     def begin():
         raise error
 
     beginning = desk.begin(begin)
 
     assert beginning.wait()
-    assert beginning.finish()
+    assert not beginning.finish()
     assert desk.jobs == []
-    assert [str(one)[: len(text)] for one in desk.troubles] == [text]
+    assert beginning.state().outcome == "failed"
+    assert beginning.state().detail.startswith(text)
 
 
 def test_who_cancels_before_it_is_written_cancels_what_it_becomes(desk, late):

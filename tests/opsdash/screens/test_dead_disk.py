@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from agent.rundir.errors import RunDirError
 from opsdash.jobs import acting
 from opsdash.screens import event_lines, hang_facts, stacks
 from opsdash.screens.comparison import ComparisonScreen
@@ -205,3 +206,19 @@ async def test_keys_work_while_the_process_that_measures_is_started(on, monkeypa
         await opened(app, pilot, ComparisonScreen)
 
         assert shown == EVENTS
+
+
+async def test_why_a_request_was_not_written_stays_on_its_line(on, monkeypatch):
+    def ask(*_):
+        raise RunDirError("the request cannot be written", hint="df")
+
+    monkeypatch.setattr(acting, "ask", ask)
+    async with on("live") as (app, pilot):
+        await pilot.press("s")
+        await opened(app, pilot, PlanDialog)
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app.watch.query(JobLine)) == 1, "a line")
+        line = app.watch.query_one(JobLine).state
+
+        assert line.outcome == "failed"
+        assert line.detail == "the request cannot be written (df)"
