@@ -22,6 +22,7 @@ from agent.probes.wording import in_words
 from agent.rundir.errors import RunDirError
 
 _LEAVE_PATIENCE_S = 5.0
+_SHORTEST_BEAT_S, _USUAL_BEAT_S, _LONGEST_BEAT_S = 0.001, 1.0, 3_600.0
 
 
 class Background:
@@ -42,7 +43,7 @@ class Background:
         self._place = place
         self._inbox = inbox
         self._stacks = Stacks(emitter, place.run, place.attempt)
-        self._pulse = Pulse(emitter, heartbeat_s)
+        self._pulse = Pulse(emitter, _period_s(heartbeat_s))
 
     def begin(
         self, activity: Activity, barriers: BarrierProbe, *, hang_limit_s: float
@@ -97,3 +98,10 @@ class Background:
                 act()
             except Exception as error:  # noqa: BLE001 - e.g. a disk that is gone says so at a close
                 self._emitter.drop(in_words(error))
+
+
+def _period_s(heartbeat_s: float) -> float:
+    """Return a rhythm that a thread can keep, whatever a trainer gave."""
+    if not heartbeat_s > 0:
+        return _USUAL_BEAT_S
+    return min(max(heartbeat_s, _SHORTEST_BEAT_S), _LONGEST_BEAT_S)

@@ -504,6 +504,17 @@ def test_no_limit_that_a_trainer_gives_ends_training(tmp_path, limit_s):
     assert arrived.limit_ns >= 0
 
 
+@pytest.mark.parametrize("heartbeat_s", [math.inf, math.nan, 1e300, 1e-300, -1, 0])
+def test_no_rhythm_that_a_trainer_gives_ends_training(tmp_path, heartbeat_s):
+    with Agent.attach(tmp_path, world_size=2, rank=0, heartbeat_s=heartbeat_s) as agent:
+        while not any(kind(event) == "heartbeat" for event in events(tmp_path)):
+            time.sleep(0.01)
+        agent.step_done(1)
+        assert 0.001 <= agent._background._pulse.period_s <= 3_600
+
+    assert not any(kind(event) == "events_dropped" for event in events(tmp_path))
+
+
 def test_an_attach_that_fails_half_way_gives_the_run_back(tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(Background, "begin", lambda *_, **__: 1 / 0)
