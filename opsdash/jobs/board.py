@@ -55,12 +55,12 @@ class JobBoard:
             self._jobs[key][0].cancel()
 
     def cancel_newest(self) -> bool:
-        """Stop the newest job that runs; False: there is none."""
-        if not self._jobs:
-            return False
-        job, _ = self._jobs[next(reversed(self._jobs))]
-        job.cancel()
-        return True
+        """Stop the newest job that can be; False: there is none."""
+        for job, _ in reversed(self._jobs.values()):
+            if job.state().can_cancel:
+                job.cancel()
+                return True
+        return False
 
     def leave(self) -> None:
         """The dashboard goes: threads are daemons and end with the process."""

@@ -55,4 +55,5 @@ class Resuming:
         return self._running(str(stage))
 
     def _running(self, what: str) -> JobState:
-        return JobState(self.title, detail=f"{what}; output in {self.started.log_path}")
+        detail = f"{what}; output in {self.started.log_path}"
+        return JobState(self.title, detail=detail, can_cancel=False)

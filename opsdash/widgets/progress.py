@@ -31,6 +31,8 @@ class JobState:
     """Beside the bar: `1.2 GiB of 3.4 GiB, 2 files`."""
     outcome: str = ""
     """Empty while it runs, then `ok`, `failed` or `cancelled`."""
+    can_cancel: bool = True
+    """Whether `x` does anything while it runs."""
 
     @property
     def is_running(self) -> bool:
@@ -80,11 +82,12 @@ class JobLine(LineWidget, can_focus=True):
 
     def action_cancel(self) -> None:
         """Ask for the job to stop, if it runs."""
-        if self.state.is_running:
+        if self.state.is_running and self.state.can_cancel:
             self.post_message(self.CancelRequested(self))
 
     def _while_running(self, width: int, glyphs: Glyphs) -> Line:
-        state, hint = self.state, "x cancels"
+        state = self.state
+        hint = "x cancels" if state.can_cancel else ""
         share = percent(state.done_frac) if state.done_frac is not None else "..."
         # The bar is what gives way: the words around it say the same.
         title_room = min(len(state.title) + 1, max(1, width // 2))

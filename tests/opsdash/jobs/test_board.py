@@ -43,3 +43,28 @@ async def test_jobs_are_looked_at_four_times_a_second_however_often_it_is_asked(
         now.s += 0.02
 
     assert job.num_looks == 8
+
+
+class Going(Counted):
+    """A job that says whether it can be cancelled."""
+
+    def __init__(self, *, can_cancel):
+        self.can_cancel, self.is_cancelled = can_cancel, False
+
+    def state(self):
+        return JobState(self.title, can_cancel=self.can_cancel)
+
+    def cancel(self):
+        self.is_cancelled = True
+
+
+def test_the_newest_job_that_can_be_is_cancelled():
+    board, reading = JobBoard(), Going(can_cancel=True)
+    starting = Going(can_cancel=False)
+    before = board.cancel_newest()
+    for job in (reading, starting):
+        board.add(job)
+
+    assert not before
+    assert board.cancel_newest()
+    assert (reading.is_cancelled, starting.is_cancelled) == (True, False)

@@ -42,6 +42,10 @@ def test_a_start_is_followed_until_it_is_alive():
     assert states[-1].detail == "attempt 2 is alive"
 
 
+def test_a_start_goes_on_by_itself_and_offers_no_key():
+    assert not states_of(1, Stage.BEGUN)[0].can_cancel
+
+
 def test_what_a_trainer_said_last_is_told():
     assert states_of(1, Stage.ENDED)[0].detail == "no module named model"
 

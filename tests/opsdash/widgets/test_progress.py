@@ -43,8 +43,11 @@ async def test_x_asks_a_running_job_to_stop():
         assert [m.job_line for m in app.told_of(JobLine.CancelRequested)] == [line]
 
 
-async def test_a_job_that_ended_has_nothing_to_cancel():
-    line = JobLine(JOBS[2])
+@pytest.mark.parametrize(
+    "state", [JOBS[2], JobState("resume run", None, "starting", can_cancel=False)]
+)
+async def test_a_job_that_ended_or_goes_on_by_itself_is_not_cancelled(state):
+    line = JobLine(state)
     app = WidgetApp(line)
 
     async with app.run_test(size=(80, 2)) as pilot:
