@@ -122,7 +122,9 @@ class CollectivesProbe:
         try:
             return self._sample(is_still=is_still)
         finally:
-            self._budget_s -= time.thread_time() - began
+            spent_s = time.thread_time() - began
+            # A hang is looked at whatever that costs, and leaves no debt for hours.
+            self._budget_s = max(self._budget_s - spent_s, -_BUDGET_S)
 
     def _sample(self, *, is_still: bool) -> Collective | None:
         dumps = _dump_functions()

@@ -106,17 +106,29 @@ class StragglerWatch:
         self._not_before_s = 0.0
 
     def look(self) -> None:
-        """Read what is new, and tell a verdict that has changed."""
+        """Read what is new, and tell a verdict that has changed.
+
+        Raises:
+            OSError: a rank's telemetry cannot be read; that of the others was.
+        """
         if time.monotonic() < self._not_before_s:
             return
         began = time.thread_time()
+        unreadable: OSError | None = None
         for rank, follower in self._followers.items():
-            for event in follower.read():
+            try:
+                found = follower.read()
+            except OSError as error:
+                unreadable = error
+                continue
+            for event in found:
                 self._observe(rank, event)
         if self._folds:
             self._tell()
         cost_s = time.thread_time() - began
         self._not_before_s = time.monotonic() + cost_s / _MAX_FRAC
+        if unreadable is not None:
+            raise unreadable  # told by whoever called, and the others were read
 
     def _observe(self, rank: int, event: AnyEvent) -> None:
         match event:

@@ -4,6 +4,7 @@ A pid alone lies after a crash or a reboot. Host, boot, pid namespace, pid and
 the process's start time together do not.
 """
 
+import getpass
 import os
 import socket
 from enum import StrEnum
@@ -14,6 +15,18 @@ import msgspec
 _PROC = Path("/proc")
 _START_TIME_FIELD = 19
 """Of /proc/<pid>/stat, counted after the command's closing bracket."""
+
+
+def user_at_host() -> str:
+    """Return who runs this process, for others to read.
+
+    A container may run under a number that has no name; the number is told then.
+    """
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        user = str(os.geteuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 class Liveness(StrEnum):

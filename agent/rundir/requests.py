@@ -9,10 +9,8 @@ symlink and never blocks.
 """
 
 import contextlib
-import getpass
 import os
 import secrets
-import socket
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +27,7 @@ from agent.rundir.own_files import (
     opened_directory,
     read_own_file,
 )
+from agent.rundir.process import user_at_host
 from agent.rundir.request_args import check_args
 
 REQUEST_SCHEMA = 1
@@ -147,20 +146,12 @@ def write_request(
         args=args or {},
         created_ns=now_ns,
         expires_ns=now_ns + LIFETIME_NS,
-        by=f"{_user()}@{socket.gethostname()}",
+        by=user_at_host(),
         attempt=attempt,
     )
     path = run.requests / (request.id + PENDING_SUFFIX)
     write_atomic(path, msgspec.json.encode(request) + b"\n", mode=0o600)
     return request.id
-
-
-def _user() -> str:
-    """Return who asks; a container may run under a number that has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # the latter from Python 3.13 on
-        return str(os.getuid())
 
 
 def open_inbox(run: RunDir) -> int:

@@ -5,7 +5,6 @@ only looks leaves nothing. A directory that cannot be written loses the entry
 and nothing else; whoever asked is told.
 """
 
-import getpass
 import itertools
 import os
 import socket
@@ -14,15 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.rundir.layout import RunDir
 from agent.rundir.operations import OPERATION_SCHEMA, Operation, encode_operation
-
-
-def operator() -> str:
-    """Return `user@host` of this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.geteuid())
-    return f"{user}@{socket.gethostname()}"
+from agent.rundir.process import user_at_host
 
 
 @dataclass
@@ -67,6 +58,6 @@ def entry(id: str, kind: str, stage: str, **fields: object) -> Operation:  # noq
         kind=kind,
         stage=stage,
         time_ns=time.time_ns(),
-        by=operator(),
+        by=user_at_host(),
         **fields,  # type: ignore[arg-type]  # checked by the tests: msgspec takes them by name
     )

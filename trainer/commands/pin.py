@@ -1,10 +1,10 @@
 """Pin a checkpoint, so that retention leaves it alone, or unpin it."""
 
-import getpass
 from pathlib import Path
 
 from agent.rundir.attempts import read_identity
 from agent.rundir.layout import RunDir
+from agent.rundir.process import user_at_host
 from trainer.checkpoint.retention import set_pin
 from trainer.console import say
 from trainer.settings import UsageParser
@@ -28,6 +28,6 @@ def _set(arguments: list[str], *, is_pinned: bool) -> int:
     known = parser.parse(arguments)
     run = RunDir(known.run_dir.absolute())
     read_identity(run)
-    entry = set_pin(run, known.checkpoint, is_pinned=is_pinned, by=getpass.getuser())
+    entry = set_pin(run, known.checkpoint, is_pinned=is_pinned, by=user_at_host())
     say(f"`{entry.name}` is {word}ned")
     return 0

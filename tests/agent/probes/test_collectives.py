@@ -168,6 +168,15 @@ def test_what_costs_too_much_waits(recorded, group):
     assert len(recorded.samples()) == num_samples
 
 
+def test_a_long_hang_leaves_no_debt_for_hours(recorded, group):
+    reduce(1)
+    recorded.probe._budget_s = -1_000.0
+
+    recorded.probe.sample(is_still=True)
+
+    assert recorded.probe._budget_s >= -collectives._BUDGET_S
+
+
 def test_without_a_group_there_is_nothing_to_tell_yet(recorded):
     assert recorded.probe.sample() is None
     assert recorded.probe.absence is None

@@ -6,9 +6,10 @@ import pytest
 
 from agent.rundir.errors import NoCheckpointError
 from agent.rundir.operations import read_operations
+from agent.rundir.process import user_at_host
 from agent.rundir.verify.verdict import Finding, Level
 from agent.rundir.verify.watch import VerifyCancelled
-from opsdash.operations.record import OperationLog, operator
+from opsdash.operations.record import OperationLog
 from opsdash.operations.targets import describe_finding, find_targets
 from opsdash.operations.verify import VerifyJob
 from tests.runs import RunWriter, Watcher
@@ -64,8 +65,8 @@ def test_outcomes_go_into_the_operations_and_onto_later_screens(writer):
         "step-00000010": "sound",
     }
     assert [(r.number, r.stage, r.check.by) for r in rows] == [
-        (20, "damaged", operator()),
-        (10, "verified", operator()),
+        (20, "damaged", user_at_host()),
+        (10, "verified", user_at_host()),
     ]
     assert all(
         o.command[:2] == ("opsdash", "verify") for o in read_operations(writer.run)
