@@ -17,7 +17,7 @@ from agent.session import Agent
 NUM_STEPS = int(os.environ.get("NUM_STEPS", "300"))
 
 
-def main(run_dir: str) -> None:
+def main(run_dir: str) -> torch.nn.Module:
     model: torch.nn.Module = torch.nn.Sequential(
         torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 1)
     )
@@ -39,7 +39,10 @@ def main(run_dir: str) -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
+    return model
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    # The model stays until Python ends: torch 2.13 can hang for ever where one that is
+    # data-parallel goes at the moment in which gloo lets go of the last gradients.
+    model = main(sys.argv[1])

@@ -15,11 +15,13 @@ from agent.rundir.layout import RunDir
 from opsdash.app import OpsdashApp
 from opsdash.glyphs import ASCII, UNICODE
 from opsdash.screens.chunk_browser import Level
+from opsdash.screens.stacks import StacksScreen
 from opsdash.screens.watch import CHUNKS, WatchScreen
 from opsdash.theme import Appearance
 from opsdash.widgets.plan import PlanDialog
 from tests.patient_pilot import DEADLINE_S
 from tests.runs import SECOND, HandClocks, RunWriter
+from tests.screen_text import screen_text
 
 _LOOK_S = 0.02
 """Between two looks at what a thread or a process does."""
@@ -97,6 +99,15 @@ async def opened(app, pilot, kind) -> None:
     """Wait for a screen of a kind, and until it is drawn."""
     await until(pilot, lambda: isinstance(app.screen, kind), kind.__name__)
     await pilot.pause()
+
+
+async def stacks_read(app, pilot) -> None:
+    """Wait until a process's stacks are shown, or why there are none."""
+    await opened(app, pilot, StacksScreen)
+    told = ("wrote no stacks", 'File "')
+    await until(
+        pilot, lambda: any(words in screen_text(app) for words in told), "stacks"
+    )
 
 
 async def open_store(app, pilot):

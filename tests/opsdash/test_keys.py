@@ -35,7 +35,14 @@ from opsdash.widgets.record_table import RecordTable
 from opsdash.widgets.table import VirtualTable
 from tests.run_states import STATES
 from tests.screen_text import screen_text
-from tests.watched import open_store, opened, plan_title, refreshed, until
+from tests.watched import (
+    open_store,
+    opened,
+    plan_title,
+    refreshed,
+    stacks_read,
+    until,
+)
 
 OWNERS = (
     OpsdashApp,
@@ -450,7 +457,7 @@ async def test_stacks_of_a_hung_rank_are_read_and_copied(on):
         table = app.watch.query_one(RecordTable)
         app.screen.set_focus(table.table)
         await pilot.press("G", "up", "enter")
-        await opened(app, pilot, StacksScreen)
+        await stacks_read(app, pilot)
         shown = screen_text(app)
         await pilot.press("question_mark")
         await opened(app, pilot, HelpScreen)

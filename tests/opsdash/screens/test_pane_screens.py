@@ -5,15 +5,14 @@ import pytest
 from agent.rundir.events import RequestDone, RequestSeen, RoundStarted, StacksWritten
 from agent.rundir.layout import RunDir
 from agent.rundir.stacks import stacks_file
-from opsdash.screens.stacks import StacksScreen
 from opsdash.screens.watch import EVENTS, PANES
 from opsdash.widgets.record_table import RecordTable
 from tests.run_states import STATES
 from tests.screen_text import assert_screen, screen_text
 from tests.watched import (
     WatchedApp,
-    opened,
     refreshed,
+    stacks_read,
     still_clocks,
     until,
     watching,
@@ -111,11 +110,10 @@ async def test_a_process_that_could_not_write_its_stacks_says_why(tmp_path):
 
     async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
         await pilot.press("enter")
-        await opened(app, pilot, StacksScreen)
+        await stacks_read(app, pilot)
         unasked = screen_text(app)
         await pilot.press("escape", "down", "enter")
-        await opened(app, pilot, StacksScreen)
-        await pilot.pause()
+        await stacks_read(app, pilot)
 
         assert "rank-00000 wrote no stacks" in unasked
         assert "when this is closed, K asks for them" in unasked
@@ -137,8 +135,7 @@ async def test_stacks_that_nobody_can_be_asked_for_are_not_promised(
 ):
     async with on(state, is_readonly=is_readonly) as (app, pilot):
         await pilot.press("enter")
-        await opened(app, pilot, StacksScreen)
-        await pilot.pause()
+        await stacks_read(app, pilot)
 
         assert said in screen_text(app)
         assert "K asks" not in screen_text(app)
@@ -152,8 +149,7 @@ async def test_a_process_that_was_asked_in_vain_says_so(tmp_path):
 
     async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
         await pilot.press("down", "enter")
-        await opened(app, pilot, StacksScreen)
-        await pilot.pause()
+        await stacks_read(app, pilot)
 
         assert "it was asked and wrote none: it is stopped" in screen_text(app)
         assert "K asks for them" in screen_text(app)
@@ -167,8 +163,7 @@ async def test_stacks_of_an_earlier_attempt_say_which(tmp_path):
 
     async with watching(writer.path, clocks=still_clocks(writer)) as (app, pilot):
         await pilot.press("enter")
-        await opened(app, pilot, StacksScreen)
-        await pilot.pause()
+        await stacks_read(app, pilot)
 
         assert "attempt 1, 2026-11-20T05:00:00Z asked" in screen_text(app)
         assert "line 3 in f" in screen_text(app)
