@@ -119,7 +119,7 @@ RANK = """
     resting = Agent.attach(f"{folder}/run")
     os.environ["OPSDASH_AGENT"] = "on"
     with Agent.attach(f"{folder}/run") as watching:
-        watching._pulse._duties.insert(0, Duty("gate", gate.wait, every=1))
+        watching._background._pulse._duties.insert(0, Duty("gate", gate.wait, every=1))
         watching.watch_optimizer(optimizer, model.module.named_parameters(),
                                  every=config.norms_every)
         ours = [{key: timed(hook) for key, hook in of.items()} for of in hooks]
