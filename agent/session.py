@@ -217,7 +217,7 @@ class Agent:
         optimizer: "Optimizer",
         named_parameters: "Iterable[tuple[str, Tensor]]",
         *,
-        every: int = 100,
+        every: int = 200,
     ) -> None:
         """Measure norms at the optimizer's own step, every so many; 0: at none."""
         self._optimizers.watch(optimizer, named_parameters, every=every)

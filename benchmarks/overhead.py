@@ -9,18 +9,17 @@ switched off (`OPSDASH_AGENT=off`), the optimizer has no hooks, and the agent's
 thread waits at a gate; with it the thread goes on where it was stopped. The
 groups are made anew a few times.
 
-Each pair of neighbouring blocks gives one ratio. The mean of the middle four
-fifths of the ratios is told, with its interval from a bootstrap: a median would
-pass over the norms, which are in every other block. Beside it stands what the
-same procedure finds between two blocks that are both without the agent: as much
-is the procedure's own doing.
+Four neighbouring blocks give one ratio, of the two with the agent to the two
+without. The mean of the middle four fifths of the ratios is told, with its interval
+from a bootstrap. Beside it stands what is found between the two blocks that are
+both without the agent: as much is the procedure's own doing.
 
 Then what the agent does, timed call by call in the same steps, less what the
 same lines take with the agent off, and added up with its thread's processor time
 as if nothing of that ran beside the training: an upper bound that no other
 process can hide or imitate.
 
-    python benchmarks/overhead.py [--minutes 6] [--steps 20] [--groups 3]
+    python benchmarks/overhead.py [--minutes 6] [--steps 10] [--groups 3]
 """
 
 import argparse
@@ -44,7 +43,7 @@ from benchmarks.table import Row, print_table
 ROOT = Path(__file__).resolve().parents[1]
 TARGET_FRAC = 0.005
 NORMS_FRAC = 0.0005
-LEAST_PAIRS = 10
+LEAST_TURNS = 5
 WARM_UP_STEPS = 100
 """After so many the agent samples collectives rarely, and nothing is new."""
 WIDEST_FRAC = 0.02
@@ -182,26 +181,27 @@ class Group:
         return Block(step_ns, sum(answer[1] for answer in answers), *of_the_agent)
 
 
-class Found(NamedTuple):
-    """What was measured, in pairs of neighbours."""
+class Turn(NamedTuple):
+    """Four blocks in a row, so that a steady drift takes from both sides alike."""
 
-    pairs: list[tuple[Block, Block]]
-    """With the agent and without."""
-    idle: list[tuple[Block, Block]]
-    """Without, twice."""
+    on: Block
+    off: Block
+    also_off: Block
+    also_on: Block
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--steps", type=int, default=20, help="of a block")
+    parser.add_argument("--steps", type=int, default=10, help="of a block")
     parser.add_argument("--groups", type=int, default=3, help="one after the other")
     options = parser.parse_args()
-    found = Found([], [])
+    turns: list[Turn] = []
     for _ in range(options.groups):
         with tempfile.TemporaryDirectory() as folder, group(Path(folder)) as one:
-            measure(one, found, options.minutes * 60 / options.groups, options.steps)
-    return print_table(rows(found, options.steps))
+            budget_s = options.minutes * 60 / options.groups
+            turns += take_turns(one, budget_s, options.steps)
+    return print_table(rows(turns, options.steps))
 
 
 @contextmanager
@@ -238,31 +238,35 @@ def group(folder: Path) -> Iterator[Group]:
         rank.stdout.close()
 
 
-def measure(one: Group, found: Found, budget_s: float, num_steps: int) -> None:
-    """Add pairs of blocks until the time is over."""
-    until = time.monotonic() + budget_s
-    while time.monotonic() < until or len(found.pairs) < LEAST_PAIRS:
-        # The two in the middle are the pair without an agent.
-        on, off, also_off, also_on = (
-            one.train(num_steps, is_on=is_on) for is_on in (True, False, False, True)
-        )
-        found.pairs.extend([(on, off), (also_on, also_off)])
-        is_even = len(found.idle) % 2 == 0
-        found.idle.append((off, also_off) if is_even else (also_off, off))
+def take_turns(one: Group, budget_s: float, num_steps: int) -> Iterator[Turn]:
+    """Yield turns until the time is over."""
+    until, num_turns = time.monotonic() + budget_s, 0
+    while time.monotonic() < until or num_turns < LEAST_TURNS:
+        num_turns += 1
+        sides = (True, False, False, True)
+        yield Turn(*(one.train(num_steps, is_on=is_on) for is_on in sides))
 
 
-def rows(found: Found, num_steps: int) -> Iterator[Row]:
-    with_agent, without = zip(*found.pairs, strict=True)
+def rows(turns: Sequence[Turn], num_steps: int) -> Iterator[Row]:
     for what, of in (
         ("time per step", lambda block: block.step_ns),
         ("processor time per step", lambda block: block.cpu_ns),
     ):
-        ratios = [of(one) / of(two) for one, two in found.pairs]
-        peer = f"agent off, {len(ratios)} pairs of {num_steps} steps"
+        peer = f"agent off, {len(turns)} times 2 blocks of {num_steps} steps"
+        ratios = [
+            (of(turn.on) + of(turn.also_on)) / (of(turn.off) + of(turn.also_off))
+            for turn in turns
+        ]
         yield paired_row(f"2-rank DDP, agent on: {what}", ratios, peer)
-        idle = [of(one) / of(two) for one, two in found.idle]
-        peer = f"agent off, {len(idle)} pairs of {num_steps} steps"
+        # Which of the two came first takes turns too.
+        idle = [
+            (of(turn.off) / of(turn.also_off)) ** (-1 if number % 2 else 1)
+            for number, turn in enumerate(turns)
+        ]
+        peer = f"agent off, {len(turns)} blocks of {num_steps} steps"
         yield paired_row(f"2-rank DDP, agent off: {what}", idle, peer, is_own=False)
+    with_agent = [block for turn in turns for block in (turn.on, turn.also_on)]
+    without = [block for turn in turns for block in (turn.off, turn.also_off)]
     step_ns = mean_of(without, lambda block: block.step_ns)
     calls_ns = mean_of(with_agent, lambda block: block.calls_ns) - mean_of(
         without, lambda block: block.calls_ns

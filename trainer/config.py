@@ -302,7 +302,7 @@ class TrainConfig:
 
     norms_every: int = _telemetry(
         "steps between two looks at the optimizer's norms",
-        default=100,
+        default=200,
         unit="steps",
         ge=1,
     )

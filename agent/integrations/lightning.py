@@ -31,7 +31,7 @@ class RunDirCallback(Callback):  # type: ignore[misc]  # Any where Lightning is 
         run_dir: str | Path,
         *,
         agree_every: int = 10,
-        norms_every: int = 100,
+        norms_every: int = 200,
         **attach: Any,  # noqa: ANN401 - Agent.attach checks them
     ) -> None:
         """Keep what is needed when `fit` begins; see `Agent.attach`."""

@@ -23,7 +23,7 @@ class RunDirCallback(TrainerCallback):  # type: ignore[misc]  # Any where it is 
         run_dir: str | Path,
         *,
         agree_every: int = 10,
-        norms_every: int = 100,
+        norms_every: int = 200,
         **attach: Any,  # noqa: ANN401 - Agent.attach checks them
     ) -> None:
         """Keep what is needed when `train` begins; see `Agent.attach`."""

@@ -28,7 +28,7 @@ class OptimizerProbe:
         optimizer: Optimizer,
         named_parameters: Iterable[tuple[str, Tensor]],
         *,
-        every: int = 100,
+        every: int = 200,
     ) -> None:
         """Hang on the optimizer's step.
 

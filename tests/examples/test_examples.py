@@ -41,10 +41,10 @@ def test_three_lines_are_enough(tmp_path, launcher):
     run = RunDir(tmp_path / "run")
 
     script = str(EXAMPLES / "three_lines.py")
-    assert start(*launcher, script, str(run.path), num_steps=101).wait() == 0
+    assert start(*launcher, script, str(run.path), num_steps=201).wait() == 0
 
     for rank in range(2 if launcher is TORCHRUN else 1):
-        assert [e.step for e in events(run, StepDone, rank)] == list(range(1, 102))
+        assert [e.step for e in events(run, StepDone, rank)] == list(range(1, 202))
         assert [e.reason for e in events(run, RunEnded, rank)] == ["completed"]
         assert len(events(run, OptimizerNorms, rank)) == 2
 
