@@ -1,5 +1,7 @@
 """Why there are no stacks of a process to be seen, and who could change that."""
 
+import shlex
+
 from opsdash.projections.run_state import State
 from opsdash.screens.pane import View
 
@@ -14,7 +16,7 @@ def how_to_ask(view: View, *, may_act: bool) -> str:
     if is_over(view):
         return "its run has ended: nobody can be asked for any"
     if not may_act:
-        return f"`opsdash request {view.run.directory.path} stacks` asks for them"
+        return f"`{_command(view)}` asks for them"
     return "K asks for them"
 
 
@@ -29,5 +31,13 @@ def why_no_stacks(view: View, stem: str, *, may_act: bool) -> tuple[str, ...]:
     told = view.run.requests.rows()
     asked = [row for row in told if row.kind == "stacks" and row.attempt == attempt]
     why = ["it was asked and wrote none: it is stopped, or cannot see requests"]
-    closed = "when this is closed, " if may_act else ""
-    return (*(why if any(row.is_over for row in asked) else []), closed + how)
+    if not any(row.is_over for row in asked):
+        why = []
+    if may_act:
+        return (*why, f"when this is closed, {how}")
+    # On a line of its own: the directory's name may be long.
+    return (*why, "this command asks for them:", _command(view))
+
+
+def _command(view: View) -> str:
+    return f"opsdash request {shlex.quote(view.run.directory.path)} stacks"

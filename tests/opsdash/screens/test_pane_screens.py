@@ -127,7 +127,7 @@ async def test_a_process_that_could_not_write_its_stacks_says_why(tmp_path):
     [
         ("dead", False, "its run has ended: nobody can be asked for any"),
         ("dead", True, "is kept in `stacks/`"),
-        ("live", True, " stacks` asks for them"),
+        ("live", True, "this command asks for them:"),
     ],
 )
 async def test_stacks_that_nobody_can_be_asked_for_are_not_promised(
