@@ -3,9 +3,11 @@
 Every call has a reader of its own, so that any thread may call at any time; no
 state of the database is held in between. Opening one takes longer than reading
 a small round, so the reader of the last call is kept for the next, unless it
-met an error or another file lies at the path.
+met an error or another file lies at the path. A forked child opens its own:
+SQLite's connections do not survive a fork.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ class StoredRounds:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._pid = os.getpid()
         self._spare: list[ChunkStoreReader] = []
         """One at most; taken and given back in one step, whatever the thread."""
 
@@ -135,12 +138,14 @@ class StoredRounds:
             yield reader
             is_sound = True
         finally:
-            if is_sound and not self._spare:
+            if is_sound and not self._spare and self._pid == os.getpid():
                 self._spare.append(reader)
             else:
                 reader.close()
 
     def _take_spare(self) -> ChunkStoreReader | None:
+        if self._pid != os.getpid():
+            return None
         try:
             spare = self._spare.pop()
         except IndexError:

@@ -21,17 +21,6 @@ from trainer.chunks.store import ChunkStore
 SPLIT = TensorSplit(4096)
 
 
-@pytest.fixture
-def path(tmp_path):
-    return store_path(tmp_path)
-
-
-@pytest.fixture
-def store(path):
-    with ChunkStore.open(path) as opened:
-        yield opened
-
-
 def cut_short(path, digest):
     with editing(path) as conn:
         conn.execute(

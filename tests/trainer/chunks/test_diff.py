@@ -10,12 +10,6 @@ from trainer.chunks.split import FlatSplit, TensorSplit
 from trainer.chunks.store import ChunkStore
 
 
-@pytest.fixture
-def store(tmp_path):
-    with ChunkStore.open(store_path(tmp_path)) as opened:
-        yield opened
-
-
 def diffs(store, old=1, new=2):
     with store.reader() as reader:
         return {diff.name: diff for diff in diff_rounds(reader, old, new)}

@@ -109,6 +109,20 @@ def test_threads_that_read_at_once_have_readers_of_their_own(store):
     assert found == [8.0] * (20 * num_threads)
 
 
+def test_a_forked_child_opens_the_store_itself(store, opened):
+    store.get_round(1)
+    before = len(opened)
+    if (pid := os.fork()) == 0:
+        try:
+            is_right = store.get_round(1)["weight"].sum() == 8
+            os._exit(0 if is_right and len(opened) == before + 1 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    store.get_round(1)
+    assert len(opened) == before
+
+
 def test_a_copy_of_a_store_opens_while_the_store_is_read(store, tmp_path):
     store.get_round(1)
     store.settle()

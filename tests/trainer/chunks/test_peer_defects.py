@@ -8,20 +8,13 @@ import torch
 
 from agent.rundir.chunks.errors import DamagedChunkError, MissingChunkError
 from tests.trainer.chunks.original import OriginalStore
-from tests.trainer.chunks.store_faults import flip_bit, lose_chunk, store_path
+from tests.trainer.chunks.store_faults import flip_bit, lose_chunk
 from trainer.chunks.split import FlatSplit, TensorSplit
-from trainer.chunks.store import ChunkStore
 
 
 @pytest.fixture
 def original(tmp_path):
     return OriginalStore(tmp_path / "original.db")
-
-
-@pytest.fixture
-def store(tmp_path):
-    with ChunkStore.open(store_path(tmp_path)) as opened:
-        yield opened
 
 
 def test_bfloat16_is_saved(original, store):

@@ -34,17 +34,6 @@ from trainer.chunks.split import FlatSplit, TensorSplit
 from trainer.chunks.store import ChunkStore
 
 
-@pytest.fixture
-def path(tmp_path):
-    return store_path(tmp_path)
-
-
-@pytest.fixture
-def store(path):
-    with ChunkStore.open(path) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("split", [TensorSplit(), TensorSplit(64), FlatSplit(7)])
 def test_a_round_comes_back_bit_for_bit(store, split):
     model = small_model()

@@ -39,6 +39,19 @@ from trainer.federated.intake import examine
 pytestmark = pytest.mark.timeout(120)
 
 
+async def lost(path):
+    """Wait until the server told that a client is gone."""
+    await until(lambda: of_kind(events(path, "server"), ClientLost), what="the loss")
+
+
+async def returned(path):
+    """Wait until the server told a fourth joining: of three clients, one again."""
+    await until(
+        lambda: len(of_kind(events(path, "server"), ClientJoined)) == 4,
+        what="the return",
+    )
+
+
 async def test_a_client_that_missed_rounds_resets_before_it_counts_as_back(tmp_path):
     gates = {"client-1": Gate(2), "client-2": Gate(4)}
     config = quick(rounds=5, momentum=0.9)
@@ -49,10 +62,7 @@ async def test_a_client_that_missed_rounds_resets_before_it_counts_as_back(tmp_p
         await gates["client-2"].wait_for(4)
         gates["client-1"].open(2)
         clients["client-1"].proxy.mend()
-        await until(
-            lambda: len(of_kind(events(tmp_path, "server"), ClientJoined)) == 4,
-            what="the return",
-        )
+        await returned(tmp_path)
         gates["client-2"].open(4)
         finish = await server.over
 
@@ -81,14 +91,9 @@ async def test_a_cut_between_two_rounds_costs_nothing(tmp_path):
     async with federation(tmp_path, config, holds=gates) as (server, clients):
         await gates["client-2"].wait_for(2)
         clients["client-1"].proxy.cut()
-        await until(
-            lambda: of_kind(events(tmp_path, "server"), ClientLost), what="the loss"
-        )
+        await lost(tmp_path)
         clients["client-1"].proxy.mend()
-        await until(
-            lambda: len(of_kind(events(tmp_path, "server"), ClientJoined)) == 4,
-            what="the return",
-        )
+        await returned(tmp_path)
         gates["client-2"].open(2)
         await server.over
 
@@ -121,14 +126,9 @@ async def test_training_goes_on_while_the_connection_is_gone(tmp_path):
     async with federation(tmp_path, config, holds=gates) as (server, clients):
         await gates["client-1"].wait_for(2)
         clients["client-1"].proxy.cut()
-        await until(
-            lambda: of_kind(events(tmp_path, "server"), ClientLost), what="the loss"
-        )
+        await lost(tmp_path)
         clients["client-1"].proxy.mend()
-        await until(
-            lambda: len(of_kind(events(tmp_path, "server"), ClientJoined)) == 4,
-            what="the return",
-        )
+        await returned(tmp_path)
         gates["client-1"].open(2)
         await server.over
 
@@ -221,14 +221,9 @@ async def test_an_update_does_not_travel_again_if_it_was_being_looked_at(
         proxy.is_unseen = is_unseen
         proxy.cut()
         if not is_unseen:
-            await until(
-                lambda: of_kind(events(tmp_path, "server"), ClientLost), what="the loss"
-            )
+            await lost(tmp_path)
         proxy.mend()
-        await until(
-            lambda: len(of_kind(events(tmp_path, "server"), ClientJoined)) == 4,
-            what="the return",
-        )
+        await returned(tmp_path)
         look.may_end.set()
         finish = await server.over
         num_sent_again = proxy.num_bytes - num_before - num_sent
@@ -313,9 +308,7 @@ async def test_a_connection_that_says_nothing_is_found_out_by_both_ends(tmp_path
     async with federation(tmp_path, config, holds=gates) as (server, clients):
         await gates["client-1"].wait_for(2)
         clients["client-1"].proxy.stall()
-        await until(
-            lambda: of_kind(events(tmp_path, "server"), ClientLost), what="the loss"
-        )
+        await lost(tmp_path)
         clients["client-1"].proxy.flow()
         gates["client-1"].open(2)
         finish = await server.over
