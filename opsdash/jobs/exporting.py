@@ -116,8 +116,9 @@ class ExportJob(Generic[Row]):
             self._write(export, map(told, self._rows()))
         except Exception as error:  # noqa: BLE001 - a thread that ends without a word is never seen
             text = error.strerror if isinstance(error, OSError) else None
-            self._error = text or f"{type(error).__name__}: {error}"
             export.discard()
+            # Told last: whoever sees that it failed finds no half file.
+            self._error = text or f"{type(error).__name__}: {error}"
 
     def _write(self, export: EventExport, events: Iterable[ExportedEvent]) -> None:
         for event in events:

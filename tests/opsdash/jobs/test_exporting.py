@@ -8,7 +8,7 @@ import pytest
 
 from agent.rundir.errors import RunDirError
 from opsdash.jobs.exporting import _MAX_AHEAD, _SLICE, ExportJob
-from opsdash.operations.export import ExportedEvent
+from opsdash.operations.export import EventExport, ExportedEvent
 from opsdash.projections.event_words import Severity
 
 LONG_S = 30
@@ -112,7 +112,15 @@ def test_another_ending_is_refused_at_once(tmp_path):
         ExportJob(tmp_path / "out.xlsx", [], lambda n: n, told)
 
 
-def test_a_failure_half_way_removes_the_file(tmp_path):
+def test_a_failure_half_way_is_told_once_the_file_is_removed(tmp_path, monkeypatch):
+    removed = EventExport.discard
+
+    def slowly(export):
+        time.sleep(0.05)
+        removed(export)
+
+    monkeypatch.setattr(EventExport, "discard", slowly)
+
     def reading(number):
         if number == 2:
             raise OSError(28, "No space left on device")
