@@ -25,6 +25,7 @@ from opsdash.reports.report import REPORT_SCHEMA, fields
 
 _MAX_FINDINGS = 5
 _TELL_S = 0.2
+_MAX_NAME = 50
 
 
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +48,7 @@ def verify_all(targets: Sequence[Target], level: Level, *, is_json: bool) -> int
     """Print a verdict for each; return the worst one's exit code."""
     verdicts = []
     for target in targets:
-        progress = _Progress(target)
+        progress = _Progress(target, level)
         verdict = verify_target(target, level, progress=progress)
         progress.clear()
         verdicts.append(verdict)
@@ -90,21 +91,28 @@ def _summary(verdicts: list[Verdict]) -> str:
 
 
 class _Progress:
-    """Share of the bytes on standard error, where that is a terminal."""
+    """What is done to a target on standard error, where that is a terminal."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, level: Level) -> None:
         self._target = target
+        self._is_deep = level is Level.DEEP
         self._is_shown = sys.stderr.isatty()
         self._told_s = time.monotonic()
 
     def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        is_due = time.monotonic() - self._told_s >= _TELL_S
-        if self._is_shown and is_due and total_bytes:
-            self._told_s = time.monotonic()
-            share = units.percent(done_bytes / total_bytes)
-            name = units.visible(self._target.name)[-60:]
-            sys.stderr.write(f"\r\x1b[K{share} of {name}")
-            sys.stderr.flush()
+        if not self._is_shown or not total_bytes:
+            return
+        # What comes after the last byte of a deep look takes seconds.
+        is_read = self._is_deep and done_bytes >= total_bytes
+        if not is_read and time.monotonic() - self._told_s < _TELL_S:
+            return
+        self._told_s = time.monotonic()
+        what = "looking at the values of"
+        if not is_read:
+            what = f"{units.percent(done_bytes / total_bytes)} of"
+        name = units.visible(self._target.name)[-_MAX_NAME:]
+        sys.stderr.write(f"\r\x1b[K{what} {name}")
+        sys.stderr.flush()
 
     def clear(self) -> None:
         if self._is_shown:

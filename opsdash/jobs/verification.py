@@ -59,11 +59,18 @@ class Verification:
 
     def _running(self) -> JobState:
         progress = self.job.progress
-        frac = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0
-        num = max(1, progress.num_targets)
+        share = progress.read_frac
         size = units.byte_size(progress.total_bytes)
         detail = f"{units.byte_size(progress.done_bytes)} of {size}"
-        return JobState(self.title, (progress.num_done + frac) / num, detail)
+        if not progress.total_bytes:
+            detail = ""
+        elif self.level is Level.DEEP:
+            if share == 1.0:
+                detail = f"{size} read, now its values are looked at"
+            # Nobody knows how long the values take: they are taken as the other half.
+            share /= 2
+        done = (progress.num_done + share) / max(1, progress.num_targets)
+        return JobState(self.title, done, detail)
 
     def _ended(self, verdicts: list[tuple[str, Verdict]]) -> JobState:
         bad = [(name, v) for name, v in verdicts if v.state is not State.SOUND]

@@ -30,7 +30,13 @@ class JobProgress:
     total_bytes: int = 0
     """Of the target that is read now."""
     num_done: int = 0
+    """Targets with a verdict; the one that is read now is none of them."""
     num_targets: int = 0
+
+    @property
+    def read_frac(self) -> float:
+        """Share of the target's bytes that were read; a store may grow meanwhile."""
+        return min(1.0, self.done_bytes / self.total_bytes) if self.total_bytes else 0.0
 
 
 @dataclass
@@ -93,7 +99,7 @@ class VerifyJob:
             target, self.level, progress=tell, is_cancelled=lambda: self.is_cancelled
         )
         self.verdicts[target.name] = verdict
-        self._tell(target, number + 1, verdict.num_bytes, verdict.num_bytes)
+        self._tell(target, number + 1, 0, 0)
         self._record(
             target,
             "done",
