@@ -295,7 +295,7 @@ class ChunkStore(StoredRounds):
         if new.round_num < 1:
             raise ValueError(f"round_num is {new.round_num}")
         check_keep_rounds(new.keep_rounds)
-        with self._lock, self._writing():
+        with self._noting_damage(), self._lock, self._writing():
             written = write_round(self._conn, self.path, self.node, new)
         layout = new.content.layout()
         return PutStats(
@@ -312,6 +312,15 @@ class ChunkStore(StoredRounds):
             file_bytes=file_bytes(self.path),
             elapsed_ns=time.monotonic_ns() - started_ns,
         )
+
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        """Remember a chunk that stood in a round's way, so that it is asked for."""
+        try:
+            yield
+        except DamagedChunkError as error:
+            self._suspects.add(error.place.digest)
+            raise
 
     def _holds(self, payload: Payload) -> bool:
         copies, pieces = Copies(self._conn, self.path), (memoryview(payload.data),)

@@ -4,7 +4,8 @@ Every call has a reader of its own, so that any thread may call at any time; no
 state of the database is held in between. Opening one takes longer than reading
 a small round, so the reader of the last call is kept for the next, unless it
 met an error or another file lies at the path. A forked child opens its own:
-SQLite's connections do not survive a fork.
+SQLite's connections do not survive a fork. All readers share what is known of
+damaged chunks.
 """
 
 import os
@@ -30,6 +31,8 @@ class StoredRounds:
         self._pid = os.getpid()
         self._spare: list[ChunkStoreReader] = []
         """One at most; taken and given back in one step, whatever the thread."""
+        self._suspects: set[str] = set()
+        """Digests whose copy was damaged when it was last looked at."""
 
     def reader(self) -> ChunkStoreReader:
         """Return a reader of the same store; the caller closes it.
@@ -37,7 +40,7 @@ class StoredRounds:
         Raises:
             RunDirError: the store cannot be read.
         """
-        return ChunkStoreReader(self.path)
+        return ChunkStoreReader(self.path, self._suspects)
 
     def get_round(
         self, round_num: int, pattern: str | None = None
@@ -89,7 +92,11 @@ class StoredRounds:
             return reader.stats()
 
     def has(self, digests: Iterable[str]) -> set[str]:
-        """Return which of the chunks are there; their bytes are not read.
+        """Return which of the chunks are there and not known to be damaged.
+
+        Known is what a read, a `verify` through a reader of this store, or a
+        round that could not be committed has found; only such chunks are read
+        again, as somebody may have mended them.
 
         Raises:
             RunDirError: the store cannot be read.

@@ -29,6 +29,7 @@ from agent.rundir.chunks.records import (
 )
 from agent.rundir.chunks.schema import RAW_CODEC
 from agent.rundir.chunks.sources import find_elsewhere, run_dir_of
+from agent.rundir.errors import RunDirError
 
 _PIECE_BYTES = 256 << 10
 """Fits into a core's cache beside its copy."""
@@ -79,6 +80,8 @@ class PayloadReader:
     node: str
     idle: list[sqlite3.Connection] = field(default_factory=list)
     """Other connections to the store, for threads that read beside this one."""
+    suspects: set[str] = field(default_factory=set)
+    """Digests whose copy was damaged when it was last looked at; threads share it."""
 
     def take_twin(self) -> "PayloadReader":
         """Return a reader of the same store for another thread.
@@ -90,7 +93,7 @@ class PayloadReader:
             conn = self.idle.pop()
         except IndexError:
             conn = connect_readonly(self.path)
-        return PayloadReader(conn, self.path, self.node)
+        return PayloadReader(conn, self.path, self.node, suspects=self.suspects)
 
     def give_back(self, twin: "PayloadReader") -> None:
         """Keep a twin's connection for the next one."""
@@ -165,6 +168,24 @@ class PayloadReader:
                 take(size_bytes, piece)
                 size_bytes += len(piece)
         return Passed(size_bytes, hasher.hexdigest() == digest)
+
+    def without_damaged(self, digests: set[str]) -> set[str]:
+        """Leave out what is known to be damaged and has not been mended since.
+
+        Only suspects are read again: where there is none, nothing is.
+        """
+        still = {d for d in digests & self.suspects if not self._is_mended(d)}
+        return digests - still
+
+    def _is_mended(self, digest: str) -> bool:
+        try:
+            payload = self.fetch(digest)
+        except RunDirError:
+            return False
+        is_sound = payload is not None and payload.is_sound()
+        if is_sound:
+            self.suspects.discard(digest)
+        return is_sound
 
     def fetch(self, digest: str) -> Payload | None:
         """Return one chunk unchecked, or None.
@@ -241,6 +262,7 @@ class PayloadReader:
         return MissingChunkError(place, "is missing", sources, run_dir_of(self.path))
 
     def _damaged(self, place: ChunkPlace) -> DamagedChunkError:
+        self.suspects.add(place.digest)
         sources = find_elsewhere(self.path, place.digest)
         return DamagedChunkError(
             place, "does not have its SHA-256", sources, run_dir_of(self.path)

@@ -55,8 +55,13 @@ class StoreStats:
 class ChunkStoreReader:
     """Rounds and chunks of one store; use it in a `with` statement."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, suspects: set[str] | None = None) -> None:
         """Open the store at `path`.
+
+        Args:
+            path: the database.
+            suspects: digests known to be damaged; what this reader finds is
+                added. None: none is known.
 
         Raises:
             NotAChunkStoreError: missing, empty, or not a store.
@@ -73,7 +78,8 @@ class ChunkStoreReader:
         except BaseException:
             self._conn.close()
             raise
-        self._payloads = PayloadReader(self._conn, path, self.node)
+        known = set() if suspects is None else suspects
+        self._payloads = PayloadReader(self._conn, path, self.node, suspects=known)
         self._report: StoreReport | None = None
 
     def __enter__(self) -> Self:
@@ -195,7 +201,10 @@ class ChunkStoreReader:
         return None if row is None else bytes(row[0])
 
     def has(self, digests: Iterable[str]) -> set[str]:
-        """Return which of the chunks are there; their bytes are not read.
+        """Return which of the chunks are there and not known to be damaged.
+
+        Bytes are read of those only that were damaged when they were last
+        looked at, by a read or by `verify`.
 
         Raises:
             RunDirError: the store cannot be read.
@@ -210,7 +219,7 @@ class ChunkStoreReader:
                     f"SELECT chunk_hash FROM chunk_data WHERE chunk_hash IN ({marks})"  # noqa: S608 - question marks only
                 )
                 found.update(row[0] for row in self._conn.execute(query, page))
-        return found
+        return self._payloads.without_damaged(found)
 
     def get_chunk(self, digest: str) -> Payload:
         """Return one chunk, checked.
@@ -282,6 +291,7 @@ class ChunkStoreReader:
             RunDirError: the store as a whole cannot be read.
         """
         report = verify_store(self._payloads, progress, is_cancelled)
+        self._payloads.suspects.update(_damaged_in(report))
         if not report.was_cancelled:
             self._report = report
         return report
@@ -303,13 +313,16 @@ class ChunkStoreReader:
         )
 
     def _damaged_digests(self) -> set[str] | None:
-        if self._report is None:
-            return None
-        return {
-            finding.place.digest
-            for finding in self._report.findings
-            if finding.finding in {Finding.DAMAGED, Finding.UNREADABLE}
-        }
+        return None if self._report is None else _damaged_in(self._report)
+
+
+def _damaged_in(report: StoreReport) -> set[str]:
+    """Return the digests whose copy is there, and not what it should be."""
+    return {
+        finding.place.digest
+        for finding in report.findings
+        if finding.finding in {Finding.DAMAGED, Finding.UNREADABLE}
+    }
 
 
 def _total_bytes(sized: Iterable[tuple[ChunkSpec, int]]) -> int:

@@ -25,9 +25,9 @@ def opened(monkeypatch):
     """The paths of the stores that were opened."""
     paths, real = [], ChunkStoreReader.__init__
 
-    def noted(self, path):
+    def noted(self, path, *suspects):
         paths.append(path)
-        real(self, path)
+        real(self, path, *suspects)
 
     monkeypatch.setattr(ChunkStoreReader, "__init__", noted)
     return paths
