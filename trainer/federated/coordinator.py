@@ -289,12 +289,12 @@ class Coordinator:
         given = {client: self._given[client] for client in close.members}
         updates = [one.update for one in given.values()]
         self._events.closing()
+        contributions = {client: one.contribution for client, one in given.items()}
         done = await self._worker.run(
-            lambda: self._model.advance(close.round_num, updates, close)
+            lambda: self._model.advance(close.round_num, updates, close, contributions)
         )
         self._given.clear()
-        contributions = {client: one.contribution for client, one in given.items()}
-        self._events.committed(close, done, contributions)
+        self._events.committed(close, done)
         self._attendance.tell_model()
         self._obey(
             self._rounds.commit_done(

@@ -231,10 +231,10 @@ class FlowerRounds:
         given = {client: self._given[client] for client in close.members}
         self.events.closing()
         updates = [one.update for one in given.values()]
-        done = self.model.advance(close.round_num, updates, close)
-        self._given.clear()
         contributions = {client: one.contribution for client, one in given.items()}
-        self.events.committed(close, done, contributions)
+        done = self.model.advance(close.round_num, updates, close, contributions)
+        self._given.clear()
+        self.events.committed(close, done)
         now_ns = time.monotonic_ns()
         self._obey(
             self._rounds.commit_done(close.round_num, done.packed.digest, now_ns)

@@ -26,7 +26,6 @@ from trainer.chunks.split import FlatSplit, TensorSplit
 from trainer.chunks.store import ChunkStore, PutStats
 from trainer.federated.aggregate import (
     Aggregate,
-    Pull,
     ServerMomentum,
     Update,
     fedavg,
@@ -34,10 +33,12 @@ from trainer.federated.aggregate import (
 )
 from trainer.federated.config import FederatedConfig
 from trainer.federated.evaluation import Evaluation, Measured
+from trainer.federated.intake import Contribution
 from trainer.federated.ledger import (
     RECORD,
     Account,
     Record,
+    UpdateAccount,
     encode_record,
     read_record,
 )
@@ -64,9 +65,8 @@ class Committed:
     packed: Packed
     account: Account
     measured: Measured | None
-    pulls: dict[str, Pull]
-    rounds_missed: dict[str, int]
-    """Between this round and each member's last one before; newcomers have none."""
+    updates: tuple[UpdateAccount, ...]
+    """Of the members, as far as more than their tensors is known; by key."""
     put: PutStats
     stats: StoreStats
 
@@ -133,7 +133,11 @@ class GlobalModel:
         self._store.close()
 
     def advance(
-        self, round_num: int, updates: Sequence[Update], close: Close | None = None
+        self,
+        round_num: int,
+        updates: Sequence[Update],
+        close: Close | None = None,
+        contributions: Mapping[str, Contribution] | None = None,
     ) -> Committed:
         """Average the updates and commit the outcome.
 
@@ -141,6 +145,7 @@ class GlobalModel:
             round_num: The round's number.
             updates: What its members gave.
             close: How it ended; None: with these and nobody else, just now.
+            contributions: What is to be told of them besides, by client.
 
         Raises:
             RunDirError: it could not be stored; the model is as before.
@@ -161,7 +166,7 @@ class GlobalModel:
             for update in updates
             if self._config.keep_updates
         }
-        pulled = pulls(self.tensors, updates, self.averaged)
+        accounts = self._accounts(round_num, updates, contributions or {})
         members = tuple(sorted(update.client for update in updates))
         account = Account(
             members=members,
@@ -169,7 +174,7 @@ class GlobalModel:
             round_ns=time.monotonic_ns() - close.opened_ns if close else 0,
             reason=close.reason if close else "complete",
         )
-        return self._commit(round_num, result, kept, pulled, account)
+        return self._commit(round_num, result, kept, account, accounts)
 
     def adopt(
         self,
@@ -211,15 +216,33 @@ class GlobalModel:
             reason="restored",
             source=f"{node_of(source)} round {source_round}",
         )
-        return self._commit(round_num, Aggregate(changed, {}), {}, {}, account)
+        return self._commit(round_num, Aggregate(changed, {}), {}, account, ())
+
+    def _accounts(
+        self,
+        round_num: int,
+        updates: Sequence[Update],
+        contributions: Mapping[str, Contribution],
+    ) -> tuple[UpdateAccount, ...]:
+        """Return what is told of the members beside their names."""
+        pulled = pulls(self.tensors, updates, self.averaged)
+        missed = {
+            client: round_num - 1 - self.acked[client]
+            for client in contributions
+            if client in self.acked
+        }
+        return tuple(
+            contribution.account(client, pulled[client], missed.get(client))
+            for client, contribution in sorted(contributions.items())
+        )
 
     def _commit(
         self,
         round_num: int,
         result: Aggregate,
         kept: dict[str, Any],
-        pulled: dict[str, Pull],
         account: Account,
+        updates: tuple[UpdateAccount, ...],
     ) -> Committed:
         members = account.members
         tensors, measured = self._evaluation.of(result.tensors)
@@ -231,11 +254,6 @@ class GlobalModel:
             accuracy_frac=measured.accuracy_frac if measured else None,
         )
         acked = self.acked | dict.fromkeys(members, round_num)
-        rounds_missed = {
-            client: round_num - 1 - self.acked[client]
-            for client in members
-            if client in self.acked
-        }
         restored_round = self.restored_round if members else round_num
         record = Record(
             run_id=self._run_id,
@@ -243,6 +261,7 @@ class GlobalModel:
             acked=acked,
             restored_round=restored_round,
             account=account,
+            updates=updates,
         )
         split = self._config.chunk_num
         put = self._store.put_round(
@@ -266,8 +285,7 @@ class GlobalModel:
             packed=packed,
             account=account,
             measured=measured,
-            pulls=pulled,
-            rounds_missed=rounds_missed,
+            updates=updates,
             put=put,
             stats=self._store.stats(),
         )

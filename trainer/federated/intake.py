@@ -4,10 +4,44 @@ import time
 from dataclasses import dataclass, replace
 
 from agent.rundir.errors import RunDirError
-from trainer.federated.aggregate import Update, first_nonfinite
-from trainer.federated.messages import UpdateOffer
-from trainer.federated.server_events import Contribution
+from trainer.federated.aggregate import Pull, Update, first_nonfinite
+from trainer.federated.ledger import UpdateAccount
+from trainer.federated.messages import Report, UpdateOffer
 from trainer.federated.transfer import Parcel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What the server knows of one member's update."""
+
+    report: Report
+    waited_ns: int
+    """From the round's opening until the update counted."""
+    transfer_ns: int
+    """From its description to its last chunk."""
+    num_bytes: int
+    """That travelled."""
+
+    def account(
+        self, client: str, pull: Pull, rounds_missed: int | None
+    ) -> UpdateAccount:
+        """Return what is told of it; what nobody else accounts for was queueing."""
+        report = self.report
+        transfer_ns = self.transfer_ns + report.fetch_ns
+        queue_ns = self.waited_ns - report.compute_ns - transfer_ns
+        return UpdateAccount(
+            client=client,
+            num_examples=report.num_examples,
+            loss=report.loss,
+            queue_ns=max(0, queue_ns),
+            compute_ns=report.compute_ns,
+            transfer_ns=transfer_ns,
+            num_bytes=self.num_bytes,
+            update_norm=pull.norm,
+            cosine=pull.cosine,
+            accuracy_frac=report.accuracy_frac,
+            rounds_missed=rounds_missed,
+        )
 
 
 @dataclass(frozen=True)

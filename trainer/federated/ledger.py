@@ -28,6 +28,22 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     source: str | None = None
 
 
+class UpdateAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of a member's update: the fields of `ClientUpdate`."""
+
+    client: str
+    num_examples: int
+    loss: float | None = None
+    queue_ns: int | None = None
+    compute_ns: int | None = None
+    transfer_ns: int | None = None
+    num_bytes: int | None = None
+    update_norm: float | None = None
+    cosine: float | None = None
+    accuracy_frac: float | None = None
+    rounds_missed: int | None = None
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What a restarted server has to know."""
 
@@ -39,6 +55,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Last round that was adopted; None: none was."""
     account: Account | None = None
     """Of this round; None: an older version wrote it."""
+    updates: tuple[UpdateAccount, ...] = ()
+    """Of this round's members; empty too where an older version wrote it."""
 
 
 def encode_record(record: Record) -> bytes:

@@ -4,8 +4,7 @@ A thin layer over the agent: it knows which events a step of a federation is
 made of, and nothing of how the step was decided.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from time import monotonic_ns
 
 import msgspec
@@ -30,9 +29,8 @@ from agent.session import Agent
 from trainer.chunks.repair import RepairReport
 from trainer.console import complain, say
 from trainer.federated.global_model import Committed, Recovery
-from trainer.federated.ledger import Account
+from trainer.federated.ledger import Account, UpdateAccount
 from trainer.federated.mended_copies import tell_mended_copies
-from trainer.federated.messages import Report
 from trainer.federated.terms import SERVER, Abandon, Close, Open
 
 _SLACK_S = 60.0
@@ -40,19 +38,6 @@ _SLACK_S = 60.0
 _BETWEEN_REFUSALS_NS = 1_000_000_000
 """Whoever reaches the port could fill the disk with refused connections."""
 _MAX_KEY_CHARS = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contribution:
-    """What the server knows of one member's update."""
-
-    report: Report
-    waited_ns: int
-    """From the round's opening until the update counted."""
-    transfer_ns: int
-    """From its description to its last chunk."""
-    num_bytes: int
-    """That travelled."""
 
 
 class ServerEvents:
@@ -85,12 +70,9 @@ class ServerEvents:
         """The round's updates are being averaged and stored."""
         self.agent.phase("saving", limit_s=_SLACK_S)
 
-    def committed(
-        self, close: Close, done: Committed, given: Mapping[str, Contribution]
-    ) -> None:
+    def committed(self, close: Close, done: Committed) -> None:
         """A round is durable; tell it whole."""
-        for client in done.members:
-            self._update(close.round_num, client, done, given[client])
+        self._updates(close.round_num, done.updates)
         self._committed(done.round_num, done.account, close.opened_ns)
         self._measured(done)
         self._stored(done)
@@ -103,8 +85,17 @@ class ServerEvents:
         self._stored(done)
         say(f"round {done.round_num}: restored from {source}")
 
-    def told_late(self, round_num: int, account: Account) -> None:
-        """A round that an earlier attempt stored and did not live to tell."""
+    def told_late(
+        self, round_num: int, account: Account, updates: Iterable[UpdateAccount]
+    ) -> None:
+        """A round that an earlier attempt stored and did not live to tell.
+
+        Args:
+            round_num: Its number.
+            account: What is told of it.
+            updates: Those that were not told either.
+        """
+        self._updates(round_num, updates)
         self._committed(round_num, account)
         say(f"round {round_num}: stored by the attempt before, told now")
 
@@ -206,27 +197,10 @@ class ServerEvents:
             reason=finding.value,
         )
 
-    def _update(
-        self, round_num: int, client: str, done: Committed, given: Contribution
-    ) -> None:
-        pull, report = done.pulls[client], given.report
-        transfer_ns = given.transfer_ns + report.fetch_ns
-        queue_ns = given.waited_ns - report.compute_ns - transfer_ns
-        self.agent.emit(
-            ClientUpdate,
-            round_num=round_num,
-            client=client,
-            num_examples=report.num_examples,
-            loss=report.loss,
-            queue_ns=max(0, queue_ns),
-            compute_ns=report.compute_ns,
-            transfer_ns=transfer_ns,
-            num_bytes=given.num_bytes,
-            update_norm=pull.norm,
-            cosine=pull.cosine,
-            accuracy_frac=report.accuracy_frac,
-            rounds_missed=done.rounds_missed.get(client),
-        )
+    def _updates(self, round_num: int, updates: Iterable[UpdateAccount]) -> None:
+        for update in updates:
+            fields = msgspec.structs.asdict(update)
+            self.agent.emit(ClientUpdate, round_num=round_num, **fields)
 
     def _measured(self, done: Committed) -> None:
         measured = done.measured

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.rundir.events import ChunkDamaged, RoundCommitted
+from agent.rundir.events import ChunkDamaged, ClientUpdate, RoundCommitted
 from agent.rundir.layout import RunDir
 from agent.session import Agent
 from agent.start import begin_run
@@ -29,11 +29,11 @@ async def untold(tmp_path, monkeypatch):
     """A run whose first attempt ended between round 3 and the telling of it."""
     tell, kept = ServerEvents.committed, []
 
-    def tell_two(self, close, done, given):
+    def tell_two(self, close, done):
         if done.round_num == 3:
             kept.append(done)
             raise ValueError("a fault")
-        tell(self, close, done, given)
+        tell(self, close, done)
 
     with monkeypatch.context() as patch:
         patch.setattr(ServerEvents, "committed", tell_two)
@@ -62,6 +62,30 @@ async def test_it_is_told_by_the_next_attempt_and_by_no_other(tmp_path, untold):
     assert told.loss == untold.measured.loss
     assert 0 < told.round_ns < 60_000_000_000
     assert committed(tmp_path, 3) == []
+
+
+async def test_its_updates_are_told_with_it(tmp_path, untold):
+    before = of_kind(events(tmp_path, "server", 1), ClientUpdate)
+
+    await begin_and_end(tmp_path)
+
+    told = of_kind(events(tmp_path, "server", 2), ClientUpdate)
+    assert [(u.round_num, u.client) for u in told] == [(3, key) for key in KEYS]
+    assert [u.num_bytes for u in told] == [u.num_bytes for u in before[:3]]
+    assert all(u.loss is not None and u.loss > 0 for u in told)
+    assert all(u.update_norm > 0 and u.rounds_missed == 0 for u in told)
+    assert all(u.compute_ns > 0 for u in told)
+
+
+async def test_an_update_that_was_told_before_the_end_is_not_told_again(
+    tmp_path, untold
+):
+    tell_updates(tmp_path, 1, 3, KEYS[:2])
+
+    await begin_and_end(tmp_path)
+
+    told = of_kind(events(tmp_path, "server", 2), ClientUpdate)
+    assert [u.client for u in told] == [KEYS[2]]
 
 
 async def test_the_federation_goes_on_after_it(tmp_path, untold):
@@ -130,6 +154,14 @@ def tell(run_dir, attempt, *rounds, num_others=0):
         told = ServerEvents(agent)
         for number in range(num_others):
             told.lost("client-1", f"session-{number}", "x" * 1_000)
+
+
+def tell_updates(run_dir, attempt, round_num, clients):
+    with Agent.attach(
+        run_dir, kind="federated", rank=-1, attempt=attempt, node="server"
+    ) as agent:
+        for client in clients:
+            agent.emit(ClientUpdate, round_num=round_num, client=client, num_examples=1)
 
 
 @pytest.mark.parametrize("num_others", [0, 400, 4_000])
