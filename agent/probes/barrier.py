@@ -4,7 +4,7 @@ The probe calls no collective and knows no process group: it wraps whatever the
 trainer waits with. `barrier` writes *arrived* first, so that a hang is on disk
 while it lasts; `wait` is for waits that come with every step and travel in the
 step's own line, visible in heartbeats meanwhile. One wait may stand inside
-another: beats tell the innermost, and the outer one again when that is over.
+another: beats tell all of them.
 """
 
 import contextlib
@@ -47,12 +47,6 @@ class BarrierProbe:
     def open(self) -> list[OpenWait]:
         """Where this process waits, each wait inside those before it."""
         return self._open[:]
-
-    @property
-    def current(self) -> OpenWait | None:
-        """The innermost of them; None: it waits nowhere."""
-        newest = self._open[-1:]
-        return newest[0] if newest else None
 
     @contextmanager
     def barrier(self, name: str, *, limit_ns: int | None = None) -> Iterator[None]:

@@ -235,7 +235,7 @@ class HangWatch:
 def _reach_ns(waits: list[Waiting]) -> int:
     """Return how far back others may have told that they came to the outer wait.
 
-    Beats tell the innermost alone, so only that one is told all the time.
+    Who has left it since tells it in no beat any more.
     """
     is_nested = len(waits) > 1 and waits[1].collective is None
     return waits[0].age_ns if is_nested else 0

@@ -46,7 +46,7 @@ class Standing:
     progress: int | None = None
     """What its last beat counted of its main thread."""
     waiting_at: tuple[str, int] | None = None
-    """Barrier and index at which its last beat saw it wait."""
+    """Barrier and index at which its last beat saw it wait, the innermost."""
     arrived: dict[str, int] = field(default_factory=dict)
     """By barrier: the greatest index that it has arrived at."""
     collectives: dict[str, int] = field(default_factory=dict)
@@ -66,11 +66,7 @@ class Standing:
         self.has_told_latest &= not isinstance(event, _WENT_ON)
         match event:
             case Heartbeat():
-                self.phase, self.progress = event.phase, event.progress
-                self.waiting_at = None
-                if event.waiting_at is not None and event.waiting_index is not None:
-                    self.waiting_at = (event.waiting_at, event.waiting_index)
-                    self._arrive(*self.waiting_at)
+                self._observe_beat(event)
             case PhaseChanged():
                 self.phase = event.phase
             case BarrierArrived():
@@ -84,6 +80,15 @@ class Standing:
                 self.has_told_latest = event.is_still
             case RunEnded():
                 self.has_ended = True
+
+    def _observe_beat(self, beat: Heartbeat) -> None:
+        self.phase, self.progress = beat.phase, beat.progress
+        self.waiting_at = None
+        if beat.waiting_at is not None and beat.waiting_index is not None:
+            self.waiting_at = (beat.waiting_at, beat.waiting_index)
+            self._arrive(*self.waiting_at)
+        for lasting in beat.waits:
+            self._arrive(lasting.name, lasting.index)
 
     def _arrive(self, name: str, index: int) -> None:
         self.arrived[name] = max(index, self.arrived.get(name, -1))

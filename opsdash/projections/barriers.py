@@ -1,9 +1,10 @@
 """The arrival board: who waits at which barrier, who is missing, and since when.
 
 A projection of `barrier_arrived`, `barrier_released` and of heartbeats, which
-tell the waits that travel in a step's line while they last. Beats tell the
-innermost wait alone: a barrier around it is waited at until its release. Only
-the newest attempt can wait; a new one clears the board.
+tell all waits while they last: what a beat leaves out is over, whether its end
+was told or that line was lost. Beats of older writers tell the innermost alone:
+a barrier around it is waited at until its release, or until a step is complete.
+Only the newest attempt can wait; a new one clears the board.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from agent.rundir.events import (
     BarrierArrived,
     BarrierReleased,
     Heartbeat,
+    LastingWait,
     RunEnded,
+    RunStarted,
     StepDone,
 )
 from opsdash.projections.batch import Batch, Origin
@@ -81,8 +84,12 @@ class _Wait:
     index: int
     since_mono_ns: int
     limit_ns: int | None
-    is_released: bool
-    """Whether its end is told by itself, and not only by the beats."""
+    is_seen: bool
+    """Whether beats tell it, and so its end; else only its arrival was told."""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.name, self.index
 
 
 class Barriers:
@@ -101,14 +108,23 @@ class Barriers:
         """Take in that a newer attempt exists: nobody of an older one waits."""
         self._begin(batch.directory.newest_attempt)
 
+    def on_started(self, origin: Origin, event: RunStarted) -> None:
+        """Take in that a process began, maybe anew: it has been nowhere yet."""
+        if event.segment == 1 and self._enter(origin):
+            self._waits.pop(origin.stem, None)
+            self._passed.pop(origin.stem, None)
+            self._ended.discard(origin.stem)
+
     def on_arrived(self, origin: Origin, event: BarrierArrived) -> None:
         """Take in that a process is about to wait."""
         index = whole(event.index)
         if index is not None and self._enter(origin):
             limit_ns = nanoseconds(event.limit_ns)
             name = clip(event.name, 80)
-            wait = _Wait(name, index, event.mono_ns, limit_ns, is_released=True)
-            self._wait(origin.stem, wait)
+            wait = _Wait(name, index, event.mono_ns, limit_ns, is_seen=False)
+            # Who comes to a barrier again has left it before.
+            before = self._left(origin.stem, name, index)
+            self._waits[origin.stem] = [*before, wait][-_MAX_DEPTH:]
 
     def on_released(self, origin: Origin, event: BarrierReleased) -> None:
         """Take in that a process goes on."""
@@ -126,29 +142,37 @@ class Barriers:
             )
 
     def on_heartbeat(self, origin: Origin, event: Heartbeat) -> None:
-        """Take in where the main thread waits now, or that it does not."""
+        """Take in where the process waits now, or that it does not."""
         if not self._enter(origin):
             return
-        index = whole(event.waiting_index)
-        if event.waiting_at is None or index is None:
-            self._waits.pop(origin.stem, None)
-            return
-        name, waits = clip(event.waiting_at, 80), self._waits.get(origin.stem, [])
-        for place, known in enumerate(waits):
-            if (known.name, known.index) == (name, index):
-                del waits[place + 1 :]
-                return
-        since_ns = event.mono_ns - (nanoseconds(event.waiting_age_ns) or 0)
-        wait = _Wait(name, index, since_ns, None, is_released=False)
-        self._wait(origin.stem, wait)
+        told = self._told(origin.stem, event)
+        known = {one.place: one for one in self._waits.get(origin.stem, [])}
+        waits = [known.get(place, one) for place, one in told.items()]
+        around: list[_Wait] = []
+        if event.waiting_at is not None and not event.waits:  # an older writer
+            around = [
+                one
+                for place, one in known.items()
+                if place not in told and not one.is_seen
+            ]
+        else:
+            for one in waits:
+                one.is_seen = True
+        self._waits[origin.stem] = [*around, *waits]
 
     def on_step(self, origin: Origin, event: StepDone) -> None:
-        """Take in the waits of a step: they are over."""
-        if self._enter(origin):
-            for wait in event.waits:
-                index = whole(wait.index)
-                if index is not None:
-                    self._pass(origin.stem, clip(wait.name, 80), index)
+        """Take in the waits of a step: they are over.
+
+        So is what no beat tells, because a step comes after it.
+        """
+        if not self._enter(origin):
+            return
+        for wait in event.waits:
+            index = whole(wait.index)
+            if index is not None:
+                self._pass(origin.stem, clip(wait.name, 80), index)
+        waits = self._waits.get(origin.stem, [])
+        waits[:] = [one for one in waits if one.is_seen]
 
     def on_ended(self, origin: Origin, event: RunEnded) -> None:  # noqa: ARG002 - one signature for all folds
         """Take in that a process is gone: it is expected nowhere."""
@@ -203,14 +227,31 @@ class Barriers:
             for wait in waits:
                 yield stem, wait
 
-    def _wait(self, stem: str, wait: _Wait) -> None:
-        """Note a wait inside those that have not been released yet."""
-        around = [one for one in self._waits.get(stem, []) if one.is_released]
-        self._waits[stem] = [*around[-_MAX_DEPTH:], wait]
+    def _told(self, stem: str, event: Heartbeat) -> dict[tuple[str, int], _Wait]:
+        """Return the waits in a beat, but for those that another line ended."""
+        waits = event.waits[:_MAX_DEPTH]
+        if not waits and event.waiting_at is not None:
+            index, age_ns = event.waiting_index, event.waiting_age_ns
+            if index is not None:
+                waits = (LastingWait(event.waiting_at, index, age_ns or 0),)
+        passed = self._passed.get(stem, {})
+        told = {}
+        for one in waits:
+            name, index = clip(one.name, 80), whole(one.index)
+            # Who left it meanwhile may have told so first, by a line.
+            if index is not None and index > passed.get(name, -1):
+                since_ns = event.mono_ns - (nanoseconds(one.age_ns) or 0)
+                limit_ns = nanoseconds(one.limit_ns)
+                told[name, index] = _Wait(name, index, since_ns, limit_ns, is_seen=True)
+        return told
+
+    def _left(self, stem: str, name: str, index: int) -> list[_Wait]:
+        """Return where a process still waits once it has left a barrier so often."""
+        waits = self._waits.get(stem, [])
+        return [one for one in waits if one.name != name or one.index > index]
 
     def _pass(self, stem: str, name: str, index: int) -> None:
-        waits = self._waits.get(stem, [])
-        waits[:] = [one for one in waits if one.name != name or one.index > index]
+        self._waits[stem] = self._left(stem, name, index)
         passed = self._passed.setdefault(stem, {})
         if name in passed or len(passed) < _MAX_NAMES:
             passed[name] = max(index, passed.get(name, -1))

@@ -77,7 +77,11 @@ class Folds:
         barriers, lateness, checkpoints = self.barriers, self.lateness, self.checkpoints
         rounds, chunks, requests = self.rounds, self.chunks, self.requests
         return {
-            ev.RunStarted: (ranks.on_started, optimizer.on_started),
+            ev.RunStarted: (
+                ranks.on_started,
+                barriers.on_started,
+                optimizer.on_started,
+            ),
             ev.RunEnded: (ranks.on_ended, barriers.on_ended),
             ev.Heartbeat: (ranks.on_heartbeat, barriers.on_heartbeat),
             ev.PhaseChanged: (ranks.on_phase,),

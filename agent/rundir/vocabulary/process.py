@@ -3,6 +3,8 @@
 Every node writes these, a rank as well as a server or a client.
 """
 
+import msgspec
+
 from agent.rundir.vocabulary.event import Event
 
 
@@ -32,6 +34,17 @@ class RunEnded(Event, frozen=True, tag_field="kind", tag="run_ended"):
     error: str | None = None
 
 
+class LastingWait(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One wait that lasts while a heartbeat tells it."""
+
+    name: str
+    index: int
+    """How often this process had arrived at the barrier of this name before."""
+    age_ns: int
+    limit_ns: int | None = None
+    """How long the trainer lets it last; None: it gave no limit."""
+
+
 class Heartbeat(Event, frozen=True, tag_field="kind", tag="heartbeat"):
     """Once a second, from the agent's own thread."""
 
@@ -43,9 +56,12 @@ class Heartbeat(Event, frozen=True, tag_field="kind", tag="heartbeat"):
     limit_ns: int | None = None
     """How long this phase may take before it counts as stuck; None: no limit."""
     waiting_at: str | None = None
-    """Barrier that the main thread waits at; None: at none."""
+    """Barrier that the main thread waits at, the innermost; None: at none."""
     waiting_index: int | None = None
     waiting_age_ns: int | None = None
+    waits: tuple[LastingWait, ...] = ()
+    """All barriers that it waits at, each inside those before; the last 16 of them.
+    Empty beside a `waiting_at`: an older writer, which told the innermost alone."""
     backlog: int = 0
     """Events in memory because the file system blocks; SIGKILL would lose them."""
 

@@ -1,5 +1,6 @@
 """Waits inside waits, and what goes through them on its way."""
 
+import contextlib
 import threading
 
 import pytest
@@ -49,9 +50,30 @@ def test_when_a_wait_inside_another_is_over_the_beat_tells_the_outer_again(
 
     assert (before.waiting_at, before.waiting_index) == ("save", 0)
     assert (inside.waiting_at, inside.waiting_index) == ("verdict", 1)
+    assert [(one.name, one.index) for one in inside.waits] == [
+        ("save", 0),
+        ("verdict", 1),
+    ]
+    assert inside.waits[0].age_ns > inside.waits[1].age_ns == inside.waiting_age_ns
     assert (after.waiting_at, after.waiting_index) == ("save", 0)
     assert after.waiting_age_ns > before.waiting_age_ns
     assert over.waiting_at is None
+    assert not over.waits
+
+
+def test_beats_tell_how_long_the_trainer_lets_a_wait_last(told):
+    with told.probe.barrier("save", limit_ns=7), told.probe.wait("verdict"):
+        assert [one.limit_ns for one in told.beat().waits] == [7, None]
+
+
+def test_of_many_waits_a_beat_tells_the_innermost(told):
+    with contextlib.ExitStack() as stack:
+        for number in range(20):
+            stack.enter_context(told.probe.wait(f"wait-{number}"))
+        beat = told.beat()
+
+    assert [one.name for one in beat.waits] == [f"wait-{n}" for n in range(4, 20)]
+    assert beat.waiting_at == "wait-19"
 
 
 def test_a_wait_inside_that_fails_leaves_the_outer_one_told(told):

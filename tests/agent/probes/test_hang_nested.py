@@ -16,6 +16,7 @@ from agent.rundir.events import (
     CollectivesSampled,
     HangNamed,
     Heartbeat,
+    LastingWait,
     RunEnded,
     decode_lines,
 )
@@ -191,6 +192,19 @@ def test_who_came_long_ago_and_waits_further_inside_has_come(watch):
             for _ in range(1_500):
                 watch.beat(rank, "verdict")
         assert watch.path.with_name("rank-00001.jsonl").stat().st_size > 200_000
+        watch.look()
+
+    assert not watch.told()
+
+
+def test_who_came_long_ago_is_known_by_beats_that_tell_all_waits(watch):
+    outer, inner = LastingWait("save", 0, 1), LastingWait("verdict", 0, 1)
+    for rank in (1, 2):
+        watch.emitters[rank].emit(
+            Heartbeat, phase="saving", phase_age_ns=1, progress=3, waits=(outer, inner)
+        )
+
+    with both(watch, AT_ONCE, AT_ONCE):
         watch.look()
 
     assert not watch.told()

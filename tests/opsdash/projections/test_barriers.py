@@ -102,6 +102,99 @@ def test_a_wait_inside_that_is_over_leaves_the_barrier_around_it(writer):
     assert row.limit_ns == 5 * SECOND
 
 
+def lasting(*names, limit_ns=None, index=0):
+    """What a beat tells of waits inside each other, those of one second."""
+    waits = tuple(ev.LastingWait(name, index, SECOND, limit_ns) for name in names)
+    return {
+        "waiting_at": names[-1],
+        "waiting_index": index,
+        "waiting_age_ns": SECOND,
+        "waits": waits,
+    }
+
+
+def test_a_beat_tells_all_waits_that_it_stands_in(writer):
+    writer.beat(0, **lasting("save", "verdict", limit_ns=5 * SECOND))
+    watcher = Watcher(writer.run)
+
+    assert rows(watcher) == {"save": ({0}, (1, 2)), "verdict": ({0}, (1, 2))}
+    assert [row.limit_ns for row in board(watcher)] == [5 * SECOND] * 2
+
+
+def test_a_barrier_that_goes_on_around_others_keeps_when_it_was_come_to(writer):
+    arrive(writer, 0, name="save", limit_ns=9 * SECOND)
+    for _ in range(3):
+        writer.wait(2)
+        writer.beat(0, **lasting("save", "verdict"))
+    writer.beat(0, **lasting("save"))
+
+    [row] = board(Watcher(writer.run))
+
+    assert row.waited_ns >= 6 * SECOND
+    assert row.limit_ns == 9 * SECOND
+
+
+def test_a_beat_that_waits_elsewhere_ends_a_barrier_whose_release_was_lost(writer):
+    arrive(writer, 0, name="lost")
+    writer.beat(0, **lasting("lost"))
+    writer.beat(0, **lasting("verdict"))
+
+    assert rows(Watcher(writer.run)) == {"verdict": ({0}, (1, 2))}
+
+
+def test_a_step_ends_a_barrier_whose_release_was_lost(writer):
+    arrive(writer, 0, 1, name="lost")
+    writer.emit(0, ev.StepDone, step=1)
+
+    assert rows(Watcher(writer.run)) == {"lost": ({1}, (0, 2))}
+
+
+def test_who_comes_again_has_left_before(writer):
+    arrive(writer, 0)
+    arrive(writer, 0, index=1)
+
+    [row] = board(Watcher(writer.run))
+
+    assert row.index == 1
+
+
+def test_a_step_of_the_main_thread_leaves_what_beats_tell_of_another_thread(writer):
+    arrive(writer, 0, limit_ns=5 * SECOND)
+    writer.beat(0, **lasting("checkpoint.save"))
+    writer.emit(0, ev.StepDone, step=1)
+
+    [row] = board(Watcher(writer.run))
+
+    assert (row.name, row.limit_ns) == ("checkpoint.save", 5 * SECOND)
+
+
+def test_a_beat_that_comes_a_line_late_brings_no_barrier_back(writer):
+    arrive(writer, 0)
+    writer.emit(0, ev.BarrierReleased, name="checkpoint.save", index=0, wait_ns=5)
+    writer.beat(0, **lasting("checkpoint.save"))
+
+    assert board(Watcher(writer.run)) == []
+
+
+def test_a_process_that_began_anew_counts_from_the_beginning(writer):
+    arrive(writer, 0, index=7)
+    writer.emit(0, ev.BarrierReleased, name="checkpoint.save", index=7, wait_ns=5)
+    writer.emit(0, ev.RunStarted, **writer.started_fields())
+    writer.beat(0, **lasting("checkpoint.save"))
+
+    [row] = board(Watcher(writer.run))
+
+    assert row.index == 0
+
+
+def test_a_wait_that_a_beat_tells_twice_counts_once(writer):
+    writer.beat(0, **lasting("save", "save"))
+
+    [row] = board(Watcher(writer.run))
+
+    assert len(row.arrived) == 1
+
+
 def test_of_two_waits_that_only_beats_tell_of_the_first_is_over(writer):
     writer.beat(0, waiting_at="step.agree", waiting_index=7, waiting_age_ns=SECOND)
     writer.beat(0, waiting_at="step.loss", waiting_index=7, waiting_age_ns=SECOND)
