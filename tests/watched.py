@@ -110,6 +110,20 @@ async def stacks_read(app, pilot) -> None:
     )
 
 
+async def stores_read(app, pilot) -> None:
+    """Wait until the pane of chunks shows what every store holds now."""
+    pane = app.watch.pane
+    on_disk = app.attached.folded.directory.stores
+
+    def all_shown():
+        view = app.attached.view()
+        stores = {store.node: store for store in pane.browser.stores(view)}
+        return all(stores[node].now or stores[node].why_unread for node in on_disk)
+
+    await until(pilot, all_shown, "stores")
+    await pilot.pause()
+
+
 async def open_store(app, pilot):
     """Go to the chunks and down into the first store; return the pane."""
     pane = await app.watch.show_pane(CHUNKS)

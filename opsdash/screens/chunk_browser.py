@@ -9,7 +9,10 @@ from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
+from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
+from opsdash.operations.stores_now import StoresNow
+from opsdash.projections.chunks import StoreRow
 from opsdash.screens.chunk_facts import (
     chunk_facts,
     diff_facts,
@@ -50,6 +53,7 @@ class ChunkBrowser:
         self.store: StoreView | None = None
         self.chunk_id = 0
         self._on_answer = on_answer
+        self._now = StoresNow(on_answer)
 
     def enter(self, view: View, key: object) -> bool:
         """Go down into the row with a key; False: it is not there, or not yet."""
@@ -69,6 +73,7 @@ class ChunkBrowser:
 
     def take(self) -> bool:
         """Take over what was read; True: that led to another level."""
+        self._now.take()
         store, before = self.store, self.level
         if store is None:
             return False
@@ -102,8 +107,17 @@ class ChunkBrowser:
             self.store.close()
         self.store, self.level = None, Level.STORES
 
+    def close(self) -> None:
+        """Let go of everything: nobody will look again."""
+        self.leave()
+        self._now.stop()
+
     def look(self, view: View) -> None:
         """Have read again what may have changed, and pass on what a run tells."""
+        if self.level is Level.STORES:
+            directory = view.run.directory
+            run = RunDir(Path(directory.path))
+            self._now.look(run, directory.stores, view.now_mono_ns)
         if self.store is None:
             return
         if self.level is Level.ROUNDS:
@@ -116,7 +130,7 @@ class ChunkBrowser:
         """Return the rows of the present level; of chunks there is a model instead."""
         store = self.store
         if self.level is Level.STORES or store is None:
-            return list(stores(view))
+            return list(self.stores(view))
         if self.level is Level.ROUNDS:
             kept = (self.kept(view, row.round_num) for row in store.rounds or ())
             return [one for one in kept if one is not None]
@@ -124,6 +138,14 @@ class ChunkBrowser:
             chunk = store.chunk(self.chunk_id)
             return list(chunk.parts) if chunk else []
         return list(store.diff.tensors) if store.diff else []
+
+    def stores(self, view: View) -> list[Store]:
+        """Return every node that told of a store or has one on the disk."""
+        told = {row.node: row for row in view.run.chunks.rows()}
+        return [
+            self._store(view, node, told.get(node))
+            for node in dict.fromkeys([*told, *view.run.directory.stores])
+        ]
 
     def kept(self, view: View, round_num: int) -> Kept | None:
         """Return a round of the open store; None: it is not there."""
@@ -185,19 +207,12 @@ class ChunkBrowser:
         """Return the chunk under the cursor, or the one that is open."""
         return self.chunk_id if self.level is Level.PARTS else number(key)
 
-
-def stores(view: View) -> list[Store]:
-    """Return every node that told of a store or has one on the disk."""
-    told = {row.node: row for row in view.run.chunks.rows()}
-    return [
-        Store(
-            node,
-            told.get(node),
-            verdict_of(view.stores, node),
-            checked_before(view, node),
-        )
-        for node in dict.fromkeys([*told, *view.run.directory.stores])
-    ]
+    def _store(self, view: View, node: str, told: StoreRow | None) -> Store:
+        verdict, found = verdict_of(view.stores, node), self._now.found.get(node)
+        store = Store(node, told, verdict, checked_before(view, node))
+        if isinstance(found, RunDirError):
+            return store._replace(why_unread=str(found))
+        return store._replace(now=found)
 
 
 def number(key: object) -> int:

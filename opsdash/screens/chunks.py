@@ -16,7 +16,7 @@ from textual.widgets import ContentSwitcher
 from opsdash import messages
 from opsdash.operations.renaming import parse_pairs
 from opsdash.screens.ask_text import AskScreen, path_of
-from opsdash.screens.chunk_browser import ChunkBrowser, Level, number, stores
+from opsdash.screens.chunk_browser import ChunkBrowser, Level, number
 from opsdash.screens.chunk_table import ChunkTable
 from opsdash.screens.pane import Pane, View
 from opsdash.screens.store_fields import DIFF, PARTS, ROUNDS, STORES, Kept
@@ -93,14 +93,14 @@ class ChunksPane(Pane):
         yield Facts(id="facts")
 
     def on_unmount(self) -> None:
-        """Let go of the store."""
-        self.browser.leave()
+        """Let go of the stores."""
+        self.browser.close()
 
     def show(self, view: View) -> None:
         """Show the run as it is now."""
         self._view = view
         why = view.run.chunks.why_empty(view.run.kind)
-        is_empty = bool(why) and not stores(view)
+        is_empty = bool(why) and not self.browser.stores(view)
         self.query_one(ContentSwitcher).display = not is_empty
         self.query_one("#facts").display = not is_empty
         if is_empty:

@@ -8,6 +8,7 @@ from agent.rundir.operations import Operation
 from agent.rundir.verify.verdict import State, Verdict
 from opsdash import units
 from opsdash.operations.diff_rounds import TensorChunks
+from opsdash.operations.store_now import StoredNow
 from opsdash.projections.chunks import StoreRow
 from opsdash.screens.pane import View
 from opsdash.widgets.record_table import Field
@@ -25,17 +26,24 @@ class Store(NamedTuple):
     """Of a verification in this dashboard; None: there was none."""
     checked: str
     """What an earlier dashboard found, in words; empty: nothing."""
+    now: StoredNow | None = None
+    """What it holds; None: not looked at yet, or it cannot be."""
+    why_unread: str = ""
+    """Why it cannot be looked into; empty: it can, or it is not known."""
 
     @property
     def num_damaged(self) -> int:
-        """Chunks that were told, or found, to be wrong."""
+        """Chunks that were told, or found, to be wrong; a file that is none counts."""
         told = self.told.num_damaged if self.told else 0
-        return max(told, len(self.verdict.findings) if self.verdict else 0)
+        found = len(self.verdict.findings) if self.verdict else 0
+        return max(told, found, bool(self.why_unread))
 
 
-def _told(name: str) -> "Field[Store]":
+def _figure(name: str) -> "Field[Store]":
     def value(store: Store) -> int | None:
-        found: int | None = getattr(store.told, name) if store.told else None
+        # What was told is of before the newest prune.
+        source = store.now if hasattr(store.now, name) else store.told
+        found: int | None = getattr(source, name) if source else None
         return found
 
     is_size = name.endswith("_bytes")
@@ -67,7 +75,7 @@ STORES: tuple[Field[Store], ...] = (
         lambda store: Cell(*store_state(store)),
         lambda store: -store.num_damaged,
     ),
-    *map(_told, _TITLES),
+    *map(_figure, _TITLES),
     Field(
         Column("put in", 7, align_right=True),
         lambda store: Cell(units.duration(store.told.put_ns if store.told else None)),
@@ -84,6 +92,8 @@ def store_state(store: Store) -> tuple[str, str]:
         return (f"{store.verdict.state}: {found}", "bad")
     if store.verdict is not None:
         return ("sound, just read", "ok")
+    if store.why_unread:
+        return (f"cannot be read: {store.why_unread}", "bad")
     told = store.told
     if told is not None and told.num_damaged:
         chunks = "chunk" if told.num_damaged == 1 else "chunks"

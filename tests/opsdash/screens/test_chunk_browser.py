@@ -3,17 +3,21 @@
 import contextlib
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.rundir.operations import Operation, encode_operation
+from opsdash import units
 from opsdash.projections.run import Run
-from opsdash.screens.chunk_browser import ChunkBrowser, Level, stores
+from opsdash.screens.chunk_browser import ChunkBrowser, Level
 from opsdash.screens.pane import View
+from opsdash.screens.store_fields import STORES, Store, store_state
 from tests.run_states import STATES
-from tests.runs import RunWriter, Watcher
+from tests.runs import SECOND, RunWriter, Watcher
 from tests.watched import still_clocks
+from trainer.chunks.store import ChunkStore
 
 PATIENCE_S = 30
 
@@ -22,6 +26,7 @@ class Walk:
     """An operator in front of the browser of one run."""
 
     def __init__(self, writer: RunWriter) -> None:
+        self.run = writer.run
         self.watcher = watcher = Watcher(writer.run)
         clocks = still_clocks(writer)
         verdict = watcher.run.verdict(clocks.mono_ns, clocks.time_ns)
@@ -39,6 +44,21 @@ class Walk:
         while not self.told.acquire(timeout=PATIENCE_S) or not self.browser.take():
             pass
 
+    def later(self) -> None:
+        """Let so much time pass that everything is looked at again."""
+        now_mono_ns = self.view.now_mono_ns + 10 * SECOND
+        self.view = replace(self.view, now_mono_ns=now_mono_ns)
+
+    def look(self, node, is_so) -> Store:
+        """Look into the stores until so much is known of one; return that."""
+        self.browser.look(self.view)
+        while True:
+            assert self.told.acquire(timeout=PATIENCE_S)
+            self.browser.take()
+            found = {one.node: one for one in self.browser.stores(self.view)}[node]
+            if is_so(found):
+                return found
+
     def words(self, key=None) -> str:
         """What is told of where it stands and of a row."""
         facts = self.browser.where() + self.browser.facts(self.view, key)
@@ -49,7 +69,7 @@ class Walk:
 def walk(tmp_path):
     walk = Walk(STATES["federated"](tmp_path / "run"))
     yield walk
-    walk.browser.leave()
+    walk.browser.close()
 
 
 def test_enter_goes_down_to_the_parts_and_up_comes_back(walk):
@@ -121,12 +141,41 @@ def test_a_database_of_somebody_else_is_said_to_be_one(walk):
     _make_foreign(path)
     walk.watcher.read()
 
-    assert "other" in {store.node for store in stores(walk.view)}
+    assert "other" in {store.node for store in walk.browser.stores(walk.view)}
     walk.enter("other")
 
     assert walk.browser.level is Level.ROUNDS
     assert walk.browser.records(walk.view) == []
     assert "cannot" in walk.words()
+
+
+def test_a_prune_shows_before_its_owner_tells_of_the_next_round(walk):
+    path = walk.run.chunk_store("server")
+    with ChunkStore(path) as store:
+        store.prune(1)
+
+    found = walk.look("server", lambda one: one.now is not None)
+    shown = {f.column.title: f.cell(found).text for f in STORES}
+
+    assert found.told.num_rounds == 2
+    assert (shown["round"], shown["kept"], shown["chunks"]) == ("8", "1", "3")
+    assert shown["file"] == units.byte_size(path.stat().st_size)
+    assert shown["put in"] == "9 ms"
+
+
+def test_a_store_is_looked_into_again_when_it_changed_and_when_it_is_gone(walk):
+    path = walk.run.chunk_store("server")
+    walk.look("server", lambda one: one.now is not None)
+    path.write_bytes(b"garbage" * 99)
+    walk.later()
+    broken = walk.look("server", lambda one: one.why_unread)
+    path.unlink()
+    walk.later()
+    gone = walk.look("server", lambda one: not one.why_unread)
+
+    assert "is not a SQLite database" in store_state(broken)[0]
+    assert broken.num_damaged == 1
+    assert gone.now is None
 
 
 def test_bytes_that_are_no_database_are_said_to_be_none(walk):
@@ -155,7 +204,7 @@ def test_before_anything_was_read_no_store_of_the_working_directory_is_shown(
     unread = Run()
     view = View(unread, 1, 1, unread.verdict(1, 1))
 
-    assert stores(view) == []
+    assert ChunkBrowser(lambda: None).stores(view) == []
 
 
 @pytest.mark.parametrize(
@@ -185,7 +234,7 @@ def test_what_an_earlier_dashboard_did_to_a_store_is_told(
     (writer.run.operations / "desk-1.jsonl").write_bytes(encode_operation(done))
 
     walk = Walk(writer)
-    store = next(one for one in stores(walk.view) if one.node == "client-1")
+    shown = {store.node: store for store in walk.browser.stores(walk.view)}
 
-    assert store.checked.startswith(column)
+    assert shown["client-1"].checked.startswith(column)
     assert told in walk.words("client-1")
