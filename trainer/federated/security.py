@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from trainer.settings import UsageError
 
 TOKEN_VARIABLE = "OPSDASH_TOKEN"  # noqa: S105 - the variable's name, not a token
 _SHORTEST_TOKEN = 16
-_MAX_TOKENS_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 20
+"""Of tokens or PEM; the tokens of 15,000 clients fit."""
 
 
 class Endpoint(NamedTuple):
@@ -160,9 +162,16 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
         with path.open("rb") as file:
             if secret:
                 _refuse_if_open_to_others(path, os.fstat(file.fileno()))
-            return file.read(_MAX_TOKENS_BYTES)
+            found = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise RunDirError(f"`{path}` cannot be read: {error.strerror}") from error
+    if len(found) > _MAX_FILE_BYTES:
+        raise RunDirError(
+            f"`{path}` has more than {_MAX_FILE_BYTES:,} bytes: too many for tokens, "
+            "a certificate or a key",
+            hint=f"ls -l {shlex.quote(str(path))}",
+        )
+    return found
 
 
 def _refuse_if_open_to_others(path: Path, found: os.stat_result) -> None:

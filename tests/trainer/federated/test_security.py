@@ -1,5 +1,7 @@
 """Beyond this machine nothing listens or connects without TLS and tokens."""
 
+import json
+
 import pytest
 
 from agent.rundir.errors import EXIT_USAGE, RunDirError
@@ -132,6 +134,24 @@ def test_a_file_without_proper_tokens_is_refused(files, text):
 
     with pytest.raises(RunDirError, match=r"holds no tokens|has fewer than 16"):
         read_tokens(files["tokens"])
+
+
+@pytest.mark.parametrize("name", ["tokens", "certificate", "private_key"])
+def test_a_file_that_is_too_long_is_refused_and_not_cut(files, name):
+    tokens = ", ".join(f'"client-{number}": "{TOKEN}"' for number in range(30_000))
+    files[name].write_text(f"{{{tokens}}}")
+
+    with pytest.raises(RunDirError, match="has more than 1,048,576 bytes") as caught:
+        server_security(Endpoint("127.0.0.1", 0), **files)
+
+    assert caught.value.hint == f"ls -l {files[name]}"
+
+
+def test_the_tokens_of_many_clients_fit(files):
+    tokens = {f"client-{number}": "x" * 43 for number in range(15_000)}
+    files["tokens"].write_text(json.dumps(tokens))
+
+    assert len(read_tokens(files["tokens"])) == len(tokens)
 
 
 def test_a_private_key_that_others_can_read_is_refused(files):
