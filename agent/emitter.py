@@ -21,6 +21,7 @@ import msgspec
 
 from agent.rundir.events import Event, EventsDropped, RunStarted
 from agent.rundir.layout import parse_telemetry_name
+from agent.rundir.readable import readable
 from agent.writing.outlet import Outlet
 from agent.writing.rollups import RollupWriter
 from agent.writing.stamps import Stamps
@@ -157,6 +158,8 @@ class Emitter:
             line.append(_NEWLINE)
             written = _write(fd, line)
             took_ns = _mono_ns() - event.mono_ns
+        except UnicodeEncodeError:
+            return self._put_carefully(event)
         except Exception as error:  # noqa: BLE001 - training must not see it
             self.drop(f"{type(error).__name__}: {error}")
             return False
@@ -304,7 +307,12 @@ class Emitter:
 
 
 def _line_of(event: Any) -> bytes:  # noqa: ANN401 - see `put`
-    return _encoder.encode(event) + b"\n"
+    """Return an event as a line; texts that are no UTF-8 are told with escapes."""
+    try:
+        return _encoder.encode(event) + b"\n"
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(event, enc_hook=_plain)
+        return _encoder.encode(readable(plain)) + b"\n"
 
 
 def _stem(path: Path) -> str:

@@ -10,7 +10,9 @@ _Value = TypeVar("_Value")
 
 
 def readable(value: _Value) -> _Value:
-    """Return a text with `?` for what is none, and likewise all texts in a value.
+    r"""Return a text with escapes for what is none, and likewise all texts in a value.
+
+    Two names on disk stay two: the byte 0xe9 becomes `\udce9`.
 
     Args:
         value: Of plain types; what is in other types than lists, tuples and
@@ -18,7 +20,7 @@ def readable(value: _Value) -> _Value:
     """
     made: Any = value
     if isinstance(made, str):
-        made = made.encode(errors="replace").decode()
+        made = made.encode(errors="backslashreplace").decode()
     elif type(made) is dict:
         made = {readable(key): readable(one) for key, one in made.items()}
     elif type(made) is list:

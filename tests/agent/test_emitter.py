@@ -19,6 +19,8 @@ from agent.rundir.events import (
     AnyEvent,
     EventsDropped,
     Heartbeat,
+    OptimizerNorms,
+    RunEnded,
     StepDone,
     decode,
     decode_lines,
@@ -138,6 +140,40 @@ def test_a_tensor_stands_for_its_number_and_many_numbers_for_none(tmp_path):
     assert (second.loss, second.lr) == (None, 0.25)
     assert sum(dropped.num_dropped for dropped in told) == 2
     assert (last.step, last.loss) == (4, 1.0)
+
+
+def test_a_text_that_is_no_utf_8_is_told_with_escapes(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+    name = os.fsdecode(b"caf\xe9")
+    norms = {name: torch.tensor(0.5), "b": torch.nan}
+
+    assert emitter.emit(RunEnded, reason="error", error=name)
+    assert emitter.emit(OptimizerNorms, optimizer=name, state=norms, nonfinite=(name,))
+    assert emitter.emit(StepDone, loss=1.0)
+
+    ended, told, _ = decode_lines((tmp_path / "x.jsonl").read_bytes())
+    assert ended.error == r"caf\udce9"
+    assert told.state == {r"caf\udce9": 0.5, "b": None}
+    assert told.nonfinite == (r"caf\udce9",)
+    assert emitter.num_dropped == 0
+
+
+def test_why_events_were_lost_is_told_also_where_that_is_no_utf_8(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+
+    emitter.drop(os.fsdecode(b"no caf\xe9"))
+    assert emitter.emit(StepDone, loss=1.0)
+
+    _, told = decode_lines((tmp_path / "x.jsonl").read_bytes())
+    assert (told.num_dropped, told.reason) == (1, r"no caf\udce9")
+
+
+def test_what_cannot_be_told_even_with_escapes_is_counted(tmp_path):
+    emitter = Emitter(tmp_path / "x.jsonl", node="rank-0", rank=0)
+
+    assert not emitter.emit(RunEnded, reason="\ud800", error=object())
+
+    assert emitter.num_dropped == 1
 
 
 def test_a_path_that_cannot_be_opened_drops_and_never_raises(tmp_path):

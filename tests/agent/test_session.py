@@ -426,7 +426,8 @@ def test_an_error_with_a_name_that_is_no_utf_8_is_told(tmp_path):
             raise FileNotFoundError(name)
 
     outcome = read_outcome(RunDir(tmp_path), request.id)
-    assert (outcome.stage, outcome.error) == ("failed", "FileNotFoundError: caf?.pt")
+    said = r"FileNotFoundError: caf\udce9.pt"
+    assert (outcome.stage, outcome.error) == ("failed", said)
 
 
 class UnspeakableError(Exception):

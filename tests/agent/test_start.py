@@ -90,10 +90,10 @@ def test_what_is_no_utf_8_keeps_no_trainer_from_beginning(tmp_path, monkeypatch)
 
     recorded = read_attempt(start.run, 2)
     assert recorded == attempt
-    assert recorded.argv == ("train", "caf?")
-    assert recorded.config["files"] == ["caf?", 1]
-    assert recorded.environment["MASTER_ADDR"] == "caf?"
-    assert recorded.launch_id.startswith("caf?/")
+    assert recorded.argv == ("train", r"caf\udce9")
+    assert recorded.config["files"] == [r"caf\udce9", 1]
+    assert recorded.environment["MASTER_ADDR"] == r"caf\udce9"
+    assert recorded.launch_id.startswith(r"caf\udce9/")
     assert recorded.resume_command is None  # it would start something else
 
 
