@@ -40,7 +40,7 @@ class HangParts:
     barriers: BarrierProbe
     peers: Peers
     host: HostStacks
-    write_stacks: Callable[[str], None]
+    write_stacks: Callable[[str], object]
     sample_collectives: Callable[[], Collective | None]
 
 

@@ -62,12 +62,12 @@ class HostStacks:
             if rank not in here:
                 continue
             path = stacks_file(self._run, self._attempt, rank_stem(rank))
-            size_bytes = path.stat().st_size
+            size_bytes = _size_bytes(path)
             refusal = ask_for_stacks(here[rank])
             if refusal is None:
                 self._asked.append(_Asked(here[rank], path, size_bytes, reason))
             else:
-                self._tell(path, f"{reason}: none of rank {rank}: {refusal}")
+                self._tell_none(path, rank, reason, refusal)
 
     def ask_elsewhere(self, ranks: Sequence[int], near: Sequence[int]) -> None:
         """Ask for the stacks of those ranks that nobody of `near` shares a host with.
@@ -89,13 +89,25 @@ class HostStacks:
         """Tell what has come since the beat before."""
         asked, self._asked = self._asked, []
         for one in asked:
-            if one.path.stat().st_size > one.size_bytes:
+            if _size_bytes(one.path) > one.size_bytes:
                 self._tell(one.path, one.reason)
                 continue
             state = describe(one.header.process.pid)
-            rank = one.header.rank
-            self._tell(one.path, f"{one.reason}: none of rank {rank}: {state}")
+            self._tell_none(one.path, one.header.rank, one.reason, state)
 
-    def _tell(self, path: Path, reason: str) -> None:
+    def _tell_none(self, path: Path, rank: int | None, reason: str, why: str) -> None:
+        self._tell(path, f"{reason}: none of rank {rank}: {why}", has_stacks=False)
+
+    def _tell(self, path: Path, reason: str, *, has_stacks: bool = True) -> None:
         file = str(path.relative_to(self._run.path))
-        self._emitter.emit(StacksWritten, file=file, reason=reason)
+        self._emitter.emit(
+            StacksWritten, file=file, reason=reason, has_stacks=has_stacks
+        )
+
+
+def _size_bytes(path: Path) -> int:
+    """Return a file's size; 0: it was removed meanwhile."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -21,6 +21,7 @@ from agent.emitter import Emitter
 from agent.rundir.events import StacksWritten
 from agent.rundir.layout import RunDir, rank_stem
 from agent.rundir.process import Liveness, liveness, this_process
+from agent.rundir.readable import readable
 from agent.rundir.stacks import (
     StacksHeader,
     encode_header,
@@ -133,14 +134,28 @@ class Stacks:
         assert self.signum is not None
         return signal.getsignal(self.signum) is not self._handler
 
-    def write(self, reason: str) -> None:
-        """Write the stacks of all threads now, from this one, and tell so."""
+    def write(self, reason: str) -> bool:
+        """Write the stacks of all threads now, from this one, and tell so.
+
+        Returns whether there is a file to write to; that there is none is told too.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         if self._file is None:
-            return
+            why = f"{reason}: none of this process: its file is not open"
+            self._tell(why, has_stacks=False)
+            return False
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._file.write(f"\n{now} {reason}\n".encode())
+        self._file.write(f"\n{now} {readable(reason)}\n".encode())
         faulthandler.dump_traceback(self._file, all_threads=True)
-        self._emitter.emit(StacksWritten, file=self.file, reason=reason)
+        self._tell(reason, has_stacks=True)
+        return True
+
+    def _tell(self, reason: str, *, has_stacks: bool) -> None:
+        self._emitter.emit(
+            StacksWritten, file=self.file, reason=reason, has_stacks=has_stacks
+        )
 
     def close(self) -> None:
         """Leave the signal to others again."""

@@ -96,7 +96,8 @@ class StacksOnRequest:
 
     def _write_own(self, opened: _Open) -> None:
         try:
-            self.stacks.write(opened.reason)
+            if not self.stacks.write(opened.reason):
+                opened.error = f"{self.stacks.file}: it could not be opened"
         except OSError as error:
             opened.error = f"{self.stacks.file}: {error.strerror}"
 

@@ -244,6 +244,8 @@ def _last_seen(rank: ev.LastSeen) -> str:
 
 
 def _stacks(event: ev.StacksWritten) -> str:
+    if not event.has_stacks:
+        return f"no stacks ({event.reason})"
     return f"stacks in {event.file} ({event.reason})"
 
 

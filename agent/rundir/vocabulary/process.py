@@ -108,7 +108,11 @@ class EventsDropped(Event, frozen=True, tag_field="kind", tag="events_dropped"):
 
 
 class StacksWritten(Event, frozen=True, tag_field="kind", tag="stacks_written"):
-    """Python stacks of this process are in `stacks/`."""
+    """Python stacks of a process are in `stacks/`, or could not be had."""
 
     file: str
+    """Path in the run directory of that process's stacks, old ones too."""
     reason: str
+    """What they were taken for; where none came, also why."""
+    has_stacks: bool = True
+    """False: none came. Writers before this field told so in `reason` alone."""

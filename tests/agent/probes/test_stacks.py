@@ -92,6 +92,7 @@ def test_a_process_writes_its_own_stacks_and_says_so(run, emitter, telemetry):
     assert "test_a_process_writes_its_own_stacks_and_says_so" in text
     assert "asked for by me@here" in text
     assert (event.file, event.reason) == (stacks.file, "asked for by me@here")
+    assert event.has_stacks
 
 
 def test_the_first_line_says_who_writes_and_what_signal_asks(run, emitter):
@@ -120,6 +121,41 @@ def test_another_process_is_made_to_write(run, other, emitter, telemetry):
     assert other.poll() is None
 
 
+def test_of_a_process_whose_file_went_that_is_told_and_of_the_others_too(
+    run, other, emitter, telemetry
+):
+    host = HostStacks(emitter, run, 1)
+    path = stacks_file(run, 1, "rank-00001")
+    size = path.stat().st_size
+    host.ask([1, 1], "a hang")
+    while path.stat().st_size == size:
+        time.sleep(0.01)
+
+    path.unlink()
+    host.look()
+
+    assert [e.has_stacks for e in told(telemetry)] == [False, False]
+
+
+def test_a_process_without_a_file_says_that_it_wrote_none(run, emitter, telemetry):
+    assert not Stacks(emitter, run, 1).write("a hang")
+
+    (event,) = told(telemetry)
+    assert not event.has_stacks
+    assert event.reason == "a hang: none of this process: its file is not open"
+
+
+def test_a_reason_that_is_no_utf_8_is_written_with_escapes(run, emitter, telemetry):
+    stacks = Stacks(emitter, run, 1)
+    stacks.register()
+
+    stacks.write(os.fsdecode(b"caf\xe9"))
+    stacks.close()
+
+    assert r"caf\udce9" in stacks_file(run, 1, "rank-00000").read_text()
+    assert [e.reason for e in told(telemetry)] == [r"caf\udce9"]
+
+
 def test_a_stopped_process_is_described_instead(run, other, emitter, telemetry):
     other.send_signal(signal.SIGSTOP)
     while not describe(other.pid).startswith("state T"):
@@ -130,6 +166,7 @@ def test_a_stopped_process_is_described_instead(run, other, emitter, telemetry):
 
     (event,) = told(telemetry)
     assert "none of rank 1: the process is stopped: state T" in event.reason
+    assert not event.has_stacks
 
 
 def test_a_process_that_does_not_listen_any_more_is_not_killed(run, other):

@@ -50,6 +50,18 @@ def told(run, stem):
     return [e for e in decode_lines(data) if isinstance(e, StacksWritten)]
 
 
+def own(run, stem):
+    """Return what a process told of its own stacks; of others' it may have to."""
+    return [e for e in told(run, stem) if Path(e.file).stem == stem]
+
+
+def wait_for_own(run, stem):
+    """Wait until a process has written its stacks: the outcome waits for nobody."""
+    while not own(run, stem):
+        time.sleep(0.01)
+    assert len(own(run, stem)) == 1
+
+
 @pytest.fixture
 def ranks(tmp_path):
     """Two ranks on this host; no process group is needed to be asked."""
@@ -87,8 +99,8 @@ def test_every_rank_writes_its_own_stacks(ranks, tmp_path):
     assert wait_for_outcome(run, asked).stage == "done"
     for rank in range(2):
         stem = f"rank-{rank:05d}"
+        wait_for_own(run, stem)
         assert "waits_for_a_line" in stacks_file(run, 1, stem).read_text()
-        assert len(told(run, stem)) == 1
 
 
 def test_only_the_ranks_that_were_asked_for_write(ranks, tmp_path):
@@ -97,8 +109,8 @@ def test_only_the_ranks_that_were_asked_for_write(ranks, tmp_path):
     asked = write_request(run, "stacks", {"ranks": [1]}, attempt=1)
 
     assert wait_for_outcome(run, asked).stage == "done"
-    assert told(run, "rank-00000") == []
-    assert len(told(run, "rank-00001")) == 1
+    wait_for_own(run, "rank-00001")
+    assert own(run, "rank-00000") == []
 
 
 def test_of_a_stopped_rank_its_state_is_told(ranks, tmp_path):
@@ -111,9 +123,9 @@ def test_of_a_stopped_rank_its_state_is_told(ranks, tmp_path):
     wait_for_outcome(run, asked)
     ranks[1].send_signal(signal.SIGCONT)
 
-    reasons = [e.reason for e in told(run, "rank-00000")]
-    assert len(reasons) == 2
-    assert "none of rank 1: the process is stopped: state T" in reasons[1]
+    mine, other = told(run, "rank-00000")
+    assert "none of rank 1: the process is stopped: state T" in other.reason
+    assert (mine.has_stacks, other.has_stacks) == (True, False)
 
 
 def test_a_server_writes_its_own(tmp_path):
@@ -191,6 +203,18 @@ def test_stacks_that_cannot_be_written_have_failed(tmp_path, monkeypatch):
 
     assert outcome.stage == "failed"
     assert "No space left" in outcome.error
+
+
+def test_stacks_for_which_there_is_no_file_have_failed(tmp_path):
+    duty, run = asked_alone(tmp_path, is_main=True)
+    duty.stacks.close()
+    asked = write_request(run, "stacks", attempt=1)
+
+    while (outcome := read_outcome(run, asked)) is None:
+        duty.look()
+
+    assert outcome.stage == "failed"
+    assert outcome.error == "stacks/0001/rank-00000.txt: it could not be opened"
 
 
 def no_room(reason):

@@ -41,6 +41,16 @@ def test_every_kind_has_words_of_its_own(kind):
     assert severity(event) in Severity
 
 
+def test_where_no_stacks_came_no_file_is_named():
+    said = {"file": "stacks/0001/rank-00001.txt", "reason": "a hang: state T"}
+
+    some = describe(ev.StacksWritten(**COMMON, **said))
+    none = describe(ev.StacksWritten(**COMMON, **said, has_stacks=False))
+
+    assert some == "stacks in stacks/0001/rank-00001.txt (a hang: state T)"
+    assert none == "no stacks (a hang: state T)"
+
+
 def test_texts_from_disk_are_clipped():
     event = ev.RunEnded(**COMMON, reason="error", error="x" * 1_000_000)
 
