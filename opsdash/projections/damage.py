@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from agent.rundir.operations import Operation
 from opsdash.projections.event_words import Severity
 from opsdash.projections.plausible import clip
-from opsdash.projections.run_state import Evidence, Reason
+from opsdash.projections.run_state import Evidence, Reason, own_fix
 
 _MAX_TOLD = 3
 
@@ -22,12 +22,12 @@ def damage_notes(evidence: Evidence) -> Iterator[Reason]:
     for row in older[:_MAX_TOLD]:
         what = found_first(row.why_not or "untold")
         text = f"{row.directory} is damaged, and passed over: {what}"
-        yield Reason(Severity.INFO, text, f"opsdash checkpoints {path}")
+        yield Reason(Severity.INFO, text, own_fix("checkpoints", path))
     for found in _bad_stores(evidence.batch.directory.operations)[:_MAX_TOLD]:
         node = clip((found.subject or "").partition("/")[2], 64)
         what = f"{clip(found.state or '', 40)}: {clip(found.text)}"
         text = f"the chunk store of {node} was found {what}"
-        fix = f"opsdash chunks {path} --node {shlex.quote(node)} --repair"
+        fix = own_fix("chunks", f"{path} --node {shlex.quote(node)} --repair")
         yield Reason(Severity.INFO, f"{text} (by {clip(found.by, 80)})", fix)
 
 

@@ -13,7 +13,14 @@ from opsdash.projections.barriers import BoardRow
 from opsdash.projections.damage import damage_notes, found_first
 from opsdash.projections.event_words import Severity
 from opsdash.projections.ranks import RankRow
-from opsdash.projections.run_state import STALE_NS, START_NS, Evidence, Reason
+from opsdash.projections.run_state import (
+    STALE_NS,
+    START_NS,
+    Evidence,
+    Fix,
+    Reason,
+    own_fix,
+)
 
 RUNWAY_CHECKPOINTS = 3
 _DROP_MEMORY_NS = 600 * 10**9
@@ -239,7 +246,7 @@ def _disk(evidence: Evidence) -> Iterator[Reason]:
         yield Reason(
             Severity.WARNING,
             f"{units.byte_size(free)} free: room for {room} checkpoints",
-            f"df -h {shlex.quote(evidence.path)}",
+            Fix(f"df -h {shlex.quote(evidence.path)}"),
         )
 
 
@@ -269,7 +276,7 @@ def _notes(evidence: Evidence) -> Iterator[Reason]:
     """What does not degrade the run and must not be hidden."""
     if evidence.num_newer:
         text = f"{units.count(evidence.num_newer)} events of a newer kind"
-        yield Reason(Severity.INFO, text, "pip install --upgrade opsdash")
+        yield Reason(Severity.INFO, text, Fix("pip install --upgrade opsdash"))
     if evidence.num_undecodable:
         text = f"{units.count(evidence.num_undecodable)} lines could not be read"
         yield Reason(Severity.INFO, text, _command("events", evidence))
@@ -307,5 +314,5 @@ def _nodes(rows: list[RankRow]) -> str:
     )
 
 
-def _command(name: str, evidence: Evidence) -> str:
-    return f"opsdash {name} {shlex.quote(evidence.path)}"
+def _command(name: str, evidence: Evidence) -> Fix:
+    return own_fix(name, shlex.quote(evidence.path))

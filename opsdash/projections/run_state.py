@@ -43,14 +43,27 @@ class State(StrEnum):
     FINISHED = "finished"
 
 
+class Fix(NamedTuple):
+    """A command that helps, or shows more."""
+
+    text: str
+    """Ready to paste."""
+    command: str | None = None
+    """Which of opsdash's own it is, such as `verify`; None: somebody else's."""
+
+
 class Reason(NamedTuple):
     """One thing worth saying about the run."""
 
     severity: Severity
     """WARNING and above degrade a running run."""
     text: str
-    fix: str | None = None
-    """A command that helps, ready to paste."""
+    fix: Fix | None = None
+
+
+def own_fix(command: str, arguments: str) -> Fix:
+    """Return one of opsdash's own commands, with arguments as a shell wants them."""
+    return Fix(f"opsdash {command} {arguments}", command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +135,8 @@ class Verdict(NamedTuple):
     verified_age_ns: int | None
     """Since it was verified, by the wall clock."""
     steps_at_risk: int | None
-    """Done since the last verified checkpoint: lost if the run dies now."""
+    """Done since the last verified checkpoint: lost if the run dies now; None: it
+    has ended as it should, or nothing was done yet."""
     at_risk_ns: int | None
     """What doing them again takes."""
     silence_ns: int | None
@@ -154,7 +168,8 @@ def judge(evidence: Evidence, reasons: list[Reason]) -> Verdict:
     ordered = tuple(sorted(reasons, key=lambda reason: -reason.severity))
     state, headline = _state(evidence, ordered)
     verified, step = evidence.last_verified, evidence.step
-    at_risk = _steps_at_risk(evidence)
+    # Of what is over nothing can be lost any more.
+    at_risk = None if state is State.FINISHED else _steps_at_risk(evidence)
     return Verdict(
         state=state,
         headline=headline,

@@ -20,6 +20,9 @@ class ReasonReport(msgspec.Struct, frozen=True):
     severity: str
     text: str
     fix: str | None
+    """A command that helps, or shows more."""
+    command: str | None
+    """Which of opsdash's own that is; null: somebody else's, or there is none."""
 
 
 class StragglerReport(msgspec.Struct, frozen=True):
@@ -120,7 +123,7 @@ class StatusReport(Report, frozen=True, kw_only=True):
     """What a resume would take."""
     newest_checkpoint: CheckpointBrief | None
     steps_at_risk: int | None
-    """Done since the last verified checkpoint; of a federated run, the open round."""
+    """Since the last verified one; of a federation, the open round; null: over."""
     at_risk_ns: int | None
     """What doing them again takes."""
     silence_ns: int | None
@@ -251,7 +254,7 @@ def _saved(report: StatusReport) -> list[tuple[str, str]]:
         found = [("saved", f"{last.name}, verified {age}, {size}")]
     if newest is not None and (last is None or newest.name != last.name):
         found.append(("", f"{newest.name}: {newest.stage}, {newest.why_not}"))
-    if report.steps_at_risk and report.state != State.FINISHED:
+    if report.steps_at_risk:
         unit = "round" if report.kind == "federated" else "step"
         unit += "" if report.steps_at_risk == 1 else "s"
         text = f"{units.count(report.steps_at_risk)} {unit}"
@@ -287,7 +290,8 @@ def _fixes(report: StatusReport) -> list[str]:
     if report.state == State.DEAD and report.last_verified is not None:
         commands[f"opsdash resume {report.run}"] = None
     for reason in report.reasons:
-        if reason.fix and not reason.fix.startswith("opsdash status "):
+        # Of this report itself nobody has to be told.
+        if reason.fix and reason.command != "status":
             commands[reason.fix] = None
     return [
         f"{'try' if not n else '':<10}{c}" for n, c in enumerate(list(commands)[:3])
@@ -314,7 +318,8 @@ def _where(rank: RankReport) -> str:
 
 
 def _reason(reason: Reason) -> ReasonReport:
-    return ReasonReport(reason.severity.name.lower(), reason.text, reason.fix)
+    text, command = reason.fix or (None, None)
+    return ReasonReport(reason.severity.name.lower(), reason.text, text, command)
 
 
 def _brief(row: CheckpointRow | None, now_ns: int) -> CheckpointBrief | None:

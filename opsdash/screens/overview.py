@@ -78,7 +78,7 @@ class OverviewPane(Pane):
         """Show the run as it is now."""
         is_federated = view.run.kind == "federated"
         self.query_one("#ranks", RecordTable).show(processes(view))
-        fixes = (reason.fix for reason in view.verdict.reasons if reason.fix)
+        fixes = (reason.fix.text for reason in view.verdict.reasons if reason.fix)
         self._fix = next(fixes, "")
         is_narrow = self.screen.has_class("-narrow")
         self.query_one(Facts).show(_facts(view, is_narrow=is_narrow))
@@ -162,11 +162,11 @@ def _reasons(view: View, *, is_brief: bool) -> list[Fact]:
     for reason in view.verdict.reasons:
         mark = _MARKS.get(reason.severity, "note")
         if is_brief and reason.fix and reason.text == view.verdict.headline:
-            facts.append(Fact(mark, reason.fix, "accent"))
+            facts.append(Fact(mark, reason.fix.text, "accent"))
             continue
         facts.append(Fact(mark, reason.text, _TONES.get(reason.severity, "")))
         if reason.fix:
-            facts.append(Fact("", reason.fix, "accent"))
+            facts.append(Fact("", reason.fix.text, "accent"))
     return facts
 
 

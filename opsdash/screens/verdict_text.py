@@ -36,7 +36,7 @@ def verdict_text(view: View) -> str:
         parts.append(_checkpoint(verdict))
     elif not verdict.headline.endswith(_at_round(verdict)):
         parts.append(_round(verdict))
-    if verdict.steps_at_risk and verdict.state is not State.FINISHED:
+    if verdict.steps_at_risk:
         parts.append(_risk(verdict, "round" if is_federated else "step"))
     if verdict.state is State.DEAD and (is_federated or verdict.last_verified):
         parts.append("r resumes")
@@ -49,8 +49,8 @@ def _key(verdict: Verdict) -> str:
     """Return which key shows the evidence of what degrades the run."""
     if verdict.state is not State.DEGRADED or not verdict.reasons:
         return ""
-    command = (verdict.reasons[0].fix or "").partition("opsdash ")[2].partition(" ")[0]
-    key = _KEYS.get(command)
+    fix = verdict.reasons[0].fix
+    key = _KEYS.get(fix.command or "") if fix is not None else None
     return f" ({key})" if key else ""
 
 

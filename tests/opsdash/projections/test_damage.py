@@ -48,7 +48,7 @@ def test_an_older_checkpoint_that_is_damaged_is_a_note_and_no_alarm(writer):
     (note,) = notes(writer)
 
     assert note.text.startswith("step-00000010 is damaged, and passed over: `state.pt`")
-    assert note.fix == f"opsdash checkpoints {writer.path}"
+    assert note.fix.text == f"opsdash checkpoints {writer.path}"
     assert Watcher(writer.run).verdict().state is State.HEALTHY
 
 
@@ -71,7 +71,7 @@ def test_a_store_that_an_operator_found_damaged_is_named_with_who_found_it(write
         "the chunk store of client-1 was found damaged: "
         "chunk 25 of round 5 is damaged (by ann@desk)"
     )
-    assert note.fix == f"opsdash chunks {writer.path} --node client-1 --repair"
+    assert note.fix.text == f"opsdash chunks {writer.path} --node client-1 --repair"
 
 
 @pytest.mark.parametrize(("kind", "state"), [("repair", None), ("verify", "sound")])

@@ -4,6 +4,7 @@ import pytest
 
 from agent.rundir import events as ev
 from opsdash.projections import rounds as module
+from opsdash.projections.run_state import State
 from opsdash.reports.status import make_status, render_status
 from tests.runs import RunWriter, Watcher
 
@@ -224,6 +225,19 @@ def test_only_the_open_round_is_at_risk(writer):
 
     assert (before.step, before.steps_at_risk) == (2, 0)
     assert (after.step, after.steps_at_risk) == (2, 1)
+
+
+def test_a_round_that_was_open_at_the_end_is_no_risk(writer):
+    play(writer, 1)
+    writer.emit(
+        "server", ev.RoundStarted, clients=CLIENTS, model_digest="m", round_num=2
+    )
+    writer.end("stopped")
+
+    verdict = Watcher(writer.run).verdict()
+
+    assert (verdict.state, verdict.step) == (State.FINISHED, 1)
+    assert verdict.steps_at_risk is None
 
 
 def test_the_report_speaks_of_rounds(writer):

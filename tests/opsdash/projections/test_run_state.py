@@ -119,7 +119,7 @@ def test_a_barrier_past_its_limit_names_who_is_missing(writer):
     assert verdict.state is State.DEGRADED
     assert verdict.headline.startswith("rank 0 waiting at checkpoint.save for 4")
     assert verdict.headline.endswith("missing: rank 1 (training, step 20)")
-    assert verdict.reasons[0].fix == f"opsdash barriers {writer.path}"
+    assert verdict.reasons[0].fix.text == f"opsdash barriers {writer.path}"
 
 
 def test_a_straggler_that_costs_more_than_a_tenth_degrades(writer):
@@ -165,7 +165,7 @@ def test_a_damaged_newest_checkpoint_degrades_at_once(writer):
     verdict = Watcher(writer.run).verdict()
 
     assert "step-00000019 is damaged: `state.pt` has 5 bytes" in verdict.headline
-    assert verdict.reasons[0].fix == f"opsdash verify {writer.path}"
+    assert verdict.reasons[0].fix.text == f"opsdash verify {writer.path}"
 
 
 def test_a_number_that_is_not_finite_degrades_for_a_hundred_steps(writer):
@@ -346,6 +346,7 @@ def test_a_run_that_completed_is_finished(writer):
 
     assert (verdict.state, verdict.exit_code) == (State.FINISHED, 0)
     assert verdict.headline == "completed at step 20"
+    assert (verdict.steps_at_risk, verdict.at_risk_ns) == (None, None)
 
 
 def test_a_run_that_was_asked_to_stop_is_finished(writer):

@@ -19,7 +19,7 @@ from opsdash.reports.events import EventReport, EventsReport, make_events
 from opsdash.reports.optimizer import OptimizerReport
 from opsdash.reports.report import news_of, to_json
 from opsdash.reports.rounds import RoundsReport
-from opsdash.reports.status import StatusReport
+from opsdash.reports.status import ReasonReport, StatusReport
 from opsdash.reports.store import (
     RoundsDiffReport,
     StoredChunksReport,
@@ -119,8 +119,22 @@ def test_nobody_is_sent_to_the_command_that_he_just_gave(watcher):
     status, clocks = PANES["status"], watcher.clocks
     report = status.make(watcher.run, clocks.mono_ns, clocks.time_ns)
 
-    assert any("opsdash status" in (reason.fix or "") for reason in report.reasons)
+    assert any(reason.command == "status" for reason in report.reasons)
     assert not any("opsdash status" in line for line in status.render(report))
+
+
+def test_which_command_helps_is_told_apart_from_how_it_is_written(watcher):
+    status, clocks = PANES["status"], watcher.clocks
+    report = status.make(watcher.run, clocks.mono_ns, clocks.time_ns)
+    fixes = {"python -m opsdash status run": "status", "opsdash status.py": None}
+    reasons = tuple(
+        ReasonReport("warning", "slow", fix, command) for fix, command in fixes.items()
+    )
+
+    lines = status.render(msgspec.structs.replace(report, reasons=reasons))
+
+    assert "try       opsdash status.py" in lines
+    assert not any("python -m opsdash" in line for line in lines)
 
 
 def test_what_is_over_has_nothing_at_risk(tmp_path):
