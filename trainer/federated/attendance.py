@@ -6,13 +6,12 @@ the event loop.
 """
 
 import asyncio
-from collections.abc import Mapping
 
-from agent.rundir.chunks.payload import Payload
 from trainer.federated.global_model import GlobalModel
 from trainer.federated.messages import Message, Model, Over, Welcome
 from trainer.federated.peer import Peer
 from trainer.federated.terms import Finish
+from trainer.federated.transfer import Leftovers
 
 GOODBYE_S = 5.0
 """How long clients may take to leave once it is over."""
@@ -26,7 +25,7 @@ class Attendance:
         self._welcome = welcome
         self._model = model
         self._peers: dict[str, Peer] = {}
-        self._leftovers: dict[str, Mapping[str, Payload]] = {}
+        self._leftovers: dict[str, Leftovers] = {}
         """What broken streams had received, by client."""
         self._known: set[str] = set()
         self._everybody_left = asyncio.Event()
@@ -41,7 +40,7 @@ class Attendance:
 
     def greet(self, peer: Peer) -> None:
         """Let a session in, and tell it of the run and the model."""
-        peer.inherit(self._leftovers.pop(peer.key, {}))
+        peer.inherit(self._leftovers.pop(peer.key, Leftovers()))
         self._peers[peer.key] = peer
         peer.send(self._welcome)
         peer.send(self._told_model(peer.key, self._model.packed.layout.to_json()))

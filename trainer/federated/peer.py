@@ -7,7 +7,7 @@ description has to be that of the run's model before memory is spent on it.
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +31,7 @@ from trainer.federated.messages import (
 )
 from trainer.federated.outbox import Outbox
 from trainer.federated.terms import is_client_key
-from trainer.federated.transfer import Packed, Parcel, check_same_tensors
+from trainer.federated.transfer import Leftovers, Packed, Parcel, check_same_tensors
 from trainer.federated.transport import DisconnectedError, Link, TurnedAwayError
 
 _GONE = "the connection is gone"
@@ -45,6 +45,10 @@ class Receiving:
     parcel: Parcel
     began_ns: int = field(default_factory=time.monotonic_ns)
     """Monotonic."""
+
+    def leftovers(self) -> Leftovers:
+        """Return what has travelled so far."""
+        return Leftovers(self.offer.round_num, self.parcel.received)
 
 
 class Host(Protocol):
@@ -91,7 +95,7 @@ class Peer:
         self._link = link
         self._host = host
         self._receiving: Receiving | None = None
-        self._leftovers: Mapping[str, Payload] = {}
+        self._leftovers = Leftovers()
         self._ending: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._is_unwanted = False
 
@@ -101,11 +105,11 @@ class Peer:
         return self.hello.session if self.hello else ""
 
     @property
-    def leftovers(self) -> Mapping[str, Payload]:
-        """Chunks of an update that have arrived, whole or not."""
-        return self._receiving.parcel.payloads if self._receiving else self._leftovers
+    def leftovers(self) -> Leftovers:
+        """What has travelled of an update, whole or not."""
+        return self._receiving.leftovers() if self._receiving else self._leftovers
 
-    def inherit(self, leftovers: Mapping[str, Payload]) -> None:
+    def inherit(self, leftovers: Leftovers) -> None:
         """Go on with what a broken stream of the same client had received."""
         self._leftovers = leftovers
 
@@ -208,7 +212,8 @@ class Peer:
         check_same_tensors(self._host.packed.layout, layout)
         parcel = Parcel(layout)
         parcel.reuse(self._host.packed.payloads)
-        parcel.reuse(self.leftovers)
+        if self.leftovers.round_num == offer.round_num:
+            parcel.resume(self.leftovers.payloads)
         self._receiving = Receiving(offer, parcel)
         if parcel.lacking:
             self.send(Want(parcel.lacking))
@@ -225,7 +230,7 @@ class Peer:
 
     async def _finish(self, receiving: Receiving) -> None:
         # Until the host has decided, a stream that breaks leaves all of it.
-        self._receiving, self._leftovers = None, receiving.parcel.payloads
+        self._receiving, self._leftovers = None, receiving.leftovers()
         refusal = await self._host.received(self, receiving)
-        self._leftovers = {}
+        self._leftovers = Leftovers()
         self.send(Verdict(round_num=receiving.offer.round_num, refusal=refusal))

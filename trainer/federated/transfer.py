@@ -63,6 +63,16 @@ def pack(
     return Packed(layout, layout.digest(), payloads, snapshot.nonfinite)
 
 
+@dataclass(frozen=True)
+class Leftovers:
+    """What of an update had travelled when its stream broke."""
+
+    round_num: int = 0
+    """0: there is nothing."""
+    payloads: Mapping[str, Payload] = field(default_factory=dict)
+    """By digest."""
+
+
 @dataclass
 class Parcel:
     """A model that is being received."""
@@ -70,8 +80,7 @@ class Parcel:
     layout: RoundLayout
     _specs: dict[str, ChunkSpec] = field(init=False)
     _payloads: dict[str, Payload] = field(init=False, default_factory=dict)
-    num_received_bytes: int = 0
-    """Of chunks that came over the wire, not of those that were here."""
+    _received: dict[str, Payload] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._specs = {chunk.digest: chunk for chunk in self.layout.chunks}
@@ -91,12 +100,29 @@ class Parcel:
         """What is here, by digest."""
         return self._payloads
 
+    @property
+    def received(self) -> Mapping[str, Payload]:
+        """What came over the wire, in this stream or one before, by digest."""
+        return self._received
+
+    @property
+    def num_received_bytes(self) -> int:
+        """Of chunks that came over the wire, not of those that were here."""
+        return sum(len(payload.data) for payload in self._received.values())
+
     def reuse(self, known: Mapping[str, Payload]) -> None:
         """Take over chunks that are here already; their bytes were checked before."""
-        for digest in self.lacking:
-            payload = known.get(digest)
-            if payload is not None and self._is_described(payload):
-                self._payloads[digest] = payload
+        self._payloads |= self._wanted_of(known)
+
+    def resume(self, received: Mapping[str, Payload]) -> None:
+        """Go on with what a broken stream had received of the same model."""
+        wanted = self._wanted_of(received)
+        self._payloads |= wanted
+        self._received |= wanted
+
+    def _wanted_of(self, known: Mapping[str, Payload]) -> dict[str, Payload]:
+        found = (known[digest] for digest in self.lacking if digest in known)
+        return {one.digest: one for one in found if self._is_described(one)}
 
     def receive(self, payload: Payload) -> bool:
         """Take a chunk from a peer; False: not asked for, or here already.
@@ -111,7 +137,7 @@ class Parcel:
                 f"chunk `{payload.digest[:12]}` was received with other bytes"
             )
         self._payloads[payload.digest] = payload
-        self.num_received_bytes += len(payload.data)
+        self._received[payload.digest] = payload
         return True
 
     def _is_described(self, payload: Payload) -> bool:

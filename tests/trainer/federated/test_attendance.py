@@ -7,6 +7,7 @@ from agent.rundir.chunks.payload import Payload
 from tests.trainer.federated.bench import make_global, toy
 from trainer.federated.attendance import Attendance
 from trainer.federated.messages import Model, Welcome
+from trainer.federated.transfer import Leftovers
 
 
 class Client:
@@ -14,7 +15,7 @@ class Client:
 
     def __init__(self, key, leftovers=None):
         self.key = key
-        self.leftovers = leftovers or {}
+        self.leftovers = leftovers or Leftovers()
         self.inherited = None
         self.told = []
 
@@ -34,7 +35,7 @@ def attendance(tmp_path):
 
 def some_chunk():
     data = bytes(torch.ones(4).numpy().data)
-    return {"digest": Payload("digest", "float32", data)}
+    return Leftovers(1, {"digest": Payload("digest", "float32", data)})
 
 
 def lose(attendance, client):
@@ -50,8 +51,8 @@ async def test_what_a_broken_stream_had_received_is_the_next_ones(attendance):
     attendance.greet(back)
     attendance.greet(other)
 
-    assert back.inherited.keys() == {"digest"}
-    assert other.inherited == {}
+    assert back.inherited == some_chunk()
+    assert other.inherited == Leftovers()
 
 
 async def test_it_is_dropped_once_another_model_is_told(attendance):
@@ -63,5 +64,5 @@ async def test_it_is_dropped_once_another_model_is_told(attendance):
     attendance.tell_model()
     attendance.greet(back)
 
-    assert back.inherited == {}
+    assert back.inherited == Leftovers()
     assert isinstance(here.told[-1], Model)

@@ -35,6 +35,7 @@ from tests.trainer.federated.federation import (
 )
 from trainer.chunks.store import ChunkStore
 from trainer.federated.intake import examine
+from trainer.federated.peer import Peer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -137,7 +138,21 @@ async def test_training_goes_on_while_the_connection_is_gone(tmp_path):
     assert [len(r.members) for r in committed(tmp_path)] == [3] * 4
 
 
-async def test_an_update_that_breaks_off_goes_on_where_it_stopped(tmp_path):
+@pytest.fixture
+def taken(monkeypatch):
+    """The chunks that client-1 sent, by session."""
+    found, take = {}, Peer._take
+
+    async def note_and_take(self, chunk):
+        if self.key == "client-1":
+            found.setdefault(self.session, []).append(chunk.digest)
+        await take(self, chunk)
+
+    monkeypatch.setattr(Peer, "_take", note_and_take)
+    return found
+
+
+async def test_an_update_that_breaks_off_goes_on_where_it_stopped(tmp_path, taken):
     gates = {"client-1": Gate(1)}
     config = quick(
         data="digits", local_steps=1, alpha=100.0, rounds=1, return_grace_s=30.0
@@ -156,13 +171,18 @@ async def test_an_update_that_breaks_off_goes_on_where_it_stopped(tmp_path):
 
     updates = {e.client: e for e in of_kind(events(tmp_path, "server"), ClientUpdate)}
     assert len(updates) == 3
-    assert 0 < updates["client-1"].num_bytes < updates["client-2"].num_bytes
+    first, second = taken.values()
+    assert first
+    assert not set(first) & set(second)
+    assert updates["client-1"].num_bytes == updates["client-2"].num_bytes
     (evaluated,) = of_kind(events(tmp_path, "server"), EvalDone)
     assert evaluated.buffers == "calibration"
     assert_replays(tmp_path, config)
 
 
-async def test_it_goes_on_where_it_stopped_if_only_the_client_saw_it_break(tmp_path):
+async def test_it_goes_on_where_it_stopped_if_only_the_client_saw_it_break(
+    tmp_path, taken
+):
     gates = {"client-1": Gate(1)}
     config = quick(
         data="digits", local_steps=1, alpha=100.0, rounds=1, return_grace_s=30.0
@@ -183,7 +203,10 @@ async def test_it_goes_on_where_it_stopped_if_only_the_client_saw_it_break(tmp_p
     (lost,) = of_kind(told, ClientLost)
     assert lost.reason == "another session began"
     assert len(updates) == 3
-    assert 0 < updates["client-1"].num_bytes < updates["client-2"].num_bytes
+    first, second = taken.values()
+    assert first
+    assert not set(first) & set(second)
+    assert updates["client-1"].num_bytes == updates["client-2"].num_bytes
 
 
 class SlowLook:

@@ -115,12 +115,12 @@ def test_a_broken_transfer_goes_on_where_it_stopped():
         broken.receive(packed.payloads[digest])
 
     again = Parcel(packed.layout)
-    again.reuse(broken.payloads)
+    again.resume(broken.received)
     num_lacking, was_whole = len(again.lacking), again.is_whole
     deliver(packed, again)
 
     assert (num_lacking, was_whole, again.is_whole) == (4, False, True)
-    assert again.num_received_bytes == 160
+    assert again.num_received_bytes == 400
     assert torch.equal(again.unpack()["w"], torch.arange(100.0))
 
 
