@@ -259,16 +259,23 @@ class Acting:
         def begin() -> Job:
             return Resuming(start_resume(self._run, plan, self._log), plan.title)
 
-        self._desk.ask_to_confirm(plan, lambda: self._begin_job(plan, begin))
+        self._desk.ask_to_confirm(
+            plan, lambda: self._begin(plan, begin, self._jobs.add, can_cancel=False)
+        )
 
     def _begin_job(self, plan: Plan, begin: Callable[[], Job]) -> None:
         """Set going what was confirmed, and follow it."""
         self._begin(plan, begin, self._jobs.add)
 
     def _begin(
-        self, plan: Plan, begin: Callable[[], Became], then: Callable[[Became], None]
+        self,
+        plan: Plan,
+        begin: Callable[[], Became],
+        then: Callable[[Became], None],
+        *,
+        can_cancel: bool = True,
     ) -> None:
         """Set something going beside the screen; why it failed stays on its line."""
-        beginning = Beginning(plan.title, begin, then)
+        beginning = Beginning(plan.title, begin, then, can_cancel=can_cancel)
         if not (beginning.wait() and beginning.finish()):
             self._jobs.add(beginning, beginning.finish)

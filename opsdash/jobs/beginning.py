@@ -6,6 +6,7 @@ write back before it is done, so whoever cancels cancels what it becomes.
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, TypeVar
 
 from opsdash.jobs.board import Job
@@ -27,6 +28,8 @@ class Beginning(Errand[Became]):
         title: str,
         begin: Callable[[], Became],
         then: Callable[[Became], None],
+        *,
+        can_cancel: bool = True,
     ) -> None:
         """Set it going.
 
@@ -34,12 +37,18 @@ class Beginning(Errand[Became]):
             title: Of the plan.
             begin: Called in a thread of its own; returns what goes on from there.
             then: Called by `finish` with that.
+            can_cancel: Whether what it becomes can be stopped from here.
         """
         self._begin, self._then = begin, then
+        self._can_cancel = can_cancel
         self._changing = threading.Lock()
         self._job: Became | None = None
         self._is_left = False
         super().__init__(title, self._begun)
+
+    def cancel(self) -> None:
+        """Want it no more, where that makes a difference."""
+        self.is_cancelled = self._can_cancel
 
     def leave(self) -> None:
         """Leave what it became, or will; what was confirmed is written first."""
@@ -53,7 +62,9 @@ class Beginning(Errand[Became]):
         """Return what a line shows of it now; who cancelled waits for the disk too."""
         if self.is_cancelled and not self.is_done:
             return JobState(self.title, detail="cancelled when the disk answers")
-        return self._ended() if self.is_done else self._under_way()
+        if self.is_done:
+            return self._ended()
+        return replace(self._under_way(), can_cancel=self._can_cancel)
 
     def finish(self) -> bool:
         """Pass on what it became; False: nothing, and the line says why."""

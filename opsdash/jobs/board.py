@@ -62,6 +62,13 @@ class JobBoard:
                 return True
         return False
 
+    def why_none_cancelled(self) -> str:
+        """Return why `cancel_newest` found nothing to stop."""
+        for job, _ in reversed(self._jobs.values()):
+            if job.state().is_running:
+                return f"{job.title}: it goes on by itself, nothing can cancel it"
+        return "no job is running"
+
     def leave(self) -> None:
         """The dashboard goes: threads are daemons and end with the process."""
         for job, _ in self._jobs.values():

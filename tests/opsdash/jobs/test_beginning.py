@@ -112,6 +112,25 @@ def test_who_cancels_before_it_is_written_cancels_what_it_becomes(desk, late):
     assert (desk.jobs, job.told) == ([job], ["cancel"])
 
 
+def test_what_goes_on_by_itself_offers_no_key_that_would_not_stop_it(monkeypatch):
+    monkeypatch.setattr(errand, "PATIENCE_S", 0.0)
+    job, go_on, jobs = Going(), threading.Event(), []
+    beginning = Beginning(
+        "resume it", lambda: go_on.wait(LONG_S) and job, jobs.append, can_cancel=False
+    )
+
+    before = beginning.state()
+    beginning.cancel()
+    after = beginning.state()
+    go_on.set()
+    until(lambda: beginning.is_done)
+    beginning.finish()
+
+    assert not before.can_cancel
+    assert after == before
+    assert (jobs, job.told) == ([job], [])
+
+
 @pytest.mark.parametrize("is_written_first", [True, False])
 def test_who_leaves_leaves_what_it_becomes(late, is_written_first):
     beginning, job, go_on = late

@@ -68,3 +68,13 @@ def test_the_newest_job_that_can_be_is_cancelled():
     assert not before
     assert board.cancel_newest()
     assert (reading.is_cancelled, starting.is_cancelled) == (True, False)
+
+
+def test_what_runs_and_cannot_be_cancelled_is_named():
+    board = JobBoard()
+    before = board.why_none_cancelled()
+    board.add(Going(can_cancel=False))
+
+    assert before == "no job is running"
+    assert not board.cancel_newest()
+    assert board.why_none_cancelled().startswith("count: it goes on by itself")
