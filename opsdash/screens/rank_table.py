@@ -77,7 +77,8 @@ def _where(one: Process) -> Cell:
     if row.phase and not is_heard:
         parts.append(f"was {row.phase}")
     if row.waiting_at is not None:
-        parts.append(f"{row.waiting_at} {units.duration(row.waiting_age_ns)}")
+        # How long is seen also where there is no room for the whole name.
+        parts.append(f"{units.duration(row.waiting_age_ns)} {row.waiting_at}")
     if row.clock_skew_ns is not None and abs(row.clock_skew_ns) > CLOCK_SKEW_NS:
         sign = "ahead" if row.clock_skew_ns > 0 else "behind"
         parts.append(f"clock {units.duration(abs(row.clock_skew_ns))} {sign}")
@@ -93,19 +94,24 @@ FIELDS: tuple[Field[Process], ...] = (
         lambda one: Cell(units.count(one.row.step)),
         lambda one: one.row.step or 0,
     ),
-    Field(Column("late", 7, align_right=True), _late, lambda one: one.lost_frac or 0.0),
+    Field(Column("late", 6, align_right=True), _late, lambda one: one.lost_frac or 0.0),
+    Field(
+        Column("memory", 8, align_right=True),
+        lambda one: Cell(units.byte_size(_memory(one)), "dim"),
+        lambda one: _memory(one) or 0,
+    ),
+    Field(Column("seen", 9, align_right=True), _seen, lambda one: one.row.seen_age_ns),
+    # Up to here a screen of 120 columns has room beside the reasons.
+    Field(
+        Column("at", 15, flex=1),
+        _where,
+        lambda one: (one.row.waiting_at or "", _where(one).text),
+    ),
     Field(
         Column("cpu", 6, align_right=True),
         lambda one: Cell(units.percent(one.row.cpu_frac), "dim"),
         lambda one: one.row.cpu_frac or 0.0,
     ),
-    Field(
-        Column("memory", 9, align_right=True),
-        lambda one: Cell(units.byte_size(_memory(one)), "dim"),
-        lambda one: _memory(one) or 0,
-    ),
-    Field(Column("seen", 9, align_right=True), _seen, lambda one: one.row.seen_age_ns),
-    Field(Column("at", 12, flex=1), _where, lambda one: _where(one).text),
     Field(
         Column("gpu", 6, align_right=True),
         lambda one: Cell(units.percent(one.row.gpu_frac), "dim"),
