@@ -13,7 +13,7 @@ from agent.emitter import Emitter
 from agent.probes.stacks import ask_for_stacks, describe
 from agent.rundir.events import StacksWritten
 from agent.rundir.layout import RunDir, rank_stem
-from agent.rundir.process import Liveness, liveness
+from agent.rundir.process import Liveness, liveness, this_process
 from agent.rundir.requests import write_request
 from agent.rundir.stacks import StacksHeader, list_headers, stacks_file
 
@@ -59,15 +59,31 @@ class HostStacks:
         """Make those ranks of this host write their stacks."""
         here = self.ranks_here()
         for rank in ranks:
-            if rank not in here:
-                continue
-            path = stacks_file(self._run, self._attempt, rank_stem(rank))
-            size_bytes = _size_bytes(path)
-            refusal = ask_for_stacks(here[rank])
-            if refusal is None:
-                self._asked.append(_Asked(here[rank], path, size_bytes, reason))
-            else:
-                self._tell_none(path, rank, reason, refusal)
+            if rank in here:
+                self.ask_process(here[rank], reason)
+
+    def ask_process(self, header: StacksHeader, reason: str) -> None:
+        """Make one process of this host write its stacks."""
+        path = self._path(header)
+        size_bytes = _size_bytes(path)
+        refusal = ask_for_stacks(header)
+        if refusal is None:
+            self._asked.append(_Asked(header, path, size_bytes, reason))
+        else:
+            self._tell_none(header, reason, refusal)
+
+    def silent(self, since_ns: int) -> list[StacksHeader]:
+        """Return the other processes alive on this host without stacks since then.
+
+        `since_ns`: by the clock that stamps the files of the run directory.
+        """
+        return [
+            header
+            for header in list_headers(self._run, self._attempt)
+            if header.process != this_process()
+            and liveness(header.process) is Liveness.ALIVE
+            and _written_ns(self._path(header)) < since_ns
+        ]
 
     def ask_elsewhere(self, ranks: Sequence[int], near: Sequence[int]) -> None:
         """Ask for the stacks of those ranks that nobody of `near` shares a host with.
@@ -93,16 +109,34 @@ class HostStacks:
                 self._tell(one.path, one.reason)
                 continue
             state = describe(one.header.process.pid)
-            self._tell_none(one.path, one.header.rank, one.reason, state)
+            self._tell_none(one.header, one.reason, state)
 
-    def _tell_none(self, path: Path, rank: int | None, reason: str, why: str) -> None:
-        self._tell(path, f"{reason}: none of rank {rank}: {why}", has_stacks=False)
+    def _path(self, header: StacksHeader) -> Path:
+        stem = header.node if header.rank is None else rank_stem(header.rank)
+        return stacks_file(self._run, self._attempt, stem)
+
+    def _tell_none(self, header: StacksHeader, reason: str, why: str) -> None:
+        none = f"{reason}: none of {name_of(header)}: {why}"
+        self._tell(self._path(header), none, has_stacks=False)
 
     def _tell(self, path: Path, reason: str, *, has_stacks: bool = True) -> None:
         file = str(path.relative_to(self._run.path))
         self._emitter.emit(
             StacksWritten, file=file, reason=reason, has_stacks=has_stacks
         )
+
+
+def name_of(header: StacksHeader) -> str:
+    """Return whom a message means: `rank 3`, or a node by its name."""
+    return f"`{header.node}`" if header.rank is None else f"rank {header.rank}"
+
+
+def _written_ns(path: Path) -> int:
+    """Return when a file was last written; 0: it was removed meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _size_bytes(path: Path) -> int:

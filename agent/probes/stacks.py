@@ -196,8 +196,7 @@ def ask_for_stacks(header: StacksHeader) -> str | None:
     if not header.signum:
         return "no signal was free to ask it for its stacks"
     status = read_status(header.process.pid)
-    state = status.get("State", "?")
-    if state[:1] in ("T", "t"):
+    if is_stopped(header.process.pid):
         return f"the process is stopped: {describe(header.process.pid)}"
     if not _mask(status, "SigCgt") >> (header.signum - 1) & 1:
         return "it does not listen to its signal any more"
@@ -206,6 +205,11 @@ def ask_for_stacks(header: StacksHeader) -> str | None:
     except OSError as error:
         return f"it cannot be signalled: {error.strerror}"
     return None
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped, or is held by a debugger."""
+    return read_status(pid).get("State", "?")[:1] in ("T", "t")
 
 
 def describe(pid: int) -> str:

@@ -2,7 +2,8 @@
 
 The one request that needs no safe point and no agreement: each agent notices
 it, whether rank 0 has claimed it yet or not. Two beats later the lowest rank
-of each host that is alive asks those there that are not.
+of each host that is alive asks those there that are not; a server asks the
+clients of its host that have not written. The outcome names who has not.
 """
 
 import contextlib
@@ -11,11 +12,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.probes.host_stacks import HostStacks
+from agent.probes.host_stacks import HostStacks, name_of
 from agent.probes.inbox import STACKS, Inbox
 from agent.probes.peers import Peers
 from agent.probes.pending import pending
-from agent.probes.stacks import Stacks
+from agent.probes.stacks import Stacks, describe, is_stopped
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import (
     CLAIMED_SUFFIX,
@@ -27,14 +28,21 @@ from agent.rundir.requests import (
     read_request,
     refusal,
 )
+from agent.rundir.stacks import StacksHeader
 
 _ASK_AFTER_BEATS = 2
 _DONE_AFTER_BEATS = 5
+_GIVE_UP_AFTER_NS = 10_000_000_000
+"""Until then a process that runs may still be on its way, on a busy host."""
+_MAX_NAMED = 4
 
 
 @dataclass
 class _Open:
     request: Request
+    made_ns: int
+    """When its file was written, by the clock that stamps files."""
+    noticed_ns: int = field(default_factory=time.monotonic_ns)
     num_beats: int = 0
     error: str | None = None
     """Why this process could not write its own."""
@@ -67,10 +75,10 @@ class StacksOnRequest:
 
     def look(self) -> None:
         """Notice requests for stacks, and go on with those that are open."""
-        for request in self._new():
-            self._open[request.id] = _Open(request)
+        for opened in self._new():
+            self._open[opened.request.id] = opened
             if self.inbox is not None:
-                self.inbox.claim(request.id)
+                self.inbox.claim(opened.request.id)
         for opened in list(self._open.values()):
             self._go_on(opened)
 
@@ -85,8 +93,8 @@ class StacksOnRequest:
         beat, opened.num_beats = opened.num_beats, opened.num_beats + 1
         if beat == 0 and opened.concerns(self.rank):
             self._write_own(opened)
-        if beat == _DONE_AFTER_BEATS:
-            self._close(opened)
+        if beat >= _DONE_AFTER_BEATS:
+            self._close_if_answered(opened)
         if beat <= _ASK_AFTER_BEATS:
             self.peers.look()
         if beat == _ASK_AFTER_BEATS:
@@ -101,6 +109,20 @@ class StacksOnRequest:
         except OSError as error:
             opened.error = f"{self.stacks.file}: {error.strerror}"
 
+    def _close_if_answered(self, opened: _Open) -> None:
+        """Tell the outcome, unless somebody is on the way."""
+        silent = self._silent(opened) if self.inbox is not None else []
+        is_late = time.monotonic_ns() > opened.noticed_ns + _GIVE_UP_AFTER_NS
+        if not is_late and any(not is_stopped(h.process.pid) for h in silent):
+            return
+        opened.error = "; ".join(filter(None, (opened.error, _none_of(silent)))) or None
+        self._close(opened)
+
+    def _silent(self, opened: _Open) -> list[StacksHeader]:
+        """Return who of this host was asked and has not written since."""
+        silent = self.host.silent(opened.made_ns)
+        return [header for header in silent if opened.concerns(header.rank)]
+
     def _close(self, opened: _Open) -> None:
         del self._open[opened.request.id]
         self._done.add(opened.request.id)
@@ -110,6 +132,7 @@ class StacksOnRequest:
 
     def _ask_frozen(self, opened: _Open) -> None:
         if self.rank is None:
+            self._ask_silent_clients(opened)
             return
         here = self.host.ranks_here()
         alive = {r for r in here if r == self.rank or self.peers.is_alive(r)}
@@ -117,7 +140,13 @@ class StacksOnRequest:
             frozen = [r for r in here if r not in alive and opened.concerns(r)]
             self.host.ask(frozen, opened.reason)
 
-    def _new(self) -> list[Request]:
+    def _ask_silent_clients(self, opened: _Open) -> None:
+        if self.inbox is None:
+            return
+        for header in self._silent(opened):
+            self.host.ask_process(header, opened.reason)
+
+    def _new(self) -> list[_Open]:
         """Return the requests for stacks of this attempt that were not seen yet."""
         found = []
         with contextlib.suppress(OSError, RefusedRequestError):
@@ -131,7 +160,8 @@ class StacksOnRequest:
                         continue
                     request = _read(inbox, name)
                     if request is not None and self._is_valid(request):
-                        found.append(request)
+                        made_ns = os.stat(name, dir_fd=inbox).st_mtime_ns
+                        found.append(_Open(request, made_ns))
             finally:
                 os.close(inbox)
         return found
@@ -148,6 +178,17 @@ class StacksOnRequest:
             now_ns=time.time_ns(),
         )
         return reason is None
+
+
+def _none_of(silent: list[StacksHeader]) -> str:
+    """Say who has not written, and what each is doing; empty: everybody has."""
+    told = [
+        f"none of {name_of(header)}: {describe(header.process.pid)}"
+        for header in silent[:_MAX_NAMED]
+    ]
+    if len(silent) > _MAX_NAMED:
+        told.append(f"none of {len(silent) - _MAX_NAMED} others")
+    return "; ".join(told)
 
 
 def _read(inbox: int, name: str) -> Request | None:

@@ -1,5 +1,6 @@
 """Stacks on request: of a process that runs, of one that is frozen, of a server."""
 
+import contextlib
 import errno
 import json
 import os
@@ -56,7 +57,7 @@ def own(run, stem):
 
 
 def wait_for_own(run, stem):
-    """Wait until a process has written its stacks: the outcome waits for nobody."""
+    """Wait until a process has told that it wrote its stacks: that comes after it."""
     while not own(run, stem):
         time.sleep(0.01)
     assert len(own(run, stem)) == 1
@@ -120,9 +121,11 @@ def test_of_a_stopped_rank_its_state_is_told(ranks, tmp_path):
         time.sleep(0.01)
 
     asked = write_request(run, "stacks", attempt=1)
-    wait_for_outcome(run, asked)
+    outcome = wait_for_outcome(run, asked)
     ranks[1].send_signal(signal.SIGCONT)
 
+    assert outcome.stage == "failed"
+    assert outcome.error.startswith("none of rank 1: state T")
     mine, other = told(run, "rank-00000")
     assert "none of rank 1: the process is stopped: state T" in other.reason
     assert (mine.has_stacks, other.has_stacks) == (True, False)
@@ -136,6 +139,74 @@ def test_a_server_writes_its_own(tmp_path):
 
     assert outcome.stage == "done"
     assert "test_a_server_writes_its_own" in stacks_file(run, 1, "server").read_text()
+
+
+NODE = """
+    import sys
+    from agent.session import Agent
+
+    def waits_for_a_line():
+        print("ready", flush=True)
+        sys.stdin.readline()
+
+    folder, node = sys.argv[1:]
+    options = dict(kind="federated", attempt=1, node=node, heartbeat_s=0.05)
+    with Agent.attach(folder, **options):
+        waits_for_a_line()
+"""
+
+
+@pytest.fixture
+def clients(tmp_path):
+    """A server and two clients on this host, each a process."""
+    with subprocess_nodes(tmp_path, ("server", "client-1", "client-2")) as nodes:
+        yield nodes
+
+
+@contextlib.contextmanager
+def subprocess_nodes(folder, names):
+    with contextlib.ExitStack() as stack:
+        nodes = {}
+        for name in names:
+            process = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(NODE), str(folder), name],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            nodes[name] = stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout.readline() == "ready\n"
+        yield nodes
+
+
+def test_the_outcome_at_a_server_names_the_client_that_is_stopped(clients, tmp_path):
+    run = RunDir(tmp_path)
+    stopped = clients["client-1"]
+    stopped.send_signal(signal.SIGSTOP)
+    while not describe(stopped.pid).startswith("state T"):
+        time.sleep(0.01)
+
+    asked = write_request(run, "stacks", attempt=1)
+    outcome = wait_for_outcome(run, asked)
+
+    assert outcome.stage == "failed"
+    assert outcome.error.startswith("none of `client-1`: state T")
+    assert "client-2" not in outcome.error
+    for node in ("server", "client-2"):
+        assert "waits_for_a_line" in stacks_file(run, 1, node).read_text()
+
+
+def test_the_outcome_at_a_server_waits_for_its_clients(clients, tmp_path):
+    run = RunDir(tmp_path)
+
+    asked = write_request(run, "stacks", attempt=1)
+    outcome = wait_for_outcome(run, asked)
+
+    assert outcome.stage == "done"
+    for node in clients:
+        assert "waits_for_a_line" in stacks_file(run, 1, node).read_text()
 
 
 def asked_alone(folder, *, is_main):
