@@ -25,7 +25,7 @@ from agent.probes.obeying import Obedience
 from agent.probes.optimizers import Optimizers
 from agent.probes.pending import PendingRequest
 from agent.probes.place import Place, refuse_unsafe
-from agent.probes.wording import in_words
+from agent.probes.wording import as_name, as_step, in_words
 from agent.rundir.events import (
     EvalDone,
     Event,
@@ -154,6 +154,7 @@ class Agent:
 
     def phase(self, name: str, *, limit_s: float | None = None) -> None:
         """Say what the trainer does from now on, and how long that may take."""
+        name = as_name(name)
         previous = self._activity.enter(name, limit_in_ns(limit_s))
         if previous.name != name:
             self.emit(PhaseChanged, phase=name, previous=previous.name)
@@ -189,7 +190,7 @@ class Agent:
         `nonfinite` is not, a loss or gradient norm that is not finite is named.
         """
         emitter, activity = self.emitter, self._activity
-        emitter.step = step
+        self.begin_at(step)
         fields.setdefault("step_ns", activity.stepped())
         activity.progress += 1
         busy_ns = emitter.busy_ns
@@ -198,7 +199,7 @@ class Agent:
         self._told_busy_ns = busy_ns
         if "nonfinite" not in fields:
             fields["nonfinite"] = first_nonfinite(fields)
-        emitter.emit(StepDone, step=step, **fields)
+        emitter.emit(StepDone, **fields)
         found = fields["nonfinite"]
         if found:
             where = "loss" if found == "loss" else "gradient"
@@ -206,7 +207,11 @@ class Agent:
 
     def begin_at(self, step: int) -> None:
         """Tell how many optimizer steps were complete when this start began."""
-        self.emitter.step = step
+        # Every event carries it: what is no number would make all of them unreadable.
+        number = step if type(step) is int else as_step(step)
+        if number is None:
+            self.emitter.drop(f"`{as_name(step)}` is no number of steps")
+        self.emitter.step = number
 
     def eval_done(self, **fields: Any) -> None:  # noqa: ANN401 - EvalDone checks them
         """Tell a held-out loss; see `events.EvalDone`."""
@@ -272,7 +277,7 @@ class Agent:
         It is not agreed on yet: hand it to `agent.probes.agree.share`, or call
         `agent.probes.agree.agree`, which does both.
         """
-        self.emitter.step = step
+        self.begin_at(step)
         return self._obedience.head()
 
     def claim(self, request: PendingRequest) -> bool:

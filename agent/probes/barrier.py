@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from agent.emitter import Emitter
-from agent.probes.wording import in_words
+from agent.probes.wording import as_name, in_words
 from agent.rundir.events import BarrierArrived, BarrierReleased, Wait
 
 _MAX_PENDING_WAITS = 64
@@ -56,7 +56,10 @@ class BarrierProbe:
         try:
             self._open.append(opened)
             self.emitter.emit(
-                BarrierArrived, name=name, index=opened.index, limit_ns=limit_ns
+                BarrierArrived,
+                name=opened.name,
+                index=opened.index,
+                limit_ns=limit_ns,
             )
             yield
         except BaseException as raised:
@@ -66,7 +69,7 @@ class BarrierProbe:
             self._close(opened)
             self.emitter.emit(
                 BarrierReleased,
-                name=name,
+                name=opened.name,
                 index=opened.index,
                 wait_ns=time.monotonic_ns() - opened.since_mono_ns,
                 error=error,
@@ -84,7 +87,7 @@ class BarrierProbe:
             if len(self._pending) < _MAX_PENDING_WAITS:
                 waited = time.monotonic_ns() - opened.since_mono_ns
                 self._pending.append(
-                    Wait(name, opened.index, opened.since_mono_ns, waited)
+                    Wait(opened.name, opened.index, opened.since_mono_ns, waited)
                 )
 
     def take_pending(self) -> tuple[Wait, ...]:
@@ -93,7 +96,7 @@ class BarrierProbe:
         return pending
 
     def _numbered(self, name: str, limit_ns: int | None) -> OpenWait:
-        counts = self._counts
+        counts, name = self._counts, as_name(name)
         index = counts.pop(name, 0)
         counts[name] = index + 1
         if len(counts) > _MAX_NAMES:

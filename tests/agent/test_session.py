@@ -535,3 +535,28 @@ def test_a_loss_that_still_has_its_graph_is_told_without_a_warning(tmp_path):
 
     found = [e for e in events(tmp_path) if kind(e) == "step_done"]
     assert (found[0].loss, found[0].nonfinite) == (0.5, "grad_norm")
+
+
+def test_whatever_a_trainer_gives_as_step_phase_or_name_leaves_events_readable(
+    tmp_path,
+):
+    telemetry = RunDir(tmp_path).telemetry_file(1, "rank-00000")
+    steps = (torch.tensor(3), np.float32(4.0), 5.0, "six", float("inf"), 2.0**70, None)
+    with Agent.attach(tmp_path, heartbeat_s=0.01) as agent:
+        agent.phase(1)
+        with agent.barrier(2), agent.wait(["x"]), agent.wait(os.fsdecode(b"caf\xe9")):
+            while b'"waits":[[' not in telemetry.read_bytes():
+                time.sleep(0.001)
+        for step in steps:
+            agent.step_done(step)
+
+    found = events(tmp_path)
+    [beat, *_] = [
+        event for event in found if kind(event) == "heartbeat" and event.waits
+    ]
+    assert beat.phase == "1"
+    assert [one.name for one in beat.waits] == ["2", "['x']", r"caf\udce9"]
+    done = [event.step for event in found if kind(event) == "step_done"]
+    assert done == [3, 4, 5, None, None, None, None]
+    dropped = [event.reason for event in found if kind(event) == "events_dropped"]
+    assert "`six` is no number of steps" in dropped
