@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from agent.probes.inbox import PendingRequest
+from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
 from trainer.chunks.repair import repair_store
 from trainer.federated.global_model import GlobalModel
@@ -40,7 +41,7 @@ class FlowerRequests:
         agent.emitter.step = None  # a server takes no steps
         if request is None:
             return self._let_go()
-        if request.kind in BETWEEN_ROUNDS and self.rounds.phase is Phase.OPEN:
+        if self._has_to_wait(request):
             self._hold()
             return []
         effects: list[Effect] = []
@@ -66,6 +67,17 @@ class FlowerRequests:
             self.events.adopted(done, adopted.source, now_ns)
             return self.rounds.adopt(done.packed.digest, time.monotonic_ns())
         return []
+
+    def _has_to_wait(self, request: PendingRequest) -> bool:
+        """Whether the open round has to end first; what can never be need not."""
+        if request.kind not in BETWEEN_ROUNDS or self.rounds.phase is not Phase.OPEN:
+            return False
+        try:
+            if request.kind != "repair":
+                adoption(request, self.model, self.run)
+        except RunDirError:
+            return False
+        return True
 
     def _hold(self) -> None:
         """Let no round begin after the open one."""

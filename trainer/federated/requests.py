@@ -15,6 +15,7 @@ from typing import Any
 
 from agent.probes.inbox import PendingRequest
 from agent.rundir.chunks.errors import ChunkError
+from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir, parse_checkpoint_name
 from trainer.chunks.repair import RepairReport, repair_store
@@ -42,16 +43,22 @@ class Adoption:
 def adoption(request: PendingRequest, model: GlobalModel, run: RunDir) -> Adoption:
     """Return what a `restore` or a `resume` asks for; nothing is done yet.
 
+    What can never be is refused here, before the open round is waited for.
+
     Raises:
-        RunDirError: the name is not that of a round.
+        RunDirError: the name is not that of a round, or the store does not
+            hold it.
     """
     args = request.args
     if request.kind == "resume":
         args = {"node": SERVER, "round_num": _named_round(args, model)}
     node, round_num = args["node"], args["round_num"]
+    path = run.chunk_store(node)
+    with ChunkStoreReader(path) as reader:
+        reader.round(round_num)
     change = functools.partial(
         model.adopt,
-        source=run.chunk_store(node),
+        source=path,
         source_round=round_num,
         pattern=args.get("tensors"),
         mapping=args.get("mapping"),
@@ -138,7 +145,9 @@ class Obeying:
             elif request.kind == "repair":
                 await self._repair(self._run.chunk_store(request.args["node"]))
             else:
-                adopted = adoption(request, self._model, self._run)
+                adopted = await asyncio.to_thread(
+                    adoption, request, self._model, self._run
+                )
                 async with self._between_rounds():
                     await self._coordinator.adopt(adopted.change, adopted.source)
 

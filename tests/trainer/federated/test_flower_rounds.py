@@ -359,3 +359,26 @@ def test_what_is_asked_for_during_a_round_waits_for_its_end(tmp_path):
         "complete",
     ]
     assert rounds[2].model_digest == rounds[0].model_digest
+
+
+def test_what_can_never_be_is_refused_while_a_round_is_open(tmp_path):
+    """The round waits for a node that answers once the request has its outcome."""
+    operator, num_committed = Operator(tmp_path), []
+
+    def look(grid):
+        held = grid.nodes[100]
+        if operator.num_committed() == 1 and not told(tmp_path, RequestSeen):
+            held.is_silent = True
+            write_request(
+                RunDir(tmp_path), "restore", {"node": "server", "round_num": 99_999}
+            )
+        elif told(tmp_path, RequestDone):
+            held.is_silent = False
+            num_committed.append(operator.num_committed())
+
+    reason, _ = serve(tmp_path, quick(rounds=3), look)
+
+    (done,) = told(tmp_path, RequestDone)
+    assert reason == "completed"
+    assert "does not hold round 99999" in done.error
+    assert num_committed[0] == 1

@@ -5,7 +5,7 @@ import pytest
 from agent.rundir.chunks.records import OPTIMIZER, PARAMETER
 from agent.rundir.events import ChunkDamaged, ChunkRepaired, OptimizerReset, RequestDone
 from agent.rundir.layout import RunDir
-from agent.rundir.requests import write_request
+from agent.rundir.requests import read_outcome, write_request
 from tests.trainer.chunks.store_faults import flip_bit, lose_chunk
 from tests.trainer.federated.federation import (
     Gate,
@@ -58,6 +58,36 @@ async def test_an_operator_pauses_restores_continues_and_stops(tmp_path):
     (reset,) = of_kind(events(tmp_path, "client-2"), OptimizerReset)
     assert reset.reason == "another model was restored as round 4"
     assert reset.round_num == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "told"),
+    [
+        ("restore", {"node": "server", "round_num": 99_999}, "hold round 99999"),
+        ("restore", {"node": "nobody", "round_num": 1}, "No such file"),
+        ("resume", {"checkpoint": "round-00099999"}, "hold round 99999"),
+        ("resume", {"checkpoint": "step-00000001"}, "is not a federated round"),
+    ],
+)
+async def test_what_can_never_be_is_refused_while_a_round_is_open(
+    tmp_path, kind, args, told
+):
+    gates = {"client-1": Gate(2)}
+    run = RunDir(tmp_path)
+
+    async with federation(tmp_path, quick(rounds=2), holds=gates) as (server, _):
+        await gates["client-1"].wait_for(2)
+        asked = write_request(run, kind, args)
+        await until(lambda: read_outcome(run, asked) is not None, what="the outcome")
+        was_open = not server.coordinator.is_between_rounds
+        gates["client-1"].open(2)
+        finish = await server.over
+
+    outcome = read_outcome(run, asked)
+    assert was_open
+    assert outcome.stage == "failed"
+    assert told in outcome.error
+    assert finish.reason == "completed"
 
 
 async def test_requests_are_obeyed_after_one_that_met_a_fault(tmp_path, monkeypatch):
