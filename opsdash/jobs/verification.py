@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from agent.rundir.verify.verdict import Level, State, Verdict
 from opsdash import units
+from opsdash.jobs.beginning import LEAVE_S
 from opsdash.operations.record import OperationLog
 from opsdash.operations.targets import Target, first_finding
 from opsdash.operations.verify import VerifyJob
@@ -43,8 +44,9 @@ class Verification:
         self.job.cancel()
 
     def leave(self) -> None:
-        """Stop soon: nobody will see it."""
+        """Stop: nobody will see it, and the process of a deep look must not stay."""
         self.cancel()
+        self.job.wait(LEAVE_S)
 
     def state(self) -> JobState:
         """Return what a line shows of it now."""

@@ -1,11 +1,13 @@
 """The line of checkpoints and stores that are read again."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from agent.rundir.verify.verdict import Level, State, Verdict
+from agent.rundir.verify.watch import VerifyCancelled
 from opsdash.jobs.verification import Verification
 from opsdash.operations.targets import Target
 from opsdash.operations.verify import JobProgress
@@ -81,6 +83,28 @@ def test_one_of_several_that_is_done_counts_once(reading):
 
     assert [state.done_frac for state in running] == [0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
     assert ended.detail.startswith("sound: 2 MiB read")
+
+
+def test_what_a_deep_look_started_is_ended_before_the_dashboard_goes(monkeypatch):
+    looking, ended = threading.Event(), []
+
+    def look(target, level, *, progress, is_cancelled):
+        looking.set()
+        try:
+            while not is_cancelled():
+                time.sleep(0.01)
+            raise VerifyCancelled
+        finally:
+            ended.append(target.name)
+
+    monkeypatch.setattr("opsdash.operations.verify.verify_target", look)
+    job = Verification(targets("step-00000010"), level=Level.DEEP)
+    assert looking.wait(PATIENCE_S)
+
+    job.leave()
+
+    assert job.is_done
+    assert ended == ["step-00000010"]
 
 
 def test_a_store_that_grows_is_never_read_more_than_whole():
