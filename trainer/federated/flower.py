@@ -13,6 +13,7 @@ Flower is an extra and is loaded when a function here is called;
 import importlib.metadata
 import os
 import platform
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +47,26 @@ from trainer.federated.transfer import Parcel, check_same_tensors
 from trainer.federated.workbench import Update, Workbench
 from trainer.settings import UsageError, nearest
 
-_RUN_DIR, _CONFIG = "run-dir", "config"
+_RUN_DIR, _CONFIG, _RESUME_COMMAND = "run-dir", "config", "resume-command"
 
 
 def serve(grid: Any, context: Any) -> None:  # noqa: ANN401 - Flower's
     """Be the `main` of a Flower ServerApp.
 
     Settings come from the app's configuration, with `-` for `_`, and from the
-    TOML file that its `config` may name; `run-dir` says where the run is kept.
+    TOML file that its `config` may name; `run-dir` says where the run is kept,
+    and `resume-command`, as a shell would take it, what starts all this again.
 
     Raises:
         RunDirError: the run cannot begin or go on.
     """
     given = dict(context.run_config)
     run_dir = Path(str(given.pop(_RUN_DIR)))
+    resume_command = _resume_command(str(given.pop(_RESUME_COMMAND, "")))
     config = _config(given)
     start = begin_run(run_dir, kind="federated", config=defining(config))
     try:
-        _serve_attempt(grid, config, start)
+        _serve_attempt(grid, config, start, resume_command)
     finally:
         start.release()
 
@@ -158,7 +161,24 @@ def _config(given: dict[str, Any]) -> FederatedConfig:
     return read_config(flags, os.environ, Path(str(file)) if file else None)
 
 
-def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:  # noqa: ANN401 - Flower's
+def _resume_command(line: str) -> list[str] | None:
+    """Return the words of a command; None: nothing is known.
+
+    Raises:
+        UsageError: a quote is not closed.
+    """
+    try:
+        return shlex.split(line) or None
+    except ValueError as error:
+        raise UsageError(f"`{_RESUME_COMMAND}` cannot be read: {error}") from error
+
+
+def _serve_attempt(
+    grid: Any,  # noqa: ANN401 - Flower's
+    config: FederatedConfig,
+    start: RunStart,
+    resume_command: list[str] | None,
+) -> None:
     data = server_data(config)
     model = GlobalModel(
         start.run.chunk_store(SERVER),
@@ -167,6 +187,7 @@ def _serve_attempt(grid: Any, config: FederatedConfig, start: RunStart) -> None:
         data=data,
     )
     start.record(
+        resume_command=resume_command,
         versions={
             "python": platform.python_version(),
             "torch": str(torch.__version__),

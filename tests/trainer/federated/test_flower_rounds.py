@@ -1,10 +1,13 @@
 """Rounds on Flower: who is asked and told, who is not waited for, what is refused."""
 
+import importlib.metadata
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from agent.rundir.attempts import read_attempt
 from agent.rundir.errors import RunDirError
 from agent.rundir.events import (
     ChunkRepaired,
@@ -26,9 +29,11 @@ from tests.trainer.federated.bench import toy
 from tests.trainer.federated.federation import events, of_kind
 from tests.trainer.federated.grid import RECORDS, Grid, Node, Served
 from trainer.chunks.store import ChunkStore
+from trainer.federated import flower
 from trainer.federated.config import client_keys
 from trainer.federated.problem import server_data
 from trainer.federated.replay import replay
+from trainer.settings import UsageError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -274,6 +279,40 @@ def test_a_server_that_is_started_again_goes_on(tmp_path):
     assert [e.round_num for e in told(tmp_path, RoundCommitted, attempt=2)] == [3, 4]
     for key in client_keys(quick()):
         assert told(tmp_path, OptimizerReset, key, attempt=2) == []
+
+
+def serve_as_an_app(run_dir, monkeypatch, **given):
+    """Run the app's own `main`, as Flower's process would, and return its attempt."""
+    versions = {"flwr": "1.41.0"}
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        "trainer.federated.flower.importlib.metadata.version",
+        lambda name: versions.get(name) or version(name),
+    )
+    config = {"data": "linear", "rounds": 1, "clients": 1, "min-clients": 1}
+    names = {name.replace("_", "-"): value for name, value in given.items()}
+    context = SimpleNamespace(run_config=config | {"run-dir": str(run_dir)} | names)
+    flower.serve(Grid(run_dir, KEYS[:1]), context)
+    return read_attempt(RunDir(run_dir), 1)
+
+
+def test_the_command_that_an_app_is_given_can_be_resumed_with(tmp_path, monkeypatch):
+    command = "/srv/flower/run.sh '/data/my run' rounds=3"
+
+    attempt = serve_as_an_app(tmp_path / "a", monkeypatch, resume_command=command)
+    without = serve_as_an_app(tmp_path / "b", monkeypatch, resume_command="")
+
+    assert attempt.resume_command == (
+        "/srv/flower/run.sh",
+        "/data/my run",
+        "rounds=3",
+    )
+    assert without.resume_command is None
+
+
+def test_a_command_that_no_shell_would_take_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="`resume-command` cannot be read: No closing"):
+        serve_as_an_app(tmp_path, monkeypatch, resume_command="run.sh 'x")
 
 
 class Operator:
