@@ -112,7 +112,7 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
     total = torch.zeros(first.shape, dtype=torch.float64)
     for tensor, weight in zip(tensors, weights, strict=True):
         total.add_(tensor.detach().to(torch.float64), alpha=float(weight))
-    return total.div_(sum(weights)).to(first.dtype)
+    return total.div_(float(sum(weights))).to(first.dtype)
 
 
 def add_proximal_gradient(

@@ -17,7 +17,10 @@ PROTOCOL = 1
 MAX_MESSAGE_BYTES = 64 << 20
 """A chunk is 1 MiB; the layout of a model with a million chunks fits."""
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""Sums of two of them still fit into what stores and other readers take."""
+_Text = Annotated[str, msgspec.Meta(max_length=1000)]
+"""What goes into telemetry as it is: a peer must not fill a disk with it."""
 
 
 class BadMessageError(RunDirError):
@@ -28,7 +31,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """Client: a session begins. The first message of a stream."""
 
     protocol: int
-    session: str
+    session: _Text
     """Random, new for each connection."""
 
 
@@ -80,7 +83,7 @@ class UpdateOffer(msgspec.Struct, frozen=True, kw_only=True, tag="update_offer")
 class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
     """Client: it leaves on purpose."""
 
-    reason: str
+    reason: _Text
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):

@@ -38,6 +38,8 @@ _SLACK_S = 60.0
 _BETWEEN_REFUSALS_NS = 1_000_000_000
 """Whoever reaches the port could fill the disk with refused connections."""
 _MAX_KEY_CHARS = 100
+_MAX_REASON_CHARS = 1000
+"""A reason may quote what a client sent."""
 
 
 class ServerEvents:
@@ -155,7 +157,12 @@ class ServerEvents:
 
     def lost(self, client: str, session: str, reason: str) -> None:
         """A client's session is over."""
-        self.agent.emit(ClientLost, client=client, session=session, reason=reason)
+        self.agent.emit(
+            ClientLost,
+            client=client,
+            session=session,
+            reason=reason[:_MAX_REASON_CHARS],
+        )
 
     def turned_away(self, client: str, reason: str) -> None:
         """Somebody who claims this key was not let in; told once a second at most."""
@@ -166,7 +173,7 @@ class ServerEvents:
         self.agent.emit(
             ClientRefused,
             client=client[:_MAX_KEY_CHARS],
-            reason=reason,
+            reason=reason[:_MAX_REASON_CHARS],
             num_untold=self._num_untold,
         )
         self._refused_ns, self._num_untold = now_ns, 0
@@ -174,7 +181,10 @@ class ServerEvents:
     def refused(self, client: str, round_num: int, reason: str) -> None:
         """An update does not count."""
         self.agent.emit(
-            UpdateRefused, client=client, round_num=round_num, reason=reason
+            UpdateRefused,
+            client=client,
+            round_num=round_num,
+            reason=reason[:_MAX_REASON_CHARS],
         )
 
     def _committed(

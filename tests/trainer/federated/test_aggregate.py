@@ -226,3 +226,12 @@ def test_a_counter_takes_the_greatest():
     counts = [torch.tensor(5), torch.tensor(9), torch.tensor(7)]
 
     assert weighted_mean(counts, [100, 1, 100]) == 9
+
+
+def test_the_greatest_weights_that_a_message_holds_can_be_added_up():
+    heavy = [update(client, seed, 2**62) for seed, client in enumerate("abcd")]
+    light = [update(client, seed, 1) for seed, client in enumerate("abcd")]
+
+    result = fedavg(model(9), heavy, NAMES).tensors
+
+    assert equal(result, fedavg(model(9), light, NAMES).tensors)

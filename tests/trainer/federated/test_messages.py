@@ -98,3 +98,19 @@ def test_negative_counts_are_refused():
 
     with pytest.raises(BadMessageError, match="a client sent no message"):
         decode_from_client(encode(msgspec.structs.replace(offer, report=report)))
+
+
+@pytest.mark.parametrize("count", [2**62 + 1, 2**64 - 1])
+@pytest.mark.parametrize("name", ["num_examples", "compute_ns", "fetch_ns"])
+def test_counts_that_nothing_could_add_up_are_refused(name, count):
+    offer = FROM_CLIENT[4]
+    report = msgspec.structs.replace(offer.report, **{name: count})
+
+    with pytest.raises(BadMessageError, match="a client sent no message"):
+        decode_from_client(encode(msgspec.structs.replace(offer, report=report)))
+
+
+@pytest.mark.parametrize("message", [Hello(1, "s" * 1001), Goodbye("r" * 1001)])
+def test_words_that_would_fill_a_disk_are_refused(message):
+    with pytest.raises(BadMessageError, match="a client sent no message"):
+        decode_from_client(encode(message))

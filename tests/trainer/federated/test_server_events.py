@@ -27,3 +27,15 @@ def test_refused_connections_are_told_once_a_second_and_the_others_counted(
         ("client-", 999),
     ]
     assert len(told[0].client) == 100
+
+
+def test_a_reason_that_quotes_a_client_does_not_fill_the_disk(tmp_path):
+    with Agent.attach(
+        tmp_path, kind="federated", rank=-1, attempt=1, node="server"
+    ) as agent:
+        events = ServerEvents(agent)
+        events.turned_away("mallory", "x" * 1_000_000)
+        events.lost("mallory", "session", "x" * 1_000_000)
+        events.refused("mallory", 1, "x" * 1_000_000)
+
+    assert RunDir(tmp_path).telemetry_file(1, "server").stat().st_size < 100_000
