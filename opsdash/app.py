@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -48,6 +49,10 @@ _CATCH_UP_S = 0.005
 """The same while a long past is read: keys and frames go in between."""
 _SWITCH_S = 0.001
 """After which the thread that reads lets that of the keys go on, instead of 5 ms."""
+_KEY_FIRST_S = 0.04
+"""What a key shows is painted before anything else is folded, for so long."""
+_LATEST_FOLD_S = 0.25
+"""Keys that repeat keep what was read waiting no longer than this."""
 _COLLECT_LOOK_S = 0.5
 _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -97,6 +102,7 @@ class OpsdashApp(App[int]):
         self._first_run, self._runs = run, runs
         self._config, self._clocks = config, clocks
         self._is_held = self._is_hurrying = False
+        self._keyed_s = self._folded_s = 0.0
         self._attached: Attached | None = None
         self._acts: Acting | None = None
         for theme in THEMES.values():
@@ -123,8 +129,9 @@ class OpsdashApp(App[int]):
             self._attached.stop()
 
     async def on_event(self, event: Event) -> None:
-        """Let the collector know of keys."""
+        """Note when keys come: other work goes after them."""
         if isinstance(event, Key):
+            self._keyed_s = time.monotonic()
             self.collector.note_key()
         await super().on_event(event)
 
@@ -259,8 +266,12 @@ class OpsdashApp(App[int]):
 
     async def _tick(self) -> None:
         """Fold what came, show it, and come again: soon while there is more."""
-        attached = self._attached
-        if attached is not None:
+        attached, now_s = self._attached, time.monotonic()
+        is_key_first = now_s - self._keyed_s < _KEY_FIRST_S
+        if attached is not None and not (
+            is_key_first and now_s - self._folded_s < _LATEST_FOLD_S
+        ):
+            self._folded_s = now_s
             attached.take()
             if self._watch is not None:
                 await attached.jobs.show_on(self._watch)

@@ -27,8 +27,8 @@ COLUMNS = (
     Column("kind", 20),
     Column("what", 20, flex=1, sortable=False),
 )
-_SLICE = 1_000
-_LOOK_S = 0.012
+_SLICE = 250
+_LOOK_S = 0.005
 """Of each call of `advance`: a key waits no longer."""
 _PATIENCE_S = 0.25
 _REST = 10

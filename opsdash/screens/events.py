@@ -28,7 +28,7 @@ from opsdash.widgets.filter_bar import FilterBar
 from opsdash.widgets.table import VirtualTable
 from opsdash.widgets.table_messages import SortRequested
 
-_SLICE_PAUSE_S = 0.02
+_SLICE_PAUSE_S = 0.008
 _DRAW_S = 0.15
 """From one picture to the next while a filter is worked off: drawing is half of it."""
 _LEVELS = (Severity.DETAIL, Severity.INFO, Severity.WARNING, Severity.ERROR)
@@ -180,8 +180,8 @@ class EventsPane(Pane):
         self._restrict("", EventFilter())
 
     def on_filter_bar_filter_changed(self, event: FilterBar.FilterChanged) -> None:
-        """Filter by what is typed so far."""
-        self._restrict(event.pattern, self._wanted)
+        """Filter by what is typed so far, after the letter itself is on the screen."""
+        self._restrict(event.pattern, self._wanted, is_typed=True)
 
     def on_filter_bar_left(self) -> None:
         """Go to the rows."""
@@ -207,16 +207,23 @@ class EventsPane(Pane):
         """Show the event under the cursor in full."""
         self._show_details()
 
-    def _restrict(self, pattern: str, wanted: EventFilter) -> None:
+    def _restrict(
+        self, pattern: str, wanted: EventFilter, *, is_typed: bool = False
+    ) -> None:
         self._pattern, self._wanted = pattern, wanted
-        if self._rows is not None:
-            self._rows.restrict(pattern, wanted)
+        if self._rows is None:
+            return
+        self._rows.restrict(pattern, wanted)
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        if is_typed:
+            self._drawn_s = time.monotonic()
+            self._timer = self.set_timer(_SLICE_PAUSE_S, self._go_on)
+        else:
             self._drawn_s = 0.0  # a key is answered at once
-            if self._timer is not None:
-                self._timer.stop()
-                self._timer = None
             self._advance()
-            self._show_details()
+        self._show_details()
 
     def _advance(self) -> None:
         """Filter the next slice, and go on in a moment where there is more."""

@@ -12,7 +12,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.control import Control
 from textual._compositor import ChopsUpdate, Compositor
+from textual.reactive import Reactive
 from textual.screen import Screen
+from textual.widget import Widget
 
 Result = TypeVar("Result")
 
@@ -48,6 +50,10 @@ class ThinCompositor(Compositor):
 
 class ThinScreen(Screen[Result]):
     """A screen whose partial updates are thin; otherwise a `Screen`."""
+
+    # Who gets or loses the focus repaints itself; Textual's screen would repaint
+    # everything once more, 10 to 17 kB a pane.
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)
 
     def __init__(
         self,

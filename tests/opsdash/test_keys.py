@@ -19,6 +19,7 @@ from opsdash.screens.checkpoints import CheckpointsPane
 from opsdash.screens.chunk_browser import Level
 from opsdash.screens.chunks import ChunksPane
 from opsdash.screens.comparison import ComparisonScreen
+from opsdash.screens.event_rows import EventRows
 from opsdash.screens.events import EventsPane
 from opsdash.screens.help import HelpScreen
 from opsdash.screens.optimizer import OptimizerPane
@@ -29,6 +30,7 @@ from opsdash.screens.stacks import StacksScreen
 from opsdash.screens.watch import PANES, WatchScreen
 from opsdash.widgets.chart import Chart
 from opsdash.widgets.facts import Facts
+from opsdash.widgets.filter_bar import FilterBar
 from opsdash.widgets.plan import PlanDialog
 from opsdash.widgets.progress import JobLine
 from opsdash.widgets.record_table import RecordTable
@@ -435,6 +437,25 @@ async def test_keys_of_the_events(on, tmp_path, monkeypatch):
         assert pane._wanted.min_severity is Severity.DETAIL
         lines = (tmp_path / "events.jsonl").read_text().splitlines()
         assert {json.loads(line)["kind"] for line in lines} >= {"eval_done"}
+
+
+async def test_a_letter_of_a_filter_waits_for_no_row(on, monkeypatch):
+    async with on("live") as (app, pilot):
+        pane = await app.watch.show_pane(6)
+        await refreshed(app, pilot)
+        looks, look = [], EventRows.advance
+
+        def looked(rows):
+            looks.append(rows)
+            return look(rows)
+
+        monkeypatch.setattr(EventRows, "advance", looked)
+        typed = FilterBar.FilterChanged(pane.query_one(FilterBar), "eval")
+        pane.on_filter_bar_filter_changed(typed)
+        num_looks = len(looks)
+        await until(pilot, lambda: 0 < len(pane._rows) < len(pane._rows.log))
+
+        assert num_looks == 0
 
 
 @presses(BarriersPane, "K")

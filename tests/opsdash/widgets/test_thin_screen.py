@@ -57,6 +57,35 @@ async def test_a_new_point_costs_less_than_on_a_plain_screen():
     assert 0 < thin < plain / 2
 
 
+async def test_a_new_focus_repaints_no_more_than_who_has_it():
+    thin = await bytes_for_a_focus(ThinScreen)
+    plain = await bytes_for_a_focus(Screen)
+
+    assert 0 < thin < plain / 2
+
+
+class Small(Noise, can_focus=True):
+    """One line that shows whether it has the focus."""
+
+    DEFAULT_CSS = "Small { height: 1; &:focus > .tone--title { text-style: reverse; } }"
+
+    def lines(self, width, height):
+        return [(Span("here", "title"),)]
+
+
+async def bytes_for_a_focus(screen):
+    small = [Small(seed) for seed in range(2)]
+    app = WidgetApp(*small, Noise(2), screen=screen)
+    async with app.run_test(size=(60, 18)) as pilot:
+        small[0].focus()
+        await pilot.pause()
+        app.num_bytes = 0
+        small[1].focus()
+        await pilot.pause()
+        assert app.differing_lines() == []
+        return app.num_bytes
+
+
 async def bytes_for_new_points(screen):
     series = Series("loss")
     series.extend((step, 2.0 + step % 7 / 100) for step in range(1800))
