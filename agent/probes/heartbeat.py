@@ -12,7 +12,7 @@ _MAX_WAITS = 16
 
 
 class HeartbeatProbe:
-    """Writes one event per beat, ahead of all others; then sees to the files."""
+    """Writes one event per beat, ahead of all others."""
 
     def __init__(
         self, emitter: Emitter, activity: Activity, barriers: BarrierProbe
@@ -43,4 +43,3 @@ class HeartbeatProbe:
             waits=waits,
             backlog=self._emitter.num_waiting,
         )
-        self._emitter.tend()

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 from agent.emitter import Emitter
+from agent.probes.home import Home
 from agent.probes.outcomes import Outcomes
 from agent.probes.pending import PendingRequest, pending
 from agent.rundir.atomic import write_atomic
@@ -63,6 +64,7 @@ class Inbox:
         self._claimed: set[str] = set()
         """Of those, which nobody has begun to carry out or told an outcome of."""
         self._outcomes = Outcomes(emitter, run, attempt)
+        self._home = Home(run)
         self._refused_names: set[str] = set()
         self._is_closed = False
 
@@ -100,10 +102,15 @@ class Inbox:
     def look(self) -> None:
         """Read what is new; called from the agent's thread.
 
+        What another run is asked, which lies there by now, is left to that.
+
         Raises:
             RefusedRequestError: `requests/` is not ours alone.
             OSError: it cannot be read, or still takes no outcome.
         """
+        if not self._home.is_ours():
+            self._queue = ()
+            return
         try:
             inbox = open_inbox(self._run)
         except FileNotFoundError:
@@ -171,6 +178,8 @@ class Inbox:
         `why`: what ended the run, if that was an error.
         """
         self._has_accepted = self._is_closed = True
+        if not self._home.is_ours():
+            return
         with contextlib.suppress(OSError, RefusedRequestError):
             self.look()
         for request in self._queue:
@@ -270,7 +279,7 @@ class Inbox:
                 self.finish(pending(request), Stage.EXPIRED, reason)
 
     def _write_accepted(self) -> None:
-        if self._is_closed:
+        if self._is_closed or not self._home.is_ours():
             return
         accepted = Accepted(
             schema=REQUEST_SCHEMA,

@@ -2,7 +2,8 @@
 
 Every process beats and samples its host. Ranks of a group also watch for
 hangs and sample their collectives; rank 0 names stragglers; whoever acts for
-the run reads its inbox and looks after its documents.
+the run reads its inbox and looks after its documents. Once another run lies in
+the directory, none but what writes events goes on.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from agent.probes.collectives import CollectivesProbe
 from agent.probes.documents import Documents
 from agent.probes.hang import HangParts, HangWatch
 from agent.probes.heartbeat import HeartbeatProbe
+from agent.probes.home import Home
 from agent.probes.host import HostProbe
 from agent.probes.host_stacks import HostStacks
 from agent.probes.inbox import Inbox
@@ -48,14 +50,16 @@ class Watched:
 
 def add_duties(pulse: Pulse, watched: Watched) -> None:
     """Put every duty of a process on its pulse; the beat comes first."""
-    emitter, run = watched.emitter, watched.run
+    emitter, run, home = watched.emitter, watched.run, Home(watched.run)
     beat = HeartbeatProbe(emitter, watched.activity, watched.barriers)
     host = HostProbe(run.path, emitter)
     pulse.add(Duty("heartbeat", beat.look))
+    pulse.add(Duty("run", home.look))
+    pulse.add(Duty("files", home.only_here(emitter.tend)))
     pulse.add(Duty("host", host.look, every=_HOST_EVERY, first=TICKS_PER_BEAT))
     if watched.documents is not None:
-        pulse.add(Duty("documents", watched.documents.look))
-    pulse.add(Duty("stacks", watched.stacks.look))
+        pulse.add(Duty("documents", home.only_here(watched.documents.look)))
+    pulse.add(Duty("stacks", home.only_here(watched.stacks.look)))
     if watched.inbox is not None:
         pulse.add(Duty("requests", watched.inbox.look))
     on_request = StacksOnRequest(
@@ -67,12 +71,15 @@ def add_duties(pulse: Pulse, watched: Watched) -> None:
         host=HostStacks(emitter, run, watched.attempt),
         inbox=watched.inbox,
     )
-    pulse.add(Duty("stacks on request", on_request.look, at_end=on_request.end))
+    look, end = home.only_here(on_request.look), home.only_here(on_request.end)
+    pulse.add(Duty("stacks on request", look, at_end=end))
     if emitter.rank is not None and watched.world_size > 1:
-        _add_duties_of_a_rank(pulse, watched, emitter.rank)
+        _add_duties_of_a_rank(pulse, watched, home, emitter.rank)
 
 
-def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
+def _add_duties_of_a_rank(
+    pulse: Pulse, watched: Watched, home: Home, rank: int
+) -> None:
     emitter, run, attempt = watched.emitter, watched.run, watched.attempt
     collectives = CollectivesProbe(emitter, watched.activity)
     hang = HangWatch(
@@ -89,10 +96,11 @@ def _add_duties_of_a_rank(pulse: Pulse, watched: Watched, rank: int) -> None:
         period_s=pulse.period_s,
     )
     pulse.add(Duty("collectives", collectives.look, every=1))
-    pulse.add(Duty("hang", hang.look, at_end=hang.look))
+    look = home.only_here(hang.look)
+    pulse.add(Duty("hang", look, at_end=look))
     if rank == 0:
         straggler = StragglerWatch(emitter, run, attempt, watched.world_size)
-        pulse.add(Duty("straggler", straggler.look, every=2))
+        pulse.add(Duty("straggler", home.only_here(straggler.look), every=2))
 
 
 def _peers(pulse: Pulse, watched: Watched) -> Peers:

@@ -1,0 +1,100 @@
+"""What a process does once another run lies in its run directory."""
+
+import time
+
+import pytest
+
+from agent.probes.home import Home
+from agent.rundir.errors import LockedError
+from agent.rundir.events import EventsDropped, StepDone, decode_lines
+from agent.rundir.layout import RunDir
+from agent.rundir.requests import read_outcome, write_request
+from agent.session import Agent
+from agent.start import begin_run
+
+
+def begin(folder):
+    """Return a run that another process of this user might have begun."""
+    start = begin_run(folder, kind="ddp")
+    start.record()
+    telemetry = start.run.telemetry_file(1, "rank-00000")
+    telemetry.parent.mkdir(parents=True)
+    telemetry.touch()
+    return start
+
+
+def swap(here, there, moved="moved"):
+    """Move what lies at the one path away, and what lies at the other to it."""
+    here.rename(here.with_name(moved))
+    there.rename(here)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def events(run, event_type):
+    data = run.telemetry_file(1, "rank-00000").read_bytes()
+    return [event for event in decode_lines(data) if isinstance(event, event_type)]
+
+
+def test_another_run_that_was_moved_to_the_path_is_left_alone(tmp_path):
+    other = begin(tmp_path / "other")
+    run, moved = RunDir(tmp_path / "run"), RunDir(tmp_path / "moved")
+    with Agent.attach(run.path, heartbeat_s=0.02) as agent:
+        agent.accept("stop")
+        swap(run.path, other.run.path)
+        asked = write_request(run, "stop", attempt=1)
+        left = contents(run.path)
+        while not events(moved, EventsDropped):
+            time.sleep(0.01)
+        agent.step_done(1)
+
+        assert agent.at_step(1) is None
+
+    assert read_outcome(run, asked) is None
+    assert contents(run.path) == left
+    assert [event.step for event in events(moved, StepDone)] == [1]
+    [dropped] = events(moved, EventsDropped)
+    assert f"another run lies in `{run.path}` by now" in dropped.reason
+
+
+def test_what_comes_back_to_its_path_is_at_home_again(tmp_path):
+    mine, other = begin(tmp_path / "run"), begin(tmp_path / "other")
+    home, done = Home(mine.run), []
+    work = home.only_here(lambda: done.append(home.is_ours()))
+
+    swap(mine.run.path, other.run.path)
+    work()
+    with pytest.raises(LockedError):
+        home.look()
+    swap(mine.run.path, tmp_path / "moved", "moved too")
+    work()
+    home.look()
+
+    assert done == [True]
+
+
+def test_a_run_that_is_only_removed_is_nobody_elses(tmp_path):
+    mine = begin(tmp_path / "run")
+    home = Home(mine.run)
+
+    mine.run.identity.unlink()
+    assert home.is_ours()
+    mine.run.identity.write_text("{")
+    assert home.is_ours()
+
+
+def test_whose_run_it_is_may_become_known_later(tmp_path):
+    home = Home(RunDir(tmp_path / "run"))
+    begin(tmp_path / "run")
+    other = begin(tmp_path / "other")
+
+    assert home.is_ours()
+    swap(tmp_path / "run", other.run.path)
+
+    assert not home.is_ours()
