@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.rundir.attempts import list_attempts
-from agent.rundir.events import HangNamed, RunStarted, decode_lines
+from agent.rundir.events import HangNamed, RunStarted, StepDone, decode_lines
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import read_outcome, write_request
 
@@ -71,12 +71,13 @@ def wait_until(is_so, ranks) -> None:
         time.sleep(0.02)
 
 
-def started(run: RunDir, rank: int) -> RunStarted | None:
+def first(run: RunDir, rank: int, event_type):
+    """Return the first event of a type that a rank has told; None: none yet."""
     path = run.telemetry_file(1, f"rank-{rank:05d}")
     if not path.exists():
         return None
     found = decode_lines(path.read_bytes().rpartition(b"\n")[0])
-    return next((event for event in found if isinstance(event, RunStarted)), None)
+    return next((event for event in found if isinstance(event, event_type)), None)
 
 
 @contextlib.contextmanager
@@ -108,12 +109,13 @@ def on_two_hosts(folder: Path, *arguments: str):
 def test_ranks_of_two_hosts_share_an_attempt_and_each_writes_its_own_stacks(tmp_path):
     run = RunDir(tmp_path / "run")
     with on_two_hosts(tmp_path) as ranks:
-        wait_until(lambda: started(run, 0) and started(run, 1), ranks)
+        for rank in range(2):
+            wait_until(lambda rank=rank: first(run, rank, StepDone), ranks)
         asked = write_request(run, "stacks", attempt=1)
         wait_until(lambda: read_outcome(run, asked), ranks)
 
     assert list_attempts(run) == [1]
-    here, there = started(run, 0), started(run, 1)
+    here, there = (first(run, rank, RunStarted) for rank in range(2))
     assert there.host == "elsewhere"
     assert here.host != there.host
     assert here.boot_id != there.boot_id

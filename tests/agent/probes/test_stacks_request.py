@@ -63,6 +63,19 @@ def wait_for_own(run, stem):
     assert len(own(run, stem)) == 1
 
 
+def stop(process, stacks):
+    """Stop a process, and let the clock that stamps files go on after its last."""
+    process.send_signal(signal.SIGSTOP)
+    while not describe(process.pid).startswith("state T"):
+        time.sleep(0.01)
+    later = stacks.with_name("later")
+    later.touch()
+    while later.stat().st_mtime_ns <= stacks.stat().st_mtime_ns:
+        time.sleep(0.001)
+        later.touch()
+    later.unlink()
+
+
 @pytest.fixture
 def ranks(tmp_path):
     """Two ranks on this host; no process group is needed to be asked."""
@@ -116,9 +129,7 @@ def test_only_the_ranks_that_were_asked_for_write(ranks, tmp_path):
 
 def test_of_a_stopped_rank_its_state_is_told(ranks, tmp_path):
     run = RunDir(tmp_path / "run")
-    ranks[1].send_signal(signal.SIGSTOP)
-    while not describe(ranks[1].pid).startswith("state T"):
-        time.sleep(0.01)
+    stop(ranks[1], stacks_file(run, 1, "rank-00001"))
 
     asked = write_request(run, "stacks", attempt=1)
     outcome = wait_for_outcome(run, asked)
@@ -183,10 +194,7 @@ def subprocess_nodes(folder, names):
 
 def test_the_outcome_at_a_server_names_the_client_that_is_stopped(clients, tmp_path):
     run = RunDir(tmp_path)
-    stopped = clients["client-1"]
-    stopped.send_signal(signal.SIGSTOP)
-    while not describe(stopped.pid).startswith("state T"):
-        time.sleep(0.01)
+    stop(clients["client-1"], stacks_file(run, 1, "client-1"))
 
     asked = write_request(run, "stacks", attempt=1)
     outcome = wait_for_outcome(run, asked)
