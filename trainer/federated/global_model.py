@@ -45,7 +45,7 @@ from trainer.federated.ledger import (
 from trainer.federated.local import averaged_names
 from trainer.federated.problem import ServerData, make_model
 from trainer.federated.terms import Close
-from trainer.federated.transfer import Packed, pack
+from trainer.federated.transfer import ForeignModelError, Packed, pack
 
 Damage = ChunkError | DamagedStoreError
 """A chunk of a round is not what it was, or the round's rows are not."""
@@ -96,7 +96,7 @@ class GlobalModel:
 
         Raises:
             RunDirError: the store cannot be opened, is another run's, or holds
-                no round that is whole.
+                another model or no round that is whole.
         """
         self._config = config
         self._run_id = run_id
@@ -122,11 +122,11 @@ class GlobalModel:
         self._store = ChunkStore.open(path)
         try:
             self._load()
+            self.packed = self._pack(self.tensors)
+            """What clients get: averaged tensors only."""
         except BaseException:
             self._store.close()
             raise
-        self.packed = self._pack(self.tensors)
-        """What clients get: averaged tensors only."""
 
     def close(self) -> None:
         """Let go of the store."""
@@ -302,6 +302,23 @@ class GlobalModel:
             self._velocity = beside.get(VELOCITY, {})
         except _DAMAGE as error:
             self.recovery = self._recover(error)
+        self._refuse_another_model()
+
+    def _refuse_another_model(self) -> None:
+        """Make sure that the stored tensors are those of the model that is run.
+
+        Raises:
+            ForeignModelError: naming the first tensor that differs.
+        """
+        mine, found = _described(self._kinds.tensors), _described(self.tensors)
+        for name in sorted(mine.keys() | found.keys()):
+            if mine.get(name) != found.get(name):
+                raise ForeignModelError(
+                    f"`{self._store.path}` holds another model: tensor `{name}` is "
+                    f"{found.get(name, 'not there')}, this configuration makes "
+                    f"{mine.get(name, 'none')}",
+                    hint="another model is another run: name another directory",
+                )
 
     def _recover(self, damage: Damage) -> Recovery:
         """Go on from the newest older round that is whole.
@@ -341,6 +358,13 @@ def _beside(velocity: dict[str, Tensor], kept: dict[str, Any]) -> dict[str, Any]
     """Return what is stored beside the model, where an optimizer would be."""
     beside = {VELOCITY: velocity, UPDATES: kept}
     return {name: value for name, value in beside.items() if value} or None
+
+
+def _described(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {
+        name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+        for name, tensor in tensors.items()
+    }
 
 
 def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
