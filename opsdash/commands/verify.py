@@ -21,7 +21,7 @@ from opsdash.operations.targets import (
     find_targets,
     verify_target,
 )
-from opsdash.reports.report import REPORT_SCHEMA, fields
+from opsdash.reports.report import REPORT_SCHEMA, fields, to_json
 
 _MAX_FINDINGS = 5
 _TELL_S = 0.2
@@ -59,7 +59,7 @@ def verify_all(targets: Sequence[Target], level: Level, *, is_json: bool) -> int
         report = VerifyReport(
             time_ns=time.time_ns(), exit_code=exit_code, verdicts=tuple(verdicts)
         )
-        write(msgspec.json.encode(report).decode() + "\n")
+        write(to_json(report) + "\n")
     elif len(targets) > 1:
         say("", _summary(verdicts))
     return exit_code

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from agent.rundir.errors import RunDirError
+from agent.rundir.readable import readable
 from opsdash.projections.event_words import Severity
 
 SUFFIXES = (".jsonl", ".csv")
@@ -101,7 +102,7 @@ class EventExport:
         if _is_object(event.line):
             return event.line.strip().encode() + b"\n"
         told = event._asdict() | {"severity": event.severity.name.lower()}
-        return msgspec.json.encode(told) + b"\n"
+        return msgspec.json.encode(readable(told)) + b"\n"
 
 
 def check_ending(path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from agent.rundir.layout import RunDir
 from agent.rundir.operations import OPERATION_SCHEMA, Operation, encode_operation
 from agent.rundir.process import user_at_host
+from agent.rundir.readable import readable
 
 
 @dataclass
@@ -59,5 +60,5 @@ def entry(id: str, kind: str, stage: str, **fields: object) -> Operation:  # noq
         stage=stage,
         time_ns=time.time_ns(),
         by=user_at_host(),
-        **fields,  # type: ignore[arg-type]  # checked by the tests: msgspec takes them by name
+        **readable(fields),  # type: ignore[arg-type]  # checked by the tests: msgspec takes them by name
     )

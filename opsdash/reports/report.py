@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from agent.rundir.readable import readable
 from opsdash.units import visible
 
 REPORT_SCHEMA = 1
@@ -31,8 +32,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_json(report: msgspec.Struct) -> str:
-    """Return a report as one line of JSON."""
-    return msgspec.json.encode(report).decode()
+    """Return a report as one line of JSON; names that are no UTF-8 have escapes."""
+    try:
+        return msgspec.json.encode(report).decode()
+    except UnicodeEncodeError:
+        plain = readable(msgspec.to_builtins(report))
+        return msgspec.json.encode(plain).decode()
 
 
 def news_of(report: msgspec.Struct) -> object:

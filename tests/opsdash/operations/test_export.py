@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import pytest
 
@@ -48,6 +49,13 @@ def test_a_line_that_is_no_object_is_told_as_one(tmp_path):
 
     told = json.loads((tmp_path / "out.jsonl").read_text())
     assert (told["kind"], told["severity"]) == ("unreadable", "info")
+
+
+def test_a_name_that_is_no_utf_8_is_told_with_escapes(tmp_path):
+    export(tmp_path / "out.jsonl", [event(1, line="", node=os.fsdecode(b"caf\xe9"))])
+
+    told = json.loads((tmp_path / "out.jsonl").read_text())
+    assert told["node"] == "caf\\udce9"
 
 
 def test_csv_has_a_header_and_no_formulas(tmp_path):

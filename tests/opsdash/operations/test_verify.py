@@ -1,5 +1,6 @@
 """Verifying in the background, and where its outcome stays."""
 
+import os
 import threading
 
 import pytest
@@ -164,6 +165,21 @@ def test_the_command_that_does_the_same_is_written_down(writer, level, flags):
 
     (written,) = read_operations(writer.run)
     assert written.command == ("opsdash", "verify", *flags, str(targets[0].path))
+
+
+def test_outcomes_in_a_directory_whose_name_is_no_utf_8_are_written_down(tmp_path):
+    writer = RunWriter(tmp_path / os.fsdecode(b"run-\xe9"))
+    writer.begin()
+    writer.checkpoint(10)
+    job = VerifyJob(find_targets(writer.path), log=OperationLog(writer.run))
+
+    job.start()
+    job.wait(PATIENCE_S)
+
+    (written,) = read_operations(writer.run)
+    assert job.error is None
+    assert (written.stage, written.state) == ("done", "sound")
+    assert "run-\\udce9" in written.command[-1]
 
 
 def test_a_finding_says_what_its_message_left_out():

@@ -1,5 +1,7 @@
 """The JSON that programs read: its fields are documented, and stay."""
 
+import json
+import os
 import re
 import types
 import typing
@@ -121,6 +123,21 @@ def test_nobody_is_sent_to_the_command_that_he_just_gave(watcher):
 
     assert any(reason.command == "status" for reason in report.reasons)
     assert not any("opsdash status" in line for line in status.render(report))
+
+
+@pytest.mark.parametrize("name", PANES)
+def test_a_run_whose_name_is_no_utf_8_is_told_with_escapes(tmp_path, name):
+    writer = RunWriter(tmp_path / os.fsdecode(b"run-\xe9"))
+    writer.begin()
+    writer.steps(1, 3)
+    writer.checkpoint(2)
+    (writer.run.checkpoints / os.fsdecode(b"step-\xff")).mkdir()
+    watcher, pane = Watcher(writer.run), PANES[name]
+    clocks = watcher.clocks
+
+    told = to_json(pane.make(watcher.run, clocks.mono_ns, clocks.time_ns))
+
+    assert json.loads(told)["run"] == f"{tmp_path}/run-\\udce9"
 
 
 def test_which_command_helps_is_told_apart_from_how_it_is_written(watcher):
