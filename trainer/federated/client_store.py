@@ -19,7 +19,7 @@ from agent.rundir.errors import RunDirError
 from trainer.chunks.split import FlatSplit, TensorSplit
 from trainer.chunks.store import ChunkStore, PutStats
 from trainer.federated.config import FederatedConfig
-from trainer.federated.local import LocalModel, LocalState
+from trainer.federated.local import Construction, LocalModel, LocalState
 from trainer.federated.session import Standing, Trained
 
 _BUFFERS = frozenset({BUFFER, TRANSIENT_BUFFER})
@@ -35,6 +35,8 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     has_optimizer: bool
     is_gone: bool = False
     """Whether the optimizer's state was changed since, so that no disk holds it."""
+    construction: Construction | None = None
+    """Of the optimizer that the stored state is of; None: nobody knows."""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,19 +68,20 @@ class ClientStore:
         """Let go of the file."""
         self._store.close()
 
-    def load_standing(self) -> Standing[LocalState]:
+    def load_standing(self, local: LocalModel) -> Standing[LocalState]:
         """Return where this client stood; a newcomer's standing if nobody knows.
 
-        A state that cannot be read is as good as lost: the standing then knows
-        of no acknowledged round, and the server's record will contradict it.
+        A state that cannot be read, or is of another optimizer than `local`'s,
+        is as good as lost: the standing then knows of no acknowledged round, and
+        the server's record will contradict it.
         """
         record = self._load_record()
         if record is None or record.run_id != self._run_id:
             return Standing()
-        trained = self._load_trained(record)
+        trained = self._load_trained(record, local)
         if record.acked_round is None:
             return Standing(fresh_round=record.fresh_round, trained=trained)
-        state = self._load_state(record.state)
+        state = self._load_state(record.state, local)
         if record.state is not None and state is None:
             return Standing(trained=trained)
         return Standing(
@@ -154,15 +157,17 @@ class ClientStore:
         except (RunDirError, msgspec.DecodeError):
             return None
 
-    def _load_trained(self, record: _Record) -> Trained[LocalState] | None:
-        state = self._load_state(record.trained)
+    def _load_trained(
+        self, record: _Record, local: LocalModel
+    ) -> Trained[LocalState] | None:
+        state = self._load_state(record.trained, local)
         if state is None:
             return None
         return Trained(
             round_num=state.round_num, attempt=record.trained_attempt, state=state
         )
 
-    def _load_state(self, kept: _Kept | None) -> LocalState | None:
+    def _load_state(self, kept: _Kept | None, local: LocalModel) -> LocalState | None:
         if kept is None or kept.is_gone:
             return None
         try:
@@ -173,6 +178,10 @@ class ClientStore:
                 optimizer = self._store.get_optimizer(kept.round_num)
         except RunDirError:
             return None
+        if optimizer is not None:
+            optimizer = local.fit(optimizer, kept.construction)
+            if optimizer is None:
+                return None
         own = {row.name for row in layout.tensors if row.kind in _BUFFERS}
         return LocalState(
             optimizer=optimizer,
@@ -181,6 +190,7 @@ class ClientStore:
             num_steps=kept.num_steps,
             num_examples=kept.num_examples,
             is_as_stored=optimizer is not None or not kept.has_optimizer,
+            construction=kept.construction,
         )
 
 
@@ -192,4 +202,5 @@ def _kept(state: LocalState) -> _Kept:
         num_examples=state.num_examples,
         has_optimizer=has_optimizer and state.is_as_stored,
         is_gone=has_optimizer and not (state.is_as_stored or state.is_cleared),
+        construction=state.construction,
     )

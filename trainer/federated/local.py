@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -37,6 +38,17 @@ class LocalState:
     """Whether the client's store holds this optimizer state under the round."""
     is_cleared: bool = False
     """Whether it is that of a reset: none but hyperparameters."""
+    construction: "Construction | None" = None
+    """Of the optimizer that this was taken of; None: nobody knows."""
+
+
+class Construction(msgspec.Struct, frozen=True):
+    """How an optimizer was made: what its state may be given back to."""
+
+    kind: str
+    """Class name."""
+    groups: tuple[dict[str, str], ...]
+    """Hyperparameters of each group, as Python writes them."""
 
 
 class LocalModel:
@@ -57,6 +69,12 @@ class LocalModel:
             if optimizer is None
             else FreshState(optimizer, model.named_parameters())
         )
+        self._groups = [] if optimizer is None else _hyperparameters(optimizer)
+        self.construction = Construction(
+            type(optimizer).__name__,
+            tuple({k: repr(v) for k, v in group.items()} for group in self._groups),
+        )
+        """Of the optimizer, before it did anything."""
         kinds = model_tensors(model)
         self.averaged = averaged_names(kinds, average_buffers=average_buffers)
         self._initial = self._own_buffers()
@@ -89,6 +107,7 @@ class LocalModel:
             round_num=round_num,
             num_steps=self.num_steps,
             num_examples=self.num_examples,
+            construction=self.construction,
         )
 
     def restore(self, state: LocalState | None) -> None:
@@ -106,6 +125,33 @@ class LocalModel:
                 mine[name].copy_(buffer)
         self.num_steps, self.num_examples = state.num_steps, state.num_examples
 
+    def fit(
+        self, optimizer: dict[str, Any], before: Construction | None
+    ) -> dict[str, Any] | None:
+        """Return a state that another process kept, as this optimizer may take it.
+
+        Hyperparameters that were configured otherwise then get the values of
+        now; what a schedule made of the others since comes back.
+
+        Args:
+            optimizer: Its `state_dict`.
+            before: How the one that it is from was made; None: nobody knows.
+
+        Returns:
+            None: that was an optimizer of another kind, or of other groups.
+        """
+        if before is None or before == self.construction:
+            return optimizer
+        groups = optimizer["param_groups"]
+        mine = self.construction
+        if (before.kind, len(before.groups)) != (mine.kind, len(groups)):
+            return None
+        for group, told, now, values in zip(
+            groups, before.groups, mine.groups, self._groups, strict=True
+        ):
+            group.update({k: values[k] for k in now if told.get(k) != now[k]})
+        return optimizer
+
     def reset(self, top: int) -> StateChange | None:
         """Clear the optimizer's state, not its hyperparameters; None: there is none."""
         return self._reset(top)
@@ -121,6 +167,13 @@ class LocalModel:
         kinds = self.tensors()
         own = kinds.buffers - set(self.averaged)
         return {name: kinds.tensors[name].detach().clone() for name in sorted(own)}
+
+
+def _hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [
+        {name: copy.deepcopy(group[name]) for name in group if name != "params"}
+        for group in optimizer.param_groups
+    ]
 
 
 def averaged_names(kinds: ModelTensors, *, average_buffers: bool) -> tuple[str, ...]:

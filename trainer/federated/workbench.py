@@ -99,7 +99,7 @@ class Workbench:
         self._config = config
         self._store = store
         self.standing: Standing[LocalState] = (
-            Standing() if store is None else store.load_standing()
+            Standing() if store is None else store.load_standing(self.local)
         )
         self._live: LocalState | None = None
         """What the model and the optimizer hold now; None: as constructed."""

@@ -392,3 +392,55 @@ def test_without_an_optimizer_there_is_nothing_to_reset():
     bench = Workbench(Frozen(make_bench(toy())), toy())
 
     assert bench.settle(server_acked=2, attempt=1, last_round=5) is None
+
+
+def go_on_with(tmp_path, model, config, num_starts):
+    """Train one round, then begin so often with another configuration."""
+    path = store_path(tmp_path)
+    bench = make_bench(toy(lr=0.05), path=path)
+    advance(model, bench, 1)
+    for _ in range(num_starts):
+        bench.close()
+        bench = make_bench(config, path=path)
+        reset = bench.settle(server_acked=1, attempt=2, last_round=1)
+    bench.prepare(2, global_tensors(model))
+    return bench, reset
+
+
+@pytest.mark.parametrize("num_starts", [1, 2])
+def test_hyperparameters_that_are_configured_anew_count(tmp_path, model, num_starts):
+    bench, reset = go_on_with(tmp_path, model, toy(lr=0.001), num_starts)
+
+    groups = bench.local.optimizer.param_groups
+    assert {(group["lr"], group["momentum"]) for group in groups} == {(0.001, 0.9)}
+    assert reset is None
+    assert momentum_norm(bench) > 0
+    bench.close()
+
+
+def test_what_a_schedule_made_of_a_hyperparameter_comes_back(tmp_path, model):
+    path = store_path(tmp_path)
+    bench = make_bench(toy(), path=path)
+    bench.local.optimizer.param_groups[0]["lr"] = 0.02
+    advance(model, bench, 1)
+    bench.close()
+
+    bench = make_bench(toy(), path=path)
+    bench.settle(server_acked=1, attempt=1, last_round=1)
+    bench.prepare(2, global_tensors(model))
+
+    assert bench.local.optimizer.param_groups[0]["lr"] == 0.02
+    bench.close()
+
+
+def test_the_state_of_another_optimizer_is_as_good_as_lost(tmp_path, model):
+    config = toy(optimizer="adam", lr=0.001)
+
+    bench, reset = go_on_with(tmp_path, model, config, 1)
+    again, _ = train(bench, 2, global_tensors(model))
+
+    assert reset.loss.reason
+    assert again is None
+    assert type(bench.local.optimizer).__name__ == "Adam"
+    assert bench.local.optimizer.param_groups[0]["lr"] == 0.001
+    bench.close()
