@@ -187,8 +187,17 @@ def log_of(path: Path) -> Path:
 
 
 def free_bytes(path: Path) -> int:
-    """Return what is left for us on the disk of `path`."""
-    return shutil.disk_usage(path.parent).free
+    """Return what is left for us on the disk of `path`.
+
+    Raises:
+        NotAChunkStoreError: the disk is gone.
+    """
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise NotAChunkStoreError(
+            f"`{path}` cannot be written: {error.strerror}"
+        ) from error
 
 
 def keep_ballast(path: Path) -> None:

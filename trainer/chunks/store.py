@@ -22,11 +22,12 @@ from torch import Tensor
 from agent.rundir.chunks.errors import (
     ChunkPlace,
     DamagedChunkError,
+    NotAChunkStoreError,
     StoreFullError,
 )
 from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.payload import Payload
-from agent.rundir.chunks.reader import file_bytes
+from agent.rundir.chunks.reader import file_bytes, file_id
 from agent.rundir.chunks.records import ChunkSpec
 from agent.rundir.chunks.sources import node_of, run_dir_of
 from trainer.chunks.commit import (
@@ -96,6 +97,7 @@ class ChunkStore(StoredRounds):
         self.node = node or node_of(path)
         self._lock = threading.Lock()
         self._conn = open_database(path, self.node)
+        self._file_id = file_id(path)
         self._upkeep = ThreadPoolExecutor(1, "chunk-upkeep")
         self._tidying: Future[None] | None = None
 
@@ -275,8 +277,16 @@ class ChunkStore(StoredRounds):
         What is committed is durable: the log holds it. Moving it into the
         database costs as much again and is nobody's to wait for, except the
         next writer, so that the log never holds more than one round.
+
+        Raises:
+            NotAChunkStoreError: another file, or none, lies at the path: what
+                was written to the one that is open would be lost.
         """
         self._wait_for_upkeep()
+        if self._file_id != file_id(self.path):
+            raise NotAChunkStoreError(
+                f"`{self.path}` was removed or replaced while it was open"
+            )
         try:
             with transaction(self._conn, self.path):
                 yield

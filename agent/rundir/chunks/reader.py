@@ -71,7 +71,7 @@ class ChunkStoreReader:
             DamagedStoreError: SQLite cannot read it.
         """
         self.path = path
-        self._file_id = _file_id(path)
+        self._file_id = file_id(path)
         self._conn = open_readonly(path)
         try:
             self.node = self._read_node()
@@ -100,7 +100,7 @@ class ChunkStoreReader:
     @property
     def is_of_this_file(self) -> bool:
         """Whether the file at the path is still the one that was opened."""
-        return self._file_id is not None and self._file_id == _file_id(self.path)
+        return self._file_id is not None and self._file_id == file_id(self.path)
 
     @property
     def num_rounds(self) -> int:
@@ -329,7 +329,8 @@ def _total_bytes(sized: Iterable[tuple[ChunkSpec, int]]) -> int:
     return sum(size for _, size in sized)
 
 
-def _file_id(path: Path) -> tuple[int, int] | None:
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another under its name; None: it is gone."""
     try:
         status = path.stat()
     except OSError:
@@ -343,6 +344,6 @@ def file_bytes(path: Path) -> int:
     for name in (path.name, f"{path.name}-wal"):
         try:
             total += path.with_name(name).stat().st_size
-        except FileNotFoundError:
+        except OSError:
             continue
     return total

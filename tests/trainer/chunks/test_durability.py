@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from agent.rundir.chunks.errors import StoreFullError
+from agent.rundir.chunks.errors import NotAChunkStoreError, StoreFullError
 from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.chunks.schema import BALLAST_NAME
 from tests.trainer.chunks.endless_writer import KEEP_ROUNDS, model_of
-from tests.trainer.chunks.store_faults import same_tensors, store_path
+from tests.trainer.chunks.store_faults import same_tensors, small_model, store_path
 from trainer.chunks import database
 from trainer.chunks.commands import prune_main
 from trainer.chunks.split import TensorSplit
@@ -429,3 +429,22 @@ def test_a_round_is_one_transaction_of_one_fsync(tmp_path):
     with ChunkStore.open(crashed) as again:
         assert tidied
         assert same_tensors(again.get_round(1), big_model(1))
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_nothing_is_acknowledged_once_the_file_is_gone(tmp_path, is_replaced):
+    path = store_path(tmp_path)
+    store = ChunkStore.open(path)
+    store.put_round(1, small_model())
+    path.parent.rename(tmp_path / "moved")
+    if is_replaced:
+        ChunkStore.open(path).close()
+
+    with pytest.raises(NotAChunkStoreError, match="removed or replaced while it was"):
+        store.put_round(2, small_model(1))
+    with pytest.raises(NotAChunkStoreError, match="removed or replaced while it was"):
+        store.put_state({"a": b"1"})
+
+    store.close()
+    with ChunkStore.open(tmp_path / "moved" / path.name) as found:
+        assert [row.round_num for row in found.rounds()] == [1]

@@ -1,5 +1,7 @@
 """A client's state goes on, is taken back, or is reset: never anything between."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -443,4 +445,17 @@ def test_the_state_of_another_optimizer_is_as_good_as_lost(tmp_path, model):
     assert again is None
     assert type(bench.local.optimizer).__name__ == "Adam"
     assert bench.local.optimizer.param_groups[0]["lr"] == 0.001
+    bench.close()
+
+
+def test_training_goes_on_where_the_client_s_disk_is_gone(tmp_path, model):
+    bench = make_bench(toy(), path=store_path(tmp_path))
+    advance(model, bench, 1)
+    shutil.rmtree(store_path(tmp_path).parent)
+
+    _, update = train(bench, 2, global_tensors(model))
+    error = bench.acknowledge(2)
+
+    assert "was removed or replaced" in update.stored.error
+    assert "was removed or replaced" in error
     bench.close()
