@@ -23,6 +23,7 @@ from opsdash.widgets.table_messages import SortRequested
 Record = TypeVar("Record")
 
 _PATIENCE_S = 0.1
+_NO_MATCH = "nothing here matches the filter"
 
 
 class Field(NamedTuple, Generic[Record]):
@@ -135,6 +136,7 @@ class RecordTable(Vertical, Generic[Record]):
         records = self._sorted()
         rows = [(self._key(one), self._cells(one)) for one in records]
         rows = self._kept(rows)
+        self.table.empty = _NO_MATCH if records else self._empty
         self.table.show(FixedRows(rows), sort=self._sort)
         self.query_one(FilterBar).show_count(
             len(rows), len(records), is_literal=self._matcher.is_literal

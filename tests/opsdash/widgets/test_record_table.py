@@ -80,6 +80,20 @@ async def test_the_order_stays_when_records_change(shown):
     assert table.table.model.key(0) == "aaa"
 
 
+async def test_a_filter_that_nothing_matches_does_not_deny_what_is_there(shown):
+    table, pilot = shown
+
+    table.filter_rows()
+    await pilot.press(*"zulu")
+    filtered = screen_text(pilot.app)
+    table.show([])
+    await pilot.pause()
+
+    assert "nothing here matches the filter" in filtered
+    assert "nothing here yet" not in filtered
+    assert "nothing here yet" in screen_text(pilot.app)
+
+
 async def test_a_filter_appears_counts_and_goes(shown):
     table, pilot = shown
     assert not table.query_one(Input).parent.display
