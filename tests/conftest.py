@@ -1,10 +1,13 @@
 """What every test gets: full counts only when asked for, one thread per process."""
 
 import os
+import signal
 
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background job ignores it, and so would every process of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts how long something took, Hypothesis neither.
 settings.register_profile("opsdash", deadline=None)
 settings.load_profile("opsdash")

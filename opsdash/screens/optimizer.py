@@ -69,7 +69,7 @@ class OptimizerPane(Pane):
             yield Chart(title="gradient norm", id="grad")
             yield Chart(title="update / parameter", id="ratio")
             yield Chart(title="optimizer state", id="state")
-            yield Chart(title="learning rate", id="lr")
+            yield Chart(title="learning rate", smoothing=1.0, id="lr")
             yield Chart(title="parameter norm", id="param")
         yield Facts()
 

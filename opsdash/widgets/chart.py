@@ -17,7 +17,7 @@ from opsdash.glyphs import Glyphs, glyphs_of
 from opsdash.widgets.axes import StepAxis, step_label
 from opsdash.widgets.frame import legend, step_labels, value_labels
 from opsdash.widgets.lines import LineWidget
-from opsdash.widgets.plot import Plot
+from opsdash.widgets.plot import SMOOTHING, Plot
 from opsdash.widgets.series import Mark, Series
 from opsdash.widgets.spans import Line, Span
 
@@ -91,14 +91,20 @@ class Chart(LineWidget, can_focus=True):
         *series: Series,
         title: str = "",
         window: float | None = None,
+        smoothing: float = SMOOTHING,
         id: str | None = None,  # noqa: A002 - Textual's name for it
         classes: str | None = None,
     ) -> None:
-        """Make a chart of `series`; `window` keeps to that many last steps."""
+        """Make a chart of `series`; `window` keeps to that many last steps.
+
+        `smoothing`: the share of a new column in the line; 1.0 for values that are
+        set and not measured.
+        """
         super().__init__(id=id, classes=classes)
         self.series: tuple[Series, ...] = series
         self.heading = title
         self.window = window
+        self.smoothing = smoothing
         self._marks: tuple[Mark, ...] = ()
         self._steps: StepAxis | None = None
         self._label_width = 0
@@ -245,4 +251,5 @@ class Chart(LineWidget, can_focus=True):
             glyphs=glyphs,
             marks=self._marks,
             cursor_x=self.cursor_x,
+            smoothing=self.smoothing,
         )

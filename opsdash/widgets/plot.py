@@ -14,7 +14,7 @@ from opsdash.widgets.canvas import NOBODY, Layer, Reach, joined
 from opsdash.widgets.series import Mark, Series, Summary
 from opsdash.widgets.spans import Line
 
-_SMOOTHING = 0.3
+SMOOTHING = 0.3
 """Share of a new column in the smoothed line; the rest is what was before."""
 
 Columns = list[Summary | None]
@@ -33,6 +33,8 @@ class Plot:
     glyphs: Glyphs
     marks: Sequence[Mark] = ()
     cursor_x: float | None = None
+    smoothing: float = SMOOTHING
+    """1.0: the line is the mean of each column."""
 
     def columns(self) -> list[Columns]:
         """Sum up each series by column; some passes need it, so keep it."""
@@ -61,7 +63,7 @@ class Plot:
             breaks = self._breaks(one)
             heights = _heights(summaries, axis, line.num_dots)
             band.trace(heights, breaks, 0)
-            smooth = _smoothed(summaries, breaks, axis, line.num_dots)
+            smooth = self._smoothed(summaries, breaks, axis, line.num_dots)
             last = line.trace(smooth, breaks, index)
             if last >= 0 and len(self.series) > 1 and (reach := smooth[last]):
                 place = (line.row_of(reach.last), line.cell_of(last))
@@ -70,6 +72,32 @@ class Plot:
         return [
             self._row(row, band, line, rules, overlay) for row in range(self.height)
         ]
+
+    def _smoothed(
+        self, columns: Columns, breaks: set[int], axis: ValueAxis, num_dots: int
+    ) -> list[Reach | None]:
+        """Average over the columns so far, newest first, anew after a break.
+
+        Only earlier columns count, so that a finished column stands still. The older
+        they are the less: a few points that lie far apart are drawn where they are.
+        """
+        fraction, top = axis.fraction, num_dots - 1
+        smooth: list[Reach | None] = []
+        level: float | None = None
+        before = 0
+        for column, each in enumerate(columns):
+            if column in breaks:
+                level = None
+            if each is None:
+                smooth.append(None)
+                continue
+            height = fraction(each.mean)
+            share = 1 - (1 - self.smoothing) ** (column - before)
+            level = height if level is None else level + share * (height - level)
+            before = column
+            dot = round(level * top)
+            smooth.append(Reach(dot, dot, dot))
+        return smooth
 
     def _layer(self) -> Layer:
         return Layer(self.width, self.height, ascii_only=self.glyphs.ascii_only)
@@ -155,30 +183,3 @@ def _heights(columns: Columns, axis: ValueAxis, num_dots: int) -> list[Reach | N
         )
         for each in columns
     ]
-
-
-def _smoothed(
-    columns: Columns, breaks: set[int], axis: ValueAxis, num_dots: int
-) -> list[Reach | None]:
-    """Average over the columns so far, newest first, anew after a break.
-
-    Only earlier columns count, so that a finished column stands still. The older
-    they are the less: a few points that lie far apart are drawn where they are.
-    """
-    fraction, top = axis.fraction, num_dots - 1
-    smooth: list[Reach | None] = []
-    level: float | None = None
-    before = 0
-    for column, each in enumerate(columns):
-        if column in breaks:
-            level = None
-        if each is None:
-            smooth.append(None)
-            continue
-        height = fraction(each.mean)
-        share = 1 - (1 - _SMOOTHING) ** (column - before)
-        level = height if level is None else level + share * (height - level)
-        before = column
-        dot = round(level * top)
-        smooth.append(Reach(dot, dot, dot))
-    return smooth

@@ -305,3 +305,24 @@ def test_points_that_lie_far_apart_are_drawn_where_they_are():
     tones = [{span.tone for span in row if span.text.strip()} for row in rows]
     # Only the line: nothing is left of the band that it does not cover.
     assert tones[-1] == {"series-1"}
+
+
+@pytest.mark.parametrize(("smoothing", "is_exact"), [(1.0, True), (0.3, False)])
+def test_values_that_are_set_are_drawn_where_they_are(smoothing, is_exact):
+    rate = Series("lr")
+    rate.extend((step, float(step >= 50)) for step in range(100))
+    plot = Plot(
+        series=(rate,),
+        steps=StepAxis.over(0, 99, 100),
+        width=50,
+        height=10,
+        log=False,
+        glyphs=UNICODE,
+        smoothing=smoothing,
+    )
+    columns = plot.columns()
+
+    rows = plot.rows(columns, plot.value_axis(columns))
+
+    band = {span.text for row in rows for span in row if span.tone == "band"}
+    assert all(not text.strip() for text in band) is is_exact
