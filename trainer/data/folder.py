@@ -5,11 +5,13 @@ class last. `test.npz` or `test.csv` beside them is held out. Nothing in them
 is executed: arrays of objects are refused.
 """
 
-import re
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agent.rundir.errors import RunDirError
 from trainer.data.examples import Examples
@@ -17,7 +19,21 @@ from trainer.data.examples import Examples
 TEST_NAME = "test"
 
 _SUFFIXES = (".npz", ".csv")
-_HEADER = re.compile(r"[A-Za-z_]")
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy raises about a file that is torn, damaged or something else."""
+_NUMS_OF_DIMENSIONS = (2, 3, 4)
+"""Rows; images; images with channels."""
+_REAL_NUMBERS = frozenset("biuf")
+"""Kinds of NumPy's dtypes."""
+_MAX_CLASS = 2**31 - 1
 
 
 def load_folder(folder: Path, name: str) -> Examples | None:
@@ -41,7 +57,7 @@ def _read(path: Path) -> Examples:
     try:
         inputs, labels = _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
         return as_examples(inputs, labels)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise RunDirError(f"`{path}` holds no examples: {error}") from error
 
 
@@ -49,28 +65,53 @@ def as_examples(inputs: np.ndarray, labels: np.ndarray) -> Examples:
     """Return arrays as examples.
 
     Raises:
-        ValueError: lengths differ, or the arrays hold no numbers.
+        ValueError: lengths or shapes do not go together, or the arrays hold
+            something else than real numbers and whole classes.
     """
-    if len(inputs) != len(labels) or labels.ndim != 1 or not len(labels):
+    has_shape = inputs.ndim in _NUMS_OF_DIMENSIONS and inputs.size
+    if not has_shape or labels.shape != inputs.shape[:1]:
         raise ValueError(f"{inputs.shape} inputs do not go with {labels.shape} labels")
+    if {inputs.dtype.kind, labels.dtype.kind} - _REAL_NUMBERS:
+        raise ValueError("inputs and classes must be real numbers")
     values = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
     if np.issubdtype(inputs.dtype, np.integer) and values.max() > 1:
         values = values / 255
     if values.ndim == 3:
         values = values.unsqueeze(1)
-    classes = torch.from_numpy(labels.astype(np.int64))
-    if not bool(torch.isfinite(values).all()) or bool((classes < 0).any()):
-        raise ValueError("inputs must be finite, classes must count from 0")
-    return Examples(values, classes)
+    return Examples(_finite(values), _whole_classes(labels))
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError("inputs must be finite")
+    return values
+
+
+def _whole_classes(labels: np.ndarray) -> Tensor:
+    """Return classes; one that is cut to a whole number would be another class."""
+    is_class = (labels >= 0) & (labels <= _MAX_CLASS)
+    if not is_class.all() or (labels != np.floor(labels)).any():
+        raise ValueError("classes must be whole numbers that count from 0")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
+    # NumPy would leave a file open that turns out to be none of its own.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return arrays["x"], arrays["y"]
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with path.open(encoding="utf-8") as file:
-        has_header = bool(_HEADER.search(file.readline()))
-    table = np.loadtxt(path, delimiter=",", ndmin=2, skiprows=int(has_header))
+    with path.open(encoding="utf-8-sig") as file:
+        if _are_numbers(file.readline()):
+            file.seek(0)
+        table = np.loadtxt(file, delimiter=",", ndmin=2)
     return table[:, :-1], table[:, -1]
+
+
+def _are_numbers(line: str) -> bool:
+    """Whether a first line is an example; letters alone say nothing: `1e-05`."""
+    try:
+        return bool([float(field) for field in line.split(",")])
+    except ValueError:
+        return False

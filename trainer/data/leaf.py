@@ -22,7 +22,7 @@ from trainer.data.folder import as_examples
 
 class _UserData(msgspec.Struct):
     x: list[list[float]]
-    y: list[Annotated[int, msgspec.Meta(ge=0)]]
+    y: list[Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]]
 
 
 class _LeafFile(msgspec.Struct):
@@ -120,10 +120,23 @@ def _read_users(files: list[Path]) -> dict[str, _UserData]:
     for file in files:
         try:
             found = msgspec.json.decode(file.read_bytes(), type=_LeafFile)
-            users |= {user: found.user_data[user] for user in found.users}
+            theirs = {user: found.user_data[user] for user in found.users}
         except (OSError, msgspec.DecodeError, KeyError) as error:
             raise RunDirError(f"`{file}` is not LEAF's JSON: {error}") from error
+        for user, data in theirs.items():
+            _check_user(file, user, data)
+            if user in users:
+                raise RunDirError(f"`{file}` holds user `{user}`, as a file before it")
+        users |= theirs
     return users
+
+
+def _check_user(file: Path, user: str, data: _UserData) -> None:
+    """Refuse labels that would go to the examples of the next user."""
+    if len(data.x) != len(data.y):
+        raise RunDirError(
+            f"`{file}` has {len(data.x)} examples and {len(data.y)} labels of `{user}`"
+        )
 
 
 def _joined(users: list[_UserData], path: Path) -> Examples:

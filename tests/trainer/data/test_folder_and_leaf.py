@@ -1,6 +1,8 @@
 """Other people's examples are read as they are meant, or refused by name."""
 
+import contextlib
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,39 @@ def test_rows_in_csv_have_the_class_last(tmp_path, header):
     assert examples.labels.tolist() == [2, 0]
 
 
+def test_a_csv_that_numpy_wrote_keeps_its_first_line(tmp_path):
+    np.savetxt(tmp_path / "c.csv", [[1e-5, -1, 2], [1.5, 0, 0]], delimiter=",")
+
+    examples = load_folder(tmp_path, "c")
+
+    assert examples.inputs[:, 1].tolist() == [-1.0, 0.0]
+    assert examples.labels.tolist() == [2, 0]
+
+
+def test_a_csv_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "c.csv").write_text("0.5,2\n1.5,0\n", encoding="utf-8-sig")
+
+    examples = load_folder(tmp_path, "c")
+
+    assert examples.inputs.tolist() == [[0.5], [1.5]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_npz_is_read_or_refused(tmp_path, seed):
+    path, numbers = tmp_path / "c.npz", random.Random(seed)
+    np.savez(path, x=np.ones((4, 3)), y=np.zeros(4, int))
+    sound = path.read_bytes()
+
+    for _ in range(100):
+        damaged = bytearray(sound[: numbers.randrange(len(sound) // 2, len(sound))])
+        if numbers.random() < 0.5:
+            damaged = bytearray(sound)
+            damaged[numbers.randrange(len(sound))] ^= numbers.randrange(1, 256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(RunDirError):
+            load_folder(tmp_path, "c")
+
+
 def test_a_client_without_a_file_has_none(tmp_path):
     assert load_folder(tmp_path, "client-1") is None
 
@@ -62,7 +97,21 @@ def test_a_client_without_a_file_has_none(tmp_path):
         lambda p: np.savez(p / "c.npz", x=np.full((1, 3), np.nan), y=np.zeros(1)),
         lambda p: np.savez(p / "c.npz", x=np.zeros((1, 3)), y=np.array([-1])),
         lambda p: np.savez(p / "c.npz", x=np.array([{}], object), y=np.zeros(1)),
+        lambda p: np.savez(p / "c.npz", x=np.zeros((2, 0)), y=np.zeros(2)),
+        lambda p: np.savez(p / "c.npz", x=np.zeros(2), y=np.zeros(2)),
+        lambda p: np.savez(p / "c.npz", x=np.float32(1), y=np.zeros(2)),
+        lambda p: np.savez(p / "c.npz", x=np.zeros((2, 1, 1, 1, 1)), y=np.zeros(2)),
+        lambda p: np.savez(p / "c.npz", x=np.zeros((1, 3), complex), y=np.zeros(1)),
+        lambda p: np.savez(p / "c.npz", x=np.zeros((1, 3)), y=np.array(["a"])),
+        lambda p: np.savez(p / "c.npz", x=np.zeros((1, 3)), y=np.array([0.5])),
+        lambda p: np.savez(p / "c.npz", x=np.zeros((1, 3)), y=np.array([1e30])),
         lambda p: (p / "c.npz").write_bytes(b"no zip file"),
+        lambda p: (p / "c.npz").write_bytes(b""),
+        lambda p: (p / "c.npz").write_bytes(b"PK\3\4" + b"\0" * 60),
+        lambda p: (p / "c.csv").write_text("1,2,0.5\n3,4,1\n"),
+        lambda p: (p / "c.csv").write_text("1,2,nan\n3,4,1\n"),
+        lambda p: (p / "c.csv").write_text("nan,2,0\n3,4,1\n"),
+        lambda p: (p / "c.csv").write_text("0\n1\n"),
         lambda p: (p / "c.csv").write_text("1,2,x\n3,4,y\n"),
         lambda p: (p / "c.csv").write_text("1,2\n1,2,3\n"),
     ],
@@ -166,6 +215,37 @@ def test_json_that_is_not_leafs_is_refused(tmp_path, text):
 
     with pytest.raises(RunDirError, match="is not LEAF's JSON"):
         load_leaf_client(tmp_path / "x.json", 0, 1)
+
+
+def test_labels_do_not_go_to_the_examples_of_another_user(tmp_path):
+    users = {"a": ([[0.0], [0.0]], [1]), "b": ([[1.0]], [2, 2])}
+    leaf(tmp_path / "x.json", users)
+
+    with pytest.raises(RunDirError, match="has 2 examples and 1 labels of `a`"):
+        load_leaf_everything(tmp_path / "x.json", 1)
+
+
+def test_a_user_in_two_files_is_refused(tmp_path):
+    for name in ("0", "1"):
+        leaf(tmp_path / "train" / f"{name}.json", {"a": ([[0.0]], [1])})
+
+    with pytest.raises(RunDirError, match="holds user `a`, as a file before"):
+        load_leaf_everything(tmp_path, 1)
+
+
+@pytest.mark.parametrize("label", [2**31, 2**70, -1])
+def test_a_label_that_can_be_no_class_is_refused(tmp_path, label):
+    leaf(tmp_path / "x.json", {"a": ([[0.0] * 4], [label])})
+
+    with pytest.raises(RunDirError, match="is not LEAF's JSON"):
+        load_leaf_everything(tmp_path / "x.json", 1)
+
+
+def test_rows_without_a_number_are_refused(tmp_path):
+    leaf(tmp_path / "x.json", {"a": ([[]], [1])})
+
+    with pytest.raises(RunDirError, match="holds no examples"):
+        load_leaf_everything(tmp_path / "x.json", 1)
 
 
 def test_rows_of_different_lengths_are_refused(tmp_path):
