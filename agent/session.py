@@ -114,7 +114,9 @@ class Agent:
         if attempt is None and rank == 0:
             start = begin_run(run.path, kind=kind, config=config, launch_id=launch_id)
         elif attempt is None:
-            attempt = wait_for_attempt(run, launch_id, timeout_s=_ATTEMPT_WAIT_S)
+            attempt = wait_for_attempt(
+                run, launch_id, rank=rank, timeout_s=_ATTEMPT_WAIT_S
+            )
         try:
             if start is not None:
                 start.record(resume_command=resume_command, world_size=world_size)

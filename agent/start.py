@@ -40,14 +40,17 @@ _LAUNCH_VARIABLES = (
     "MASTER_ADDR",
     "MASTER_PORT",
     "TORCHELASTIC_RUN_ID",
-    "TORCHELASTIC_RESTART_COUNT",
     # A node that joins or leaves restarts the others, and counts as no restart.
     "WORLD_SIZE",
     "SLURM_JOB_ID",
     "SLURM_STEP_ID",
 )
+_RESTART_VARIABLE = "TORCHELASTIC_RESTART_COUNT"
+"""Each node counts the failures of its own workers alone; the others of a start
+know another number. Source: `LocalElasticAgent._start_workers` of torch 2.13."""
 RECORDED_VARIABLES = (
     *_LAUNCH_VARIABLES,
+    _RESTART_VARIABLE,
     "LOCAL_WORLD_SIZE",
     "NCCL_DEBUG",
     "NCCL_DEBUG_SUBSYS",
@@ -201,6 +204,8 @@ def launch_id_from_environment() -> str:
     `mp.spawn`, tells two starts with the same address and port apart.
     """
     known = [os.environ.get(name, "") for name in _LAUNCH_VARIABLES]
+    if not _is_multi_node():
+        known.append(os.environ.get(_RESTART_VARIABLE, ""))
     if _is_launched_here() or _is_spawned_here():
         known.append(str(os.getppid()))
     return readable("/".join(known))

@@ -242,6 +242,20 @@ def test_a_restart_with_the_same_address_is_another_start(monkeypatch, name):
     assert len(ids) == 2
 
 
+def test_on_several_nodes_each_of_which_counts_its_own_restarts_a_start_is_one(
+    monkeypatch,
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    ids = set()
+    for count in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        ids.add(launch_id_from_environment())
+
+    assert len(ids) == 1
+
+
 def test_many_starts_in_a_row_never_share_a_number(tmp_path):
     script = """
         import sys
