@@ -19,7 +19,14 @@ from trainer.data.examples import Examples
 from trainer.federated.aggregate import add_proximal_gradient
 from trainer.federated.config import FederatedConfig
 from trainer.federated.messages import Report
-from trainer.federated.problem import ClientData, Shape, loss_of, make_model, measure
+from trainer.federated.problem import (
+    ClientData,
+    Shape,
+    check_fits,
+    loss_of,
+    make_model,
+    measure,
+)
 from trainer.optim.factory import configure_optimizer
 
 _MANY = 1 << 40
@@ -68,6 +75,8 @@ class Learner:
         Raises:
             RunDirError: the data does not fit the model.
         """
+        for examples in filter(None, (data.training, data.held_out)):
+            check_fits(examples, shape, f"examples of `{key}`")
         self.model = make_model(shape, config.seed)
         self.optimizer = configure_optimizer(
             self.model,

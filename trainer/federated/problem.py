@@ -162,6 +162,8 @@ def server_data(config: FederatedConfig) -> ServerData:
         inputs=tuple(known[0].inputs.shape[1:]),
         num_classes=config.num_classes or num_classes,
     )
+    for examples in known:
+        check_fits(examples, shape, f"examples in `{path}`")
     calibration, measured = _set_apart(held_out, config.seed)
     return ServerData(shape, calibration, measured)
 
@@ -188,6 +190,26 @@ def client_data(config: FederatedConfig, key: str, path: Path | None) -> ClientD
     if mine is None:
         raise RunDirError(f"`{place}` has neither `{key}.npz` nor `{key}.csv`")
     return ClientData(mine, load_folder(place, TEST_NAME))
+
+
+def check_fits(examples: Examples, shape: Shape, whose: str) -> None:
+    """Make sure that a model of this shape can take the examples.
+
+    Raises:
+        RunDirError: they have another size, or a class that it does not know.
+    """
+    found = tuple(examples.inputs.shape[1:])
+    if found != shape.inputs:
+        raise RunDirError(
+            f"{whose} are of shape {list(found)}, the model takes {list(shape.inputs)}"
+        )
+    greatest = 0 if examples.labels.is_floating_point() else int(examples.labels.max())
+    if shape.num_classes and greatest >= shape.num_classes:
+        raise RunDirError(
+            f"{whose} hold class {greatest}, the model knows 0 to "
+            f"{shape.num_classes - 1}",
+            hint=f"--num-classes {greatest + 1}   # of the server",
+        )
 
 
 def _set_apart(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from agent.rundir.errors import RunDirError
 from tests.trainer.federated.bench import toy
 from trainer.data.examples import Examples
 from trainer.federated.learner import Learner, round_seed
@@ -111,3 +112,22 @@ def test_digits_tell_how_well_they_are_read():
 
     assert report.accuracy_frac > 0.2
     assert report.compute_ns > 0
+
+
+def examples(side=8, greatest=9):
+    labels = torch.arange(4) % 3
+    labels[0] = greatest
+    return Examples(torch.zeros(4, 1, side, side), labels)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (ClientData(examples(side=6), None), r"of shape \[1, 6, 6\], the model takes"),
+        (ClientData(examples(greatest=12), None), "class 12, the model knows 0 to 9"),
+        (ClientData(examples(), examples(greatest=10)), "class 10, the model knows"),
+    ],
+)
+def test_a_client_whose_examples_do_not_fit_the_model_is_told_which(data, told):
+    with pytest.raises(RunDirError, match=f"examples of `client-1` .*{told}"):
+        learner(toy(data="digits"), data=data)

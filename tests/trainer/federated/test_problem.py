@@ -175,3 +175,12 @@ def test_leaf_users_are_the_clients(tmp_path):
 
     assert shape == Shape(inputs=(1, 4, 4), num_classes=4)
     assert labels.tolist() == [1, 1, 3, 3]
+
+
+def test_files_of_clients_that_differ_in_size_are_refused_by_the_server(tmp_path):
+    for name, side in (("test", 8), ("client-1", 8), ("client-2", 6)):
+        images = np.zeros((3, side, side), np.float32)
+        np.savez(tmp_path / f"{name}.npz", x=images, y=np.arange(3))
+
+    with pytest.raises(RunDirError, match=r"of shape \[1, 6, 6\], the model takes"):
+        server_data(FederatedConfig(data=str(tmp_path), clients=2))
