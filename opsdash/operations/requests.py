@@ -71,10 +71,11 @@ class Asked:
         if told is not None:
             self.acked = told.acked
         step, error = self._stands(told)
-        self.step, self.error = step, error
-        if self.is_over:
-            outcome = "done" if step is Step.DONE else "failed"
-            self._record(outcome, error)
+        if step in _OVER:
+            self._record("done" if step is Step.DONE else "failed", error)
+        # Another thread may look: who sees that it is over sees why, and the entry.
+        self.error = error
+        self.step = step
         return step
 
     def withdraw(self) -> bool:
@@ -83,8 +84,8 @@ class Asked:
             (self.run.requests / (self.request + PENDING_SUFFIX)).unlink()
         except OSError:
             return False
-        self.step = Step.WITHDRAWN
         self._record("cancelled", "taken back before the trainer took it")
+        self.step = Step.WITHDRAWN
         return True
 
     def _stands(self, told: RequestRow | None) -> tuple[Step, str]:

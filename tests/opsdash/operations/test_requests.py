@@ -312,6 +312,29 @@ def test_a_request_can_be_taken_back_until_it_is_taken(run):
     assert not (run.run.requests / f"{first.request}.json").exists()
 
 
+@pytest.mark.parametrize("stage", ["done", "failed", None])
+def test_who_sees_that_it_is_over_finds_the_reason_and_the_entry(run, stage):
+    log, asked = OperationLog(run.run), None
+    seen = []
+
+    class Watched(OperationLog):
+        def write(self, operation):
+            seen.append((operation.stage, asked.is_over if asked else False))
+            return log.write(operation)
+
+    plan = plan_request(run.run, "pause", {}, STANDING)
+    asked = ask(run.run, plan, {}, Watched(run.run))
+    if stage is None:
+        asked.withdraw()
+    else:
+        answer(run, asked.request, stage, error="why" if stage == "failed" else None)
+        asked.look(None)
+
+    assert seen == [("started", False), (stage or "cancelled", False)]
+    assert asked.is_over
+    assert asked.error == ("why" if stage == "failed" else "")
+
+
 def test_the_operations_file_has_its_begin_and_its_end(run):
     log = OperationLog(run.run)
     asked = ask(run.run, plan_request(run.run, "pause", {}, STANDING), {}, log)
