@@ -94,6 +94,8 @@ class WatchScreen(ThinScreen[None]):
         self._view = view
         self._panes: dict[int, Pane] = {}
         self._jobs: dict[str, JobLine] = {}
+        self._jobs_without_line: set[str] = set()
+        """Those that gave way; one that still runs comes back where there is room."""
         self._changing = asyncio.Lock()
         self._is_over = self._is_federated = self._is_paused = False
 
@@ -269,10 +271,19 @@ class WatchScreen(ThinScreen[None]):
             line.show(state)
             return
         if len(self._jobs) >= _MAX_JOB_LINES:
-            await self._jobs.pop(next(iter(self._jobs))).remove()
+            if key in self._jobs_without_line and state.is_running:
+                return
+            gone = self._job_to_hide()
+            self._jobs_without_line.add(gone)
+            await self._jobs.pop(gone).remove()
         if lines.is_attached:  # still: it takes a while to remove a line
             self._jobs[key] = JobLine(state)
             await lines.mount(self._jobs[key])
+
+    def _job_to_hide(self) -> str:
+        """Return whose line gives way: of one that ended, or the oldest."""
+        ended = (key for key, line in self._jobs.items() if not line.state.is_running)
+        return next(ended, next(iter(self._jobs)))
 
     async def forget_job(self, key: str) -> None:
         """Take a job's line away: its outcome is shown elsewhere."""
