@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir
+from agent.rundir.operations import Operation
 from opsdash.operations.stores_now import StoresNow
 from opsdash.projections.chunks import StoreRow
 from opsdash.screens.chunk_facts import (
@@ -25,8 +26,9 @@ from opsdash.screens.store_fields import (
     Kept,
     Store,
     bad_digests,
-    checked_before,
+    done_before,
     num_findings,
+    say_done,
     verdict_of,
 )
 from opsdash.screens.store_view import StoreView
@@ -142,8 +144,9 @@ class ChunkBrowser:
     def stores(self, view: View) -> list[Store]:
         """Return every node that told of a store or has one on the disk."""
         told = {row.node: row for row in view.run.chunks.rows()}
+        done = done_before(view)
         return [
-            self._store(view, node, told.get(node))
+            self._store(view, node, told.get(node), done.get(node))
             for node in dict.fromkeys([*told, *view.run.directory.stores])
         ]
 
@@ -207,9 +210,11 @@ class ChunkBrowser:
         """Return the chunk under the cursor, or the one that is open."""
         return self.chunk_id if self.level is Level.PARTS else number(key)
 
-    def _store(self, view: View, node: str, told: StoreRow | None) -> Store:
+    def _store(
+        self, view: View, node: str, told: StoreRow | None, done: Operation | None
+    ) -> Store:
         verdict, found = verdict_of(view.stores, node), self._now.found.get(node)
-        store = Store(node, told, verdict, checked_before(view, node))
+        store = Store(node, told, verdict, say_done(done, view.now_ns))
         if isinstance(found, RunDirError):
             return store._replace(why_unread=str(found))
         return store._replace(now=found)

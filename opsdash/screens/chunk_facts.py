@@ -30,7 +30,7 @@ def store_facts(view: View, node: str) -> list[Fact]:
         size = units.byte_size(verdict.num_bytes)
         took = units.duration(verdict.elapsed_ns)
         facts.append(Fact("read", f"{size} in {took}: {verdict.state}", "ok"))
-    done = done_before(view, node)
+    done = done_before(view).get(node)
     if verdict is None and done is not None and done.state not in (None, "sound"):
         when = units.ago(view.now_ns - done.time_ns)
         facts.append(Fact("found", f"{done.text} ({when}, by {done.by})", "bad"))

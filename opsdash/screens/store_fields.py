@@ -233,20 +233,18 @@ def num_findings(verdict: Verdict | None, row: RoundRow) -> int:
     return sum(word in f"{found.message} " for found in findings)
 
 
-def done_before(view: View, node: str) -> Operation | None:
-    """Return the newest verification or repair of a store from any dashboard."""
-    for operation in reversed(view.run.directory.operations):
-        is_it = operation.kind in ("verify", "repair")
-        is_it = is_it and operation.subject == f"chunks/{node}"
-        if is_it and operation.stage == "done":
-            return operation
-    return None
+def done_before(view: View) -> dict[str, Operation]:
+    """Return the newest verification or repair of each store from any dashboard."""
+    found = {}
+    for operation in view.run.directory.operations:
+        if operation.kind in ("verify", "repair") and operation.stage == "done":
+            found[(operation.subject or "").removeprefix("chunks/")] = operation
+    return found
 
 
-def checked_before(view: View, node: str) -> str:
+def say_done(done: Operation | None, now_ns: int) -> str:
     """Return what that found, in words; empty: there was none."""
-    done = done_before(view, node)
     if done is None:
         return ""
     found = "repaired" if done.kind == "repair" else done.state or "read"
-    return f"{found} {units.ago(view.now_ns - done.time_ns)}"
+    return f"{found} {units.ago(now_ns - done.time_ns)}"

@@ -11,6 +11,7 @@ import pytest
 from agent.rundir.operations import Operation, encode_operation
 from opsdash import units
 from opsdash.projections.run import Run
+from opsdash.screens import chunk_browser as browser_module
 from opsdash.screens.chunk_browser import ChunkBrowser, Level
 from opsdash.screens.pane import View
 from opsdash.screens.store_fields import STORES, Store, store_state
@@ -176,6 +177,19 @@ def test_a_store_is_looked_into_again_when_it_changed_and_when_it_is_gone(walk):
     assert "is not a SQLite database" in store_state(broken)[0]
     assert broken.num_damaged == 1
     assert gone.now is None
+
+
+def test_what_was_done_is_gone_through_once_for_all_stores(walk, monkeypatch):
+    looks = []
+    look = browser_module.done_before
+    monkeypatch.setattr(
+        browser_module, "done_before", lambda view: looks.append(view) or look(view)
+    )
+
+    found = walk.browser.stores(walk.view)
+
+    assert len(found) == 4
+    assert len(looks) == 1
 
 
 def test_bytes_that_are_no_database_are_said_to_be_none(walk):
