@@ -97,7 +97,8 @@ def recover(emitter: Emitter, stalled: Stalled) -> list:
     """Read until writes are direct again; return the events that arrived.
 
     Whether writes are fast again is seen from writing: beats go on meanwhile,
-    as those of the agent's thread do.
+    as those of the agent's thread do. From then on no write is slow, however
+    busy the machine is.
     """
     arrived = []
     give_up = time.monotonic() + 60
@@ -107,6 +108,7 @@ def recover(emitter: Emitter, stalled: Stalled) -> list:
         if emitter.num_waiting == 0:
             emitter.emit(Heartbeat, **BEAT)
         time.sleep(0.001)
+    emitter._outlet.slow_ns = 10**15
     return arrived + stalled.read()
 
 
@@ -123,12 +125,13 @@ def test_after_a_slow_write_events_wait_in_memory_until_writes_are_fast(
     hung.join()
     assert emitter._outlet.is_waiting
 
-    assert all(emitter.emit(StepDone, step=step) for step in range(1000))
+    # No more than the pipe holds: the thread may have written all of them by then.
+    assert all(emitter.emit(StepDone, step=step) for step in range(300))
     arrived += recover(emitter, stalled)
-    assert emitter.emit(StepDone, step=1000)
+    assert emitter.emit(StepDone, step=300)
     arrived += stalled.read()
 
-    assert steps(arrived) == list(range(1001))
+    assert steps(arrived) == list(range(301))
     assert [e.seq for e in arrived] == list(range(len(arrived)))
     assert emitter._outlet.fd >= 0
 

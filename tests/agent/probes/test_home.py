@@ -1,10 +1,12 @@
 """What a process does once another run lies in its run directory."""
 
+import threading
 import time
 
 import pytest
 
 from agent.probes.home import Home
+from agent.probes.pulse import Duty
 from agent.rundir.errors import LockedError
 from agent.rundir.events import EventsDropped, StepDone, decode_lines
 from agent.rundir.layout import RunDir
@@ -23,10 +25,11 @@ def begin(folder):
     return start
 
 
-def swap(here, there, moved="moved"):
-    """Move what lies at the one path away, and what lies at the other to it."""
-    here.rename(here.with_name(moved))
-    there.rename(here)
+def lead(path, target):
+    """Let a path lead to another directory from now on, in one step."""
+    new = path.with_name("new")
+    new.symlink_to(target)
+    new.rename(path)
 
 
 def contents(folder):
@@ -43,14 +46,24 @@ def events(run, event_type):
 
 
 def test_another_run_that_was_moved_to_the_path_is_left_alone(tmp_path):
-    other = begin(tmp_path / "other")
-    run, moved = RunDir(tmp_path / "run"), RunDir(tmp_path / "moved")
+    other, mine = begin(tmp_path / "other"), RunDir(tmp_path / "mine")
+    run, is_led = RunDir(tmp_path / "run"), threading.Event()
+    mine.path.mkdir()
+    lead(run.path, mine.path)
+
+    def lead_away():
+        if not is_led.is_set():
+            lead(run.path, other.run.path)
+            is_led.set()
+
     with Agent.attach(run.path, heartbeat_s=0.02) as agent:
         agent.accept("stop")
-        swap(run.path, other.run.path)
+        # By its own thread, so that it does nothing else meanwhile.
+        agent._background._pulse.add(Duty("lead away", lead_away))
+        is_led.wait()
         asked = write_request(run, "stop", attempt=1)
         left = contents(run.path)
-        while not events(moved, EventsDropped):
+        while not events(mine, EventsDropped):
             time.sleep(0.01)
         agent.step_done(1)
 
@@ -58,21 +71,24 @@ def test_another_run_that_was_moved_to_the_path_is_left_alone(tmp_path):
 
     assert read_outcome(run, asked) is None
     assert contents(run.path) == left
-    assert [event.step for event in events(moved, StepDone)] == [1]
-    [dropped] = events(moved, EventsDropped)
+    assert [event.step for event in events(mine, StepDone)] == [1]
+    [dropped] = events(mine, EventsDropped)
     assert f"another run lies in `{run.path}` by now" in dropped.reason
 
 
 def test_what_comes_back_to_its_path_is_at_home_again(tmp_path):
-    mine, other = begin(tmp_path / "run"), begin(tmp_path / "other")
-    home, done = Home(mine.run), []
+    begin(tmp_path / "mine")
+    begin(tmp_path / "other")
+    run = RunDir(tmp_path / "run")
+    lead(run.path, tmp_path / "mine")
+    home, done = Home(run), []
     work = home.only_here(lambda: done.append(home.is_ours()))
 
-    swap(mine.run.path, other.run.path)
+    lead(run.path, tmp_path / "other")
     work()
     with pytest.raises(LockedError):
         home.look()
-    swap(mine.run.path, tmp_path / "moved", "moved too")
+    lead(run.path, tmp_path / "mine")
     work()
     home.look()
 
@@ -90,11 +106,13 @@ def test_a_run_that_is_only_removed_is_nobody_elses(tmp_path):
 
 
 def test_whose_run_it_is_may_become_known_later(tmp_path):
-    home = Home(RunDir(tmp_path / "run"))
-    begin(tmp_path / "run")
-    other = begin(tmp_path / "other")
+    run = RunDir(tmp_path / "run")
+    home = Home(run)
+    begin(tmp_path / "mine")
+    begin(tmp_path / "other")
 
+    lead(run.path, tmp_path / "mine")
     assert home.is_ours()
-    swap(tmp_path / "run", other.run.path)
+    lead(run.path, tmp_path / "other")
 
     assert not home.is_ours()
