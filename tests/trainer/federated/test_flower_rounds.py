@@ -3,6 +3,7 @@
 import importlib.metadata
 import sys
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -212,17 +213,29 @@ def test_a_federation_whose_apps_all_fail_ends_at_once(tmp_path):
     assert len(told(tmp_path, RoundAbandoned)) == 2
 
 
-def test_a_silent_node_is_waited_for_until_the_deadline_and_then_refused(tmp_path):
-    def look(grid):
-        grid.nodes[100].is_silent = len(told(tmp_path, RoundCommitted)) == 1
+def limit_rounds(served, limit_s):
+    """Have rounds that are opened from now on end after so long."""
+    rounds = served._rounds._rounds
+    rounds.rules = replace(rounds.rules, limit_ns=int(limit_s * 1e9))
 
-    config = quick(rounds=4, round_limit_s=1.0)
-    serve(tmp_path, config, look)
+
+def test_a_silent_node_is_waited_for_until_the_deadline_and_then_refused(tmp_path):
+    grid = Grid(tmp_path, KEYS)
+    served = Served(tmp_path, quick(rounds=4), grid)
+
+    def look():
+        grid.nodes[100].is_silent = len(told(tmp_path, RoundCommitted)) == 1
+        # Of round 2 alone: on a busy machine the others may take as long.
+        is_next = len(told(tmp_path, RoundStarted)) == 1
+        limit_rounds(served, 2.0 if is_next else 600.0)
+
+    grid.on_look = look
+    served.run()
 
     rounds = told(tmp_path, RoundCommitted)
     assert [r.reason for r in rounds] == ["complete", "deadline"] + ["complete"] * 2
     assert rounds[1].members == KEYS[1:]
-    assert rounds[1].round_ns >= 1_000_000_000
+    assert rounds[1].round_ns >= 2_000_000_000
     assert [(e.client, e.reason) for e in told(tmp_path, UpdateRefused)] == [
         ("client-1", "late")
     ]
