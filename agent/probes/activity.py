@@ -34,7 +34,11 @@ def limit_in_ns(limit_s: float | None) -> int | None:
     """Return a limit as events tell it, whatever a trainer gave; None: it gave none."""
     if limit_s is None:
         return None
-    seconds = max(0.0, limit_s) if limit_s < _LONGEST_LIMIT_S else _LONGEST_LIMIT_S
+    try:
+        given = float(limit_s)
+    except (TypeError, ValueError, OverflowError):  # no number is no limit at all
+        given = _LONGEST_LIMIT_S
+    seconds = max(0.0, given) if given < _LONGEST_LIMIT_S else _LONGEST_LIMIT_S
     return int(seconds * 1e9)
 
 

@@ -493,7 +493,9 @@ def test_an_optimizer_that_outlives_its_agents_keeps_nothing_of_them(tmp_path):
     assert not optimizer._optimizer_step_post_hooks
 
 
-@pytest.mark.parametrize("limit_s", [math.inf, math.nan, 1e300, -math.inf, -1, 0])
+@pytest.mark.parametrize(
+    "limit_s", [math.inf, math.nan, 1e300, 10**400, -math.inf, -1, 0, "soon", [3]]
+)
 def test_no_limit_that_a_trainer_gives_ends_training(tmp_path, limit_s):
     with Agent.attach(tmp_path, world_size=2, rank=0, hang_limit_s=limit_s) as agent:
         with agent.barrier("save", limit_s=limit_s), agent.wait("x", limit_s=limit_s):
