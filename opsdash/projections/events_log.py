@@ -9,6 +9,7 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from agent.rundir.events import Event, Heartbeat, kind
@@ -168,6 +169,17 @@ class EventsLog:
             and (files is None or self._files[number - self.first] in files)
             and (when is None or self._steps[number - self.first] == when)
         ]
+
+    def newest_with_words(self, num: int, *, among: int) -> list[int]:
+        """Return the numbers of the newest rows that matter, newest first.
+
+        Args:
+            num: At most so many.
+            among: Only the so many newest of all rows are looked at.
+        """
+        since = max(self.first, self.stop - among)
+        newest = islice(reversed(self._text_order), num)
+        return [number for number in newest if number >= since]
 
     def order_keys(self, column: str) -> Sequence[int]:
         """Return what rows are ordered by, none negative, from `first` on: a copy.

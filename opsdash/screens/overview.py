@@ -231,13 +231,9 @@ def _news(view: View) -> list[Fact]:
     """Return the newest events that matter, newest first."""
     log = view.run.events
     found: list[Fact] = []
-    for number in range(log.stop - 1, max(log.first, log.stop - _NEWS_ROWS) - 1, -1):
+    for number in log.newest_with_words(_NEWS, among=_NEWS_ROWS):
         row = log.row(number)
-        if row.severity is Severity.DETAIL or row.text is None:
-            continue
         age = units.ago(view.now_ns - row.time_ns) if row.time_ns else "-"
         tone = _TONES.get(row.severity, "")
         found.append(Fact(age, f"{row.node}: {row.text}", tone))
-        if len(found) == _NEWS:
-            break
     return found

@@ -68,6 +68,22 @@ def test_filters_by_severity_process_kind_step_and_attempt(writer):
     }
 
 
+def test_the_newest_rows_that_matter_are_found_among_many_that_do_not(writer):
+    for step in (3, 7):
+        writer.emit(0, ev.NonfiniteFound, tensor="w", where="loss", step=step)
+        writer.steps(step + 1, step + 3)
+    log = log_of(writer)
+
+    def steps(num, among):
+        newest = map(log.row, log.newest_with_words(num, among=among))
+        return [row.step for row in newest if row.kind == "nonfinite_found"]
+
+    assert steps(9, among=1000) == [7, 3]
+    assert steps(1, among=1000) == [7]
+    assert steps(9, among=8) == [7]
+    assert steps(9, among=2) == []
+
+
 def test_the_ring_is_bounded_and_numbers_stay(writer, monkeypatch):
     monkeypatch.setattr(module, "MAX_ROWS", 100)
     monkeypatch.setattr(module, "_BLOCK", 30)
