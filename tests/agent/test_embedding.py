@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -50,6 +51,25 @@ LOOP = """
 
     if __name__ == "__main__":
         main(sys.argv[1], len(sys.argv) > 2)
+"""
+
+TWO_NODES = """
+    import os, sys, time
+    from pathlib import Path
+    from agent.session import Agent
+
+    run_dir, node = Path(sys.argv[1]), sys.argv[2]
+    is_again = (run_dir.parent / "failed").exists()
+    with Agent.attach(run_dir, heartbeat_s=0.1) as agent:
+        agent.step_done(1)
+        (run_dir.parent / f"{node}-{is_again}").touch()
+        while not all((run_dir.parent / f"{n}-{is_again}").exists() for n in "ab"):
+            time.sleep(0.05)
+        if not is_again and node == "b":
+            (run_dir.parent / "failed").touch()
+            raise RuntimeError("a cosmic ray")
+        while not is_again:  # until its node hears that the other one comes again
+            time.sleep(0.05)
 """
 
 SPAWN = """
@@ -181,3 +201,38 @@ def lost(run):
     """Return why events were dropped, as far as it was told."""
     data = run.telemetry_file(1, "rank-00000").read_bytes()
     return [e.reason for e in decode_lines(data) if isinstance(e, EventsDropped)]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_nodes_that_count_their_restarts_differently_share_the_next_attempt(tmp_path):
+    script = write_script(tmp_path, TWO_NODES)
+    run = RunDir(tmp_path / "run")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launch = (
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "2"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"),
+        *("--rdzv-id", "one", str(script), str(run.path)),
+    )
+
+    nodes = [
+        subprocess.Popen([*launch, node], env=environment, stderr=subprocess.DEVNULL)
+        for node in "ab"
+    ]
+
+    try:
+        while any(node.poll() is None for node in nodes):
+            assert {node.poll() for node in nodes} <= {None, 0}
+            time.sleep(0.05)
+    finally:
+        for node in nodes:
+            node.terminate()  # and so its workers
+    assert [node.wait() for node in nodes] == [0, 0]
+    assert list_attempts(run) == [1, 2]
+    for rank in range(2):
+        assert started(run, 2, rank).rank == rank
+        assert ended(run, 2, rank) == ["completed"]
