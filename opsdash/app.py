@@ -158,8 +158,9 @@ class OpsdashApp(App[int]):
 
     def action_cancel_job(self) -> None:
         """Stop the job that was begun last."""
-        if self._attached is None or not self._attached.jobs.cancel_newest():
-            self.notify("no job is running")
+        jobs = self._attached.jobs if self._attached is not None else None
+        if jobs is not None and not jobs.cancel_newest():
+            self.notify(jobs.why_none_cancelled(), markup=False)
 
     def action_hold(self) -> None:
         """Let the display stand still while reading goes on."""

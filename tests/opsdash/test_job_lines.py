@@ -1,6 +1,9 @@
 """The lines of jobs where there are more jobs than room."""
 
+from opsdash.jobs.resuming import Resuming
+from opsdash.operations.start import Stage
 from opsdash.widgets.progress import JobLine, JobState
+from tests.watched import until
 
 
 async def look(watch, *states):
@@ -44,3 +47,22 @@ async def test_a_new_job_takes_the_line_of_one_that_ended_first(on):
         await look(app.watch, *RUNNING[:2], RUNNING[3])
 
         assert titles(app.watch) == ["one", "two", "four"]
+
+
+class Start:
+    """A trainer that was started and has not begun."""
+
+    log_path = "resume.log"
+
+    def poll(self):
+        return Stage.STARTING
+
+
+async def test_a_start_that_cannot_be_cancelled_is_not_denied(on):
+    async with on("dead") as (app, pilot):
+        app.attached.jobs.add(Resuming(Start(), "resume dead"))
+        await until(pilot, lambda: titles(app.watch) == ["resume dead"])
+        await pilot.press("x")
+        await until(pilot, lambda: bool(app.notes))
+
+        assert app.notes == ["resume dead: it goes on by itself, nothing can cancel it"]
