@@ -1,7 +1,6 @@
 """PaneBar: which panes there are, which one is shown, and how reading goes."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from textual import events
 from textual.message import Message
@@ -13,7 +12,6 @@ from opsdash.widgets.spans import Line, Span
 class PaneBar(LineWidget):
     """One line; a click on a name goes there."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tone--here"}
     DEFAULT_CSS = """
     PaneBar {
         height: 1;

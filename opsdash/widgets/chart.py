@@ -30,12 +30,6 @@ _NARROW = 12
 class Chart(LineWidget, can_focus=True):
     """Smoothed lines over the band between lowest and highest value."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "tone--band",
-        "tone--mark",
-        "tone--inspected",
-        *(f"tone--series-{index}" for index in range(1, 7)),
-    }
     DEFAULT_CSS = """
     Chart {
         height: 1fr;

@@ -39,7 +39,6 @@ class GridLegend(NamedTuple):
 class ClientGrid(LineWidget, can_focus=True):
     """A cursor walks over it; `enter` opens a cell."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tone--spot"}
     DEFAULT_CSS = """
     ClientGrid {
         height: 1fr;

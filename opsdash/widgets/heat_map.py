@@ -34,7 +34,6 @@ from opsdash.widgets.spans import Line, Span, fit
 class HeatMap(LineWidget, can_focus=True):
     """Ranks downwards, steps to the right."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tone--cool", "tone--hot", "tone--spot"}
     DEFAULT_CSS = """
     HeatMap {
         height: 1fr;

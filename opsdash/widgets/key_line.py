@@ -5,7 +5,7 @@ does not fit is left out whole: `?` lists everything.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from textual import events
 from textual.screen import Screen
@@ -43,7 +43,6 @@ def key_name(key: str) -> str:
 class KeyLine(LineWidget):
     """One line at the bottom; a click on a key presses it."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tone--key"}
     DEFAULT_CSS = """
     KeyLine {
         height: 1;

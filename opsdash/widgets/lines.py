@@ -7,10 +7,10 @@ terminal is spelt out here, once, for every widget.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
+from textual.dom import DOMNode
 from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
@@ -23,18 +23,6 @@ from opsdash.widgets.spans import Line, Span, changed_cells, in_ascii
 class LineWidget(Widget):
     """Draws what `lines` returns; data in, nothing out."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "tone--ok",
-        "tone--warn",
-        "tone--bad",
-        "tone--dim",
-        "tone--accent",
-        "tone--strong",
-        "tone--title",
-        "tone--header",
-        "tone--cursor",
-        "tone--blurred",
-    }
     DEFAULT_CSS = """
     LineWidget {
         width: 1fr;
@@ -109,16 +97,23 @@ class LineWidget(Widget):
             self.refresh(*dirty)
 
     def tone_style(self, tone: str) -> Style:
-        """Return the style of a tone: that of the component class `tone--<tone>`."""
+        """Return the style of a tone: that of a child of the class `tone--<tone>`.
+
+        Textual would apply every rule to every component class of a widget whenever
+        that gets or loses the focus, 2 ms before a key is answered. Here a tone is
+        looked up when it is drawn, and most widgets draw few.
+        """
         style = self._styles_by_tone.get(tone)
         if style is None:
-            style = (
-                self.get_component_rich_style(f"tone--{tone}", default=self.rich_style)
-                if tone
-                else self.rich_style
-            )
+            style = self._applied(tone) if tone else self.rich_style
             self._styles_by_tone[tone] = style
         return style
+
+    def _applied(self, tone: str) -> Style:
+        node = DOMNode(classes=f"tone--{tone}")
+        node._attach(self)  # noqa: SLF001 - what Textual does with a component class
+        self.app.stylesheet.apply(node, animate=False)
+        return node.styles.rich_style
 
     def get_content_height(
         self,
@@ -128,6 +123,11 @@ class LineWidget(Widget):
     ) -> int:
         """Return the number of lines, for an automatic height."""
         return len(self.lines(width, viewport.height))
+
+    def watch_has_focus(self, has_focus: bool) -> None:  # noqa: FBT001 - Textual's signature
+        """Forget what was drawn: some tones depend on the focus."""
+        super().watch_has_focus(has_focus)
+        self._forget()
 
     def notify_style_update(self) -> None:
         """Forget what was drawn in the old style."""

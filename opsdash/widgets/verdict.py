@@ -3,8 +3,6 @@
 The first thing that is read. It grows to a few lines rather than hide a reason.
 """
 
-from typing import ClassVar
-
 from opsdash.glyphs import Glyphs, glyphs_of
 from opsdash.widgets.lines import LineWidget
 from opsdash.widgets.spans import Line, Span, fit, wrap
@@ -36,7 +34,6 @@ _MOST_LINES = 6
 class VerdictLine(LineWidget):
     """A mark, the state as a word, and the reasons."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tone--blind"}
     DEFAULT_CSS = """
     VerdictLine {
         & > .tone--blind { color: $text-secondary; text-style: bold; }

@@ -5,7 +5,7 @@ import gc
 import pytest
 
 from opsdash.app import OpsdashApp
-from opsdash.collector import Collector
+from opsdash.collector import _MUCH, _TOO_MUCH, Collector
 from opsdash.theme import appearance
 
 
@@ -22,7 +22,7 @@ class Clock:
 def passes():
     """How many passes there were, and a collector that makes them."""
     clock, made = Clock(), []
-    return clock, made, Collector(clock, lambda: made.append(clock.now_s))
+    return clock, made, Collector(clock, lambda: made.append(clock.now_s), lambda: 0)
 
 
 def test_it_collects_every_ten_seconds_where_nobody_types(passes):
@@ -52,6 +52,42 @@ def test_who_types_without_a_pause_meets_one_pass_a_minute(passes):
         collector.note_key()
         collector.look()
     assert made == [1060.0, 1120.0]
+
+
+@pytest.mark.parametrize(
+    ("num_passes", "quiet_s", "is_made"),
+    [
+        (_MUCH - 1, 0.3, False),
+        (_MUCH, 0.2, False),
+        (_MUCH, 0.3, True),
+        (_TOO_MUCH, 0.0, True),
+    ],
+)
+def test_much_that_was_left_behind_shortens_the_wait(num_passes, quiet_s, is_made):
+    clock, made = Clock(), []
+    collector = Collector(clock, lambda: made.append(1), lambda: num_passes)
+
+    clock.now_s += 5.0
+    collector.note_key()
+    clock.now_s += quiet_s
+    collector.look()
+
+    assert bool(made) is is_made
+
+
+def test_what_is_left_behind_in_cycles_is_counted():
+    gc.collect()
+    made = []
+    collector = Collector(collect=lambda: made.append(1))
+    young, middle, never = gc.get_threshold()
+    try:
+        gc.set_threshold(1_000, 4, 1_000_000)
+        kept = [[] for _ in range(6_500 * _TOO_MUCH)]
+        collector.look()
+    finally:
+        gc.set_threshold(young, middle, never)
+
+    assert made == [1], len(kept)
 
 
 def test_the_collector_never_looks_at_everything_by_itself():
