@@ -14,9 +14,12 @@ from rich.control import Control
 from textual._compositor import ChopsUpdate, Compositor
 from textual.reactive import Reactive
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widget import Widget
 
 Result = TypeVar("Result")
+_PAINT_S = 1 / 250
+"""From one paint to the next at least; nothing is painted that did not change."""
 
 
 class ThinUpdate(ChopsUpdate):
@@ -63,3 +66,17 @@ class ThinScreen(Screen[Result]):
     ) -> None:
         super().__init__(name, id, classes)
         self._compositor = ThinCompositor()
+        self._painting: Timer | None = None
+
+    @property
+    def _update_timer(self) -> Timer:
+        """What paints, a moment after something changed.
+
+        Textual's own ticks 60 times a second and skips the tick after one that
+        painted: a key that follows a picture would wait for up to 33 ms.
+        """
+        if self._painting is None:
+            self._painting = self.set_interval(
+                _PAINT_S, self._on_timer_update, name="painting", pause=True
+            )
+        return self._painting

@@ -50,6 +50,16 @@ async def test_partial_updates_add_up_to_the_screen():
             assert app.differing_lines() == []
 
 
+async def test_what_follows_a_picture_waits_for_a_few_milliseconds_at_most():
+    app = WidgetApp(Noise(1), screen=ThinScreen)
+
+    async with app.run_test() as pilot:
+        await pilot.pause()
+
+        # Textual sleeps through up to two of its ticks after one that painted.
+        assert 2 * app.screen._update_timer._interval < 0.01
+
+
 async def test_a_new_point_costs_less_than_on_a_plain_screen():
     thin = await bytes_for_new_points(ThinScreen)
     plain = await bytes_for_new_points(Screen)
