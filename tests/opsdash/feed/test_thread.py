@@ -1,6 +1,5 @@
 """The reading thread, on real files and with real notifications."""
 
-import threading
 import time
 
 import pytest
@@ -163,7 +162,7 @@ def test_stopping_a_feed_that_never_ran_is_nothing(writer):
 
     feed.stop()
 
-    assert threading.active_count() >= 1
+    assert not feed.is_alive
 
 
 def wait_until(is_true):
