@@ -85,7 +85,7 @@ def hang() -> None:
         with watching(training, "wide") as terminal, _hung(training, terminal):
             press(terminal, "2", "hang ")
             press(terminal, "K", "enter confirms")
-            press(terminal, "\r", "ok write the Python stacks")
+            press(terminal, "\r", "none of rank 1: state T")
             take(terminal, "hang-wide")
             terminal.resize(*SIZES["small"])
             see(terminal, "process is stopped")
