@@ -21,7 +21,12 @@ from tests.pty_terminal import PtyTerminal
 
 OUT = ROOT / "screenshots"
 SIZES = {"wide": (120, 36), "small": (80, 24)}
-ENVIRONMENT = {"COLORTERM": "truecolor", "TERM": "xterm-256color"}
+ENVIRONMENT = {
+    "COLORTERM": "truecolor",
+    "TERM": "xterm-256color",
+    # Pictures show what is there at first, not the theme of whoever makes them.
+    "XDG_CONFIG_HOME": str(OUT / "no-preferences"),
+}
 PATIENCE_S = 120
 _TRIES, _TRY_S = 10, 12.0
 
