@@ -102,7 +102,7 @@ class OpsdashApp(App[int]):
         self._first_run, self._runs = run, runs
         self._config, self._clocks = config, clocks
         self._is_held = self._is_hurrying = False
-        self._keyed_s = self._folded_s = 0.0
+        self._folded_s = 0.0
         self._attached: Attached | None = None
         self._acts: Acting | None = None
         for theme in THEMES.values():
@@ -131,7 +131,6 @@ class OpsdashApp(App[int]):
     async def on_event(self, event: Event) -> None:
         """Note when keys come: other work goes after them."""
         if isinstance(event, Key):
-            self._keyed_s = time.monotonic()
             self.collector.note_key()
         await super().on_event(event)
 
@@ -268,19 +267,19 @@ class OpsdashApp(App[int]):
     async def _tick(self) -> None:
         """Fold what came, show it, and come again: soon while there is more."""
         attached, now_s = self._attached, time.monotonic()
-        is_key_first = now_s - self._keyed_s < _KEY_FIRST_S
-        if attached is not None and not (
-            is_key_first and now_s - self._folded_s < _LATEST_FOLD_S
-        ):
-            self._folded_s = now_s
-            attached.take()
-            if self._watch is not None:
-                await attached.jobs.show_on(self._watch)
-            if attached.is_due and not self._is_held:
-                self.call_later(self._show)  # after the keys that came meanwhile
-            if attached.is_behind and not self._is_hurrying:
-                self._is_hurrying = True
-                self.set_timer(_CATCH_UP_S, self._hurry)
+        is_overdue = now_s - self._folded_s >= _LATEST_FOLD_S
+        is_key_first = self.collector.quiet_s < _KEY_FIRST_S and not is_overdue
+        if attached is None or is_key_first:
+            return
+        self._folded_s = now_s
+        attached.take()
+        if self._watch is not None:
+            await attached.jobs.show_on(self._watch)
+        if attached.is_due and not self._is_held:
+            self.call_later(self._show)  # after the keys that came meanwhile
+        if attached.is_behind and not self._is_hurrying:
+            self._is_hurrying = True
+            self.set_timer(_CATCH_UP_S, self._hurry)
 
     async def _hurry(self) -> None:
         """Come again before it is time, one at a time."""

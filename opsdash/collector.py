@@ -8,6 +8,7 @@ late gives the room back to nobody.
 """
 
 import gc
+import math
 import time
 from collections.abc import Callable
 
@@ -41,7 +42,7 @@ class Collector:
             num_passes: Returns how many over the young ones were made since the last.
         """
         self._clock, self._collect, self._num_passes = clock, collect, num_passes
-        self._typed_s = self._collected_s = clock()
+        self._typed_s, self._collected_s = -math.inf, clock()
 
     def begin(self) -> None:
         """Take over; what is imported by now stays, and is never looked at again."""
@@ -52,10 +53,15 @@ class Collector:
         """Somebody types."""
         self._typed_s = self._clock()
 
+    @property
+    def quiet_s(self) -> float:
+        """Since the last key, seconds."""
+        return self._clock() - self._typed_s
+
     def look(self) -> None:
         """Make a pass if one is due and nobody types, or it is overdue."""
         now = self._clock()
-        if self._is_due(now - self._collected_s, now - self._typed_s):
+        if self._is_due(now - self._collected_s, self.quiet_s):
             self._collect()
             self._collected_s = now
 

@@ -14,6 +14,8 @@ from opsdash.screens.pane import View
 from opsdash.widgets.record_table import Field
 from opsdash.widgets.rows import Cell, Column
 
+_PLACE = "chunks/"
+"""Below it stores lie, and what is done to one is written down by it."""
 _CHANGE_TONES = {"same": "dim", "changed": "", "added": "warn", "removed": "warn"}
 
 
@@ -223,7 +225,7 @@ def bad_digests(verdict: Verdict | None) -> frozenset[str]:
 
 def verdict_of(verdicts: Mapping[str, Verdict], node: str) -> Verdict | None:
     """Return what a verification of a node's store found here."""
-    return verdicts.get(f"chunks/{node}")
+    return verdicts.get(f"{_PLACE}{node}")
 
 
 def num_findings(verdict: Verdict | None, row: RoundRow) -> int:
@@ -237,8 +239,11 @@ def done_before(view: View) -> dict[str, Operation]:
     """Return the newest verification or repair of each store from any dashboard."""
     found = {}
     for operation in view.run.directory.operations:
-        if operation.kind in ("verify", "repair") and operation.stage == "done":
-            found[(operation.subject or "").removeprefix("chunks/")] = operation
+        is_it = operation.kind in ("verify", "repair") and operation.stage == "done"
+        subject = operation.subject or ""
+        # A checkpoint is verified by its bare name, which may be that of a node.
+        if is_it and subject.startswith(_PLACE):
+            found[subject.removeprefix(_PLACE)] = operation
     return found
 
 

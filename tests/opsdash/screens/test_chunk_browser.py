@@ -5,16 +5,18 @@ import sqlite3
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from agent.rundir.operations import Operation, encode_operation
 from opsdash import units
+from opsdash.operations.record import entry
 from opsdash.projections.run import Run
 from opsdash.screens import chunk_browser as browser_module
 from opsdash.screens.chunk_browser import ChunkBrowser, Level
 from opsdash.screens.pane import View
-from opsdash.screens.store_fields import STORES, Store, store_state
+from opsdash.screens.store_fields import STORES, Store, done_before, store_state
 from tests.run_states import STATES
 from tests.runs import SECOND, RunWriter, Watcher
 from tests.watched import still_clocks
@@ -177,6 +179,17 @@ def test_a_store_is_looked_into_again_when_it_changed_and_when_it_is_gone(walk):
     assert "is not a SQLite database" in store_state(broken)[0]
     assert broken.num_damaged == 1
     assert gone.now is None
+
+
+def test_a_checkpoint_that_is_called_like_a_node_is_no_store(walk):
+    done = [
+        entry("1", "verify", "done", subject=f"{place}server", state=state)
+        for place, state in (("chunks/", "damaged"), ("", "sound"))
+    ]
+    directory = replace(walk.view.run.directory, operations=tuple(done))
+    view = SimpleNamespace(run=SimpleNamespace(directory=directory))
+
+    assert [one.state for one in done_before(view).values()] == ["damaged"]
 
 
 def test_what_was_done_is_gone_through_once_for_all_stores(walk, monkeypatch):
