@@ -49,6 +49,8 @@ class Cursor:
     """Writer's wall clock in the newest line that was read; None: none was."""
     span_ns: int = 0
     """From the first to the last line of the newest piece."""
+    process: tuple[int, str] = field(init=False)
+    """Attempt and stem: whose segment it is."""
     tail: Tail = field(init=False)
     _place: str = field(init=False)
     _size: int = 0
@@ -59,6 +61,7 @@ class Cursor:
     _signature: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
+        self.process = (self.attempt, self.stem)
         self.tail = Tail(self.path)
         self._place = str(self.path)
 
@@ -86,14 +89,14 @@ class Cursor:
         except OSError as error:
             self.problem = error.strerror or str(error)
             return False
+        signature = (found.st_dev, found.st_ino, found.st_size)
+        if signature == self._signature and self.problem is None:
+            return self.backlog > 0
         if not stat.S_ISREG(found.st_mode):
             self.problem = "it is not a plain file"
             return False
-        signature = (found.st_dev, found.st_ino, found.st_size)
-        if signature != self._signature:
-            self._notice(found, signature)
-            return True
-        return self.backlog > 0
+        self._notice(found, signature)
+        return True
 
     def read(self, clocks: Clocks) -> Lines | None:
         """Return the next whole lines, at most a piece; None: there are none."""

@@ -13,7 +13,7 @@ from opsdash.feed.past import Past, tail_place
 
 FULL_BYTES = 8 << 20
 """Logs of an attempt that together have no more are read in full."""
-_ALL_TAILS_BYTES = 4 << 20
+_ALL_TAILS_BYTES = 2 << 20
 """The newest parts of all logs of the newest attempt, which are complete."""
 _MIN_TAIL_BYTES, _MAX_TAIL_BYTES = 64 << 10, 1 << 20
 

@@ -112,22 +112,20 @@ class Telemetry:
         for cursor in self._cursors.values():
             if busy_attempt is not None and cursor.attempt > busy_attempt:
                 break
-            process = (cursor.attempt, cursor.stem)
             # A process's next segment waits until the one before is read.
-            if process in behind or (self._is_settled(cursor) and not with_old):
+            if cursor.process in behind or (not with_old and self._is_settled(cursor)):
                 continue
-            is_ahead = (cursor.last_time_ns or 0) > horizon_ns and cursor.backlog > 0
-            if past := self._pasts.get(process):
+            if past := self._pasts.get(cursor.process):
                 found += self._read_past(past, clocks, horizon_ns)
-                behind.add(process)
-                busy_attempt = cursor.attempt
-                continue
-            if not is_ahead and cursor.look():
-                lines = cursor.read(clocks)
-                found += [] if lines is None else [lines]
-            if cursor.backlog:
-                behind.add(process)
-                busy_attempt = cursor.attempt
+            elif (cursor.last_time_ns or 0) <= horizon_ns or not cursor.backlog:
+                if not cursor.look():
+                    continue  # nothing new, as in most files most of the time
+                if lines := cursor.read(clocks):
+                    found.append(lines)
+                if not cursor.backlog:
+                    continue
+            behind.add(cursor.process)
+            busy_attempt = cursor.attempt
         return found
 
     def _horizon_ns(self) -> float:

@@ -1,7 +1,7 @@
 """The thread that reads a run while somebody watches.
 
 It reads, and hands frozen batches over through a deque; it folds nothing and
-knows no screen. While lines come it looks every 50 to 250 ms, because one
+knows no screen. While lines come it looks every 75 to 250 ms, because one
 `stat` per file is cheaper than a callback per change; in silence watchdog wakes
 it, and once a second it looks anyway: NFS, Lustre and FUSE tell of no changes.
 """
@@ -20,7 +20,7 @@ from opsdash.projections.batch import Batch, Problem
 if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver
 
-FAST_S, SLOW_S, IDLE_S = 0.05, 0.25, 1.0
+FAST_S, SLOW_S, IDLE_S = 0.075, 0.25, 1.0
 """Between two passes: while lines come, shortly after, in silence."""
 _FAST_FOR_S = 2.0
 _SLOW_FOR_S = 10.0

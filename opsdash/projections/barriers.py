@@ -171,8 +171,9 @@ class Barriers:
             index = whole(wait.index)
             if index is not None:
                 self._pass(origin.stem, clip(wait.name, 80), index)
-        waits = self._waits.get(origin.stem, [])
-        waits[:] = [one for one in waits if one.is_seen]
+        waits = self._waits.get(origin.stem)
+        if waits:
+            waits[:] = [one for one in waits if one.is_seen]
 
     def on_ended(self, origin: Origin, event: RunEnded) -> None:  # noqa: ARG002 - one signature for all folds
         """Take in that a process is gone: it is expected nowhere."""
@@ -251,10 +252,14 @@ class Barriers:
         return [one for one in waits if one.name != name or one.index > index]
 
     def _pass(self, stem: str, name: str, index: int) -> None:
-        self._waits[stem] = self._left(stem, name, index)
+        if self._waits.get(stem):
+            self._waits[stem] = self._left(stem, name, index)
         passed = self._passed.setdefault(stem, {})
-        if name in passed or len(passed) < _MAX_NAMES:
-            passed[name] = max(index, passed.get(name, -1))
+        before = passed.get(name)
+        if before is None and len(passed) >= _MAX_NAMES:
+            return
+        if before is None or index > before:
+            passed[name] = index
 
     def _missing(
         self, name: str, index: int, waiting: list[Waiting], world_size: int | None

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from agent.rundir.events import Event, Heartbeat, kind
-from opsdash.projections.batch import Batch, Lines, UnreadableLine
+from opsdash.projections.batch import Batch, Lines
 from opsdash.projections.columns import Ranked, appended
 from opsdash.projections.event_words import Severity, describe, severity
 from opsdash.projections.plausible import MAX_COUNT, clip, whole
@@ -88,6 +88,7 @@ class EventsLog:
         self._text_order: deque[int] = deque()
         self._kind_names: list[str] = []
         self._kind_ids: dict[str, int] = {}
+        self._ids_of_types: dict[type[Event], int] = {}
         self._file_names: list[_File] = []
         self._file_ids: dict[str, int] = {}
 
@@ -103,22 +104,33 @@ class EventsLog:
         """Take in what could not be read as lines at all."""
         self.num_overlong = batch.num_overlong
 
-    def on_lines(self, lines: Lines) -> None:
-        """Take in consecutive lines of one file."""
-        self.num_undecodable += lines.num_undecodable
-        self.num_newer += lines.num_newer
+    def on_lines(self, lines: Lines, start: int = 0, stop: int | None = None) -> None:
+        """Take in consecutive lines of one file.
+
+        Args:
+            lines: Of that file.
+            start: The first of their events that is meant.
+            stop: The first that is not meant any more; None: all of them. What
+                is no event goes with the last one.
+        """
+        events, offsets = lines.events, lines.offsets
         file_id = self._file_id(lines)
-        for event, offset in zip(lines.events, lines.offsets, strict=True):
+        stop = len(events) if stop is None else stop
+        for index in range(start, stop):
+            event = events[index]
             if type(event) is Heartbeat:
                 continue
             weight = severity(event)
             text = describe(event) if weight > Severity.DETAIL else None
+            kind_id = self._ids_of_types.get(type(event))
+            if kind_id is None:
+                kind_id = self._ids_of_types[type(event)] = self._kind_id(kind(event))
+            when = _when(event)
             self._append(
-                event.time_ns, kind(event), file_id, offset, _when(event), weight, text
+                event.time_ns, kind_id, file_id, offsets[index], when, weight, text
             )
-        time_ns = lines.events[-1].time_ns if lines.events else 0
-        for line in lines.unreadable:
-            self._append_unreadable(line, file_id, time_ns)
+        if stop == len(events):
+            self._take_unreadable(lines, file_id)
 
     def row(self, number: int) -> EventRow:
         """Return a row by its number.
@@ -223,32 +235,33 @@ class EventsLog:
     def _append(
         self,
         time_ns: int,
-        kind_name: str,
+        kind_id: int,
         file_id: int,
         offset: int,
         when: int,
         weight: Severity,
         text: str | None,
     ) -> None:
-        number = self.stop
         self._times.append(time_ns if 0 <= time_ns <= 1 << 62 else 0)
         self._offsets = appended(self._offsets, min(offset, MAX_COUNT))
         self._steps = appended(self._steps, when)
-        self._kinds.append(self._kind_id(kind_name))
+        self._kinds.append(kind_id)
         self._files.append(file_id)
         self._severities.append(weight)
         if text is not None:
-            self._keep_text(number, text)
-        if len(self) > MAX_ROWS:
+            self._keep_text(self.stop - 1, text)
+        if len(self._times) > MAX_ROWS:
             self._drop_block()
 
-    def _append_unreadable(
-        self, line: UnreadableLine, file_id: int, time_ns: int
-    ) -> None:
-        name = NEWER if line.is_newer_kind else UNREADABLE
-        weight = Severity.INFO if line.is_newer_kind else Severity.WARNING
-        text = clip(f"{line.reason}: {line.head}")
-        self._append(time_ns, name, file_id, line.offset, _NO_STEP, weight, text)
+    def _take_unreadable(self, lines: Lines, file_id: int) -> None:
+        self.num_undecodable += lines.num_undecodable
+        self.num_newer += lines.num_newer
+        time_ns = lines.events[-1].time_ns if lines.events else 0
+        for line in lines.unreadable:
+            kind_id = self._kind_id(NEWER if line.is_newer_kind else UNREADABLE)
+            weight = Severity.INFO if line.is_newer_kind else Severity.WARNING
+            text = clip(f"{line.reason}: {line.head}")
+            self._append(time_ns, kind_id, file_id, line.offset, _NO_STEP, weight, text)
 
     def _keep_text(self, number: int, text: str) -> None:
         self._texts[number] = text

@@ -70,8 +70,8 @@ class Run(Folds):
             self._take_all(self, batch)
             return
         self._take_all(self._behind or self, batch)
-        for lines in self._order.take(batch):
-            self.events.on_lines(lines)
+        for span in self._order.take(batch):
+            self.events.on_lines(*span)
         if self._behind is not None and self.is_caught_up:
             self.replace_by(self._behind)
             self._behind = None

@@ -8,6 +8,7 @@ whatever its clock did; what is held back is bounded.
 
 from collections.abc import Iterator
 from operator import itemgetter
+from typing import NamedTuple
 
 from opsdash.projections.batch import Batch, Lines
 
@@ -19,6 +20,14 @@ _Placed = tuple[int, int, int, Lines]
 _ORDER = itemgetter(0, 1)
 
 
+class Span(NamedTuple):
+    """Consecutive events of one file; of many files most are one event long."""
+
+    lines: Lines
+    start: int
+    stop: int
+
+
 class TimeOrder:
     """Takes batches as they come, gives lines as they happened."""
 
@@ -27,10 +36,10 @@ class TimeOrder:
         self._latest: dict[str, int] = {}
         self._num_seen = 0
 
-    def take(self, batch: Batch) -> Iterator[Lines]:
+    def take(self, batch: Batch) -> Iterator[Span]:
         """Yield what nothing can precede any more, oldest first."""
         speaking = [lines for lines in batch.lines if lines.events]
-        yield from (lines for lines in batch.lines if not lines.events)
+        yield from (Span(lines, 0, 0) for lines in batch.lines if not lines.events)
         horizon_ns = min(map(self._place, speaking), default=None)
         is_behind = batch.backlog_bytes > 0 and len(self._held) <= _MAX_HELD
         if is_behind and horizon_ns is None:
@@ -55,29 +64,10 @@ class TimeOrder:
         return time_ns
 
 
-def _runs(due: list[_Placed]) -> Iterator[Lines]:
+def _runs(due: list[_Placed]) -> Iterator[Span]:
     """Yield the longest runs of consecutive events of one file."""
     start = 0
     for stop in range(1, len(due) + 1):
         if stop == len(due) or due[stop][3] is not due[start][3]:
-            yield _cut(due[start][3], due[start][2], due[stop - 1][2] + 1)
+            yield Span(due[start][3], due[start][2], due[stop - 1][2] + 1)
             start = stop
-
-
-def _cut(lines: Lines, start: int, stop: int) -> Lines:
-    """Return some of the events; what was no event goes with the last."""
-    num = len(lines.events)
-    if stop - start == num:
-        return lines
-    if stop == num:
-        return lines._replace(
-            offsets=lines.offsets[start:stop], events=lines.events[start:stop]
-        )
-    # Made anew: that takes a third of replacing nearly everything, and with many
-    # files there is one of these for every event.
-    return Lines(
-        lines.origin,
-        lines.offsets[start:stop],
-        lines.events[start:stop],
-        is_thinned=lines.is_thinned,
-    )

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from agent.rundir import events as ev
 from opsdash.projections import time_order as module
 from opsdash.projections.batch import Batch, Directory, Lines, Origin, UnreadableLine
-from opsdash.projections.time_order import TimeOrder
+from opsdash.projections.time_order import Span, TimeOrder
 from tests.runs import RunWriter, Watcher
 
 
@@ -24,8 +24,17 @@ def batch(*lines: Lines, backlog: int = 0) -> Batch:
     return Batch(0, 0, Directory(), lines, backlog_bytes=backlog)
 
 
-def times(groups) -> list[int]:
-    return [event.time_ns for lines in groups for event in lines.events]
+def times(spans) -> list[int]:
+    return [event.time_ns for span in spans for event in events_of(span)]
+
+
+def events_of(span: Span):
+    return span.lines.events[span.start : span.stop]
+
+
+def ends(span: Span) -> bool:
+    """Whether what is no event goes with it."""
+    return span.stop == len(span.lines.events)
 
 
 def test_two_files_of_one_batch_are_merged():
@@ -34,8 +43,8 @@ def test_two_files_of_one_batch_are_merged():
     merged = list(order.take(batch(lines_of("a", 1, 4, 5), lines_of("b", 2, 3, 6))))
 
     assert times(merged) == [1, 2, 3, 4, 5, 6]
-    assert [lines.origin.file for lines in merged] == ["a", "b", "a", "b"]
-    assert [lines.offsets for lines in merged] == [(0,), (0, 1), (1, 2), (2,)]
+    assert [span.lines.origin.file for span in merged] == ["a", "b", "a", "b"]
+    assert [span[1:] for span in merged] == [(0, 1), (0, 2), (1, 3), (2, 3)]
 
 
 def test_what_a_later_batch_may_precede_waits_for_it():
@@ -78,8 +87,8 @@ def test_unreadable_lines_are_told_once_and_with_their_neighbour():
     )
     second = list(order.take(batch()))
 
-    assert sum(lines.num_undecodable for lines in first) == 0
-    assert [lines.num_undecodable for lines in second] == [2]
+    assert not [span for span in first if ends(span) and span.lines.unreadable]
+    assert [span.lines.num_undecodable for span in second if ends(span)] == [2]
     assert times(second) == [9]
 
 
@@ -88,23 +97,24 @@ def test_lines_without_any_event_are_passed_on_at_once():
 
     taken = list(order.take(batch(lines_of("a", unreadable=1), backlog=1)))
 
-    assert [len(lines.unreadable) for lines in taken] == [1]
+    assert [len(span.lines.unreadable) for span in taken if ends(span)] == [1]
 
 
 @given(st.lists(st.lists(st.lists(st.integers(0, 50), max_size=5), max_size=4)))
 def test_every_event_comes_out_once_and_each_file_in_its_order(batches):
     order = TimeOrder()
-    taken: list[Lines] = []
+    taken: list[Span] = []
     given_times: dict[str, list[int]] = {}
     for index, files in enumerate(batches):
         groups = [lines_of(f"f{n}", *found) for n, found in enumerate(files)]
         for group in groups:
-            given_times.setdefault(group.origin.file, []).extend(times([group]))
+            told = [event.time_ns for event in group.events]
+            given_times.setdefault(group.origin.file, []).extend(told)
         taken += order.take(batch(*groups, backlog=index + 1 < len(batches)))
 
     found: dict[str, list[int]] = {}
-    for lines in taken:
-        found.setdefault(lines.origin.file, []).extend(times([lines]))
+    for span in taken:
+        found.setdefault(span.lines.origin.file, []).extend(times([span]))
     assert found == given_times
 
 
