@@ -13,6 +13,7 @@ from opsdash.projections.barriers import Barriers
 from opsdash.projections.batch import Batch, Lines, Origin
 from opsdash.projections.checkpoints import Checkpoints
 from opsdash.projections.chunks import Chunks
+from opsdash.projections.hangs import Hangs
 from opsdash.projections.lateness import Lateness
 from opsdash.projections.optimizer import Optimizer
 from opsdash.projections.ranks import Ranks
@@ -32,6 +33,7 @@ class Folds:
         self.optimizer = Optimizer()
         self.ranks = Ranks()
         self.barriers = Barriers()
+        self.hangs = Hangs()
         self.lateness = Lateness()
         self.checkpoints = Checkpoints()
         self.rounds = Rounds()
@@ -48,6 +50,7 @@ class Folds:
         """Take in what lies in the directory, and whose clocks the lines are from."""
         self.ranks.on_batch(batch)
         self.barriers.on_batch(batch)
+        self.hangs.on_batch(batch)
         self.lateness.on_batch(batch)
         self.checkpoints.on_batch(batch)
 
@@ -69,26 +72,34 @@ class Folds:
             self.ranks.on_step,
             self.steps.on_step,
             self.barriers.on_step,
+            self.hangs.on_step,
             self.lateness.on_thinned_step,
         )
 
     def _fold_table(self) -> dict[type[ev.Event], tuple[_Fold, ...]]:
         steps, optimizer, ranks = self.steps, self.optimizer, self.ranks
-        barriers, lateness, checkpoints = self.barriers, self.lateness, self.checkpoints
+        barriers, hangs = self.barriers, self.hangs
+        lateness, checkpoints = self.lateness, self.checkpoints
         rounds, chunks, requests = self.rounds, self.chunks, self.requests
         return {
             ev.RunStarted: (
                 ranks.on_started,
                 barriers.on_started,
+                hangs.on_started,
                 optimizer.on_started,
             ),
-            ev.RunEnded: (ranks.on_ended, barriers.on_ended),
-            ev.Heartbeat: (ranks.on_heartbeat, barriers.on_heartbeat),
+            ev.RunEnded: (ranks.on_ended, barriers.on_ended, hangs.on_ended),
+            ev.Heartbeat: (
+                ranks.on_heartbeat,
+                barriers.on_heartbeat,
+                hangs.on_heartbeat,
+            ),
             ev.PhaseChanged: (ranks.on_phase,),
             ev.StepDone: (
                 ranks.on_step,
                 steps.on_step,
                 barriers.on_step,
+                hangs.on_step,
                 lateness.on_step,
             ),
             ev.EvalDone: (steps.on_eval,),
@@ -97,6 +108,8 @@ class Folds:
             ev.StragglerNamed: (lateness.on_named,),
             ev.BarrierArrived: (barriers.on_arrived,),
             ev.BarrierReleased: (barriers.on_released,),
+            ev.HangNamed: (hangs.on_named,),
+            ev.CollectivesSampled: (hangs.on_sampled,),
             ev.CheckpointSaving: (checkpoints.on_saving,),
             ev.CheckpointPublished: (checkpoints.on_published,),
             ev.CheckpointVerified: (checkpoints.on_verified,),

@@ -119,15 +119,42 @@ def _processes(evidence: Evidence) -> Iterator[Reason]:
         yield Reason(Severity.ERROR, text, _command("events", evidence))
 
 
-def _heartbeats(evidence: Evidence) -> Iterator[Reason]:
-    missing = {client.client for client in evidence.absent}  # that is said below
-    late = [
+def silent(evidence: Evidence) -> list[RankRow]:
+    """Return who should beat and does not, in a pass that has read the newest."""
+    missing = {client.client for client in evidence.absent}  # that is said of them
+    if evidence.batch.backlog_bytes:  # the newest may lie unread
+        return []
+    return [
+        row for row in _alive(evidence) if _is_silent(row) and row.stem not in missing
+    ]
+
+
+def still(evidence: Evidence) -> list[RankRow]:
+    """Return who beats, waits nowhere, and makes no progress for too long."""
+    return [
         row
         for row in _alive(evidence)
-        if (row.heartbeat_age_ns or 0) > STALE_NS and row.stem not in missing
+        if not row.waiting_at
+        and not _is_silent(row)
+        and (limit_ns := progress_limit_ns(row, evidence.step_ns)) is not None
+        and (row.progress_age_ns or 0) > limit_ns
     ]
-    if late and not evidence.batch.backlog_bytes:  # the newest may lie unread
-        longest = max(r.heartbeat_age_ns or 0 for r in late)
+
+
+def _is_silent(row: RankRow) -> bool:
+    return _silence_ns(row) > STALE_NS
+
+
+def _silence_ns(row: RankRow) -> int:
+    """Return how long its agent has been still: it may have died before any beat."""
+    age_ns = row.heartbeat_age_ns
+    return row.seen_age_ns if age_ns is None else age_ns
+
+
+def _heartbeats(evidence: Evidence) -> Iterator[Reason]:
+    late = silent(evidence)
+    if late:
+        longest = max(map(_silence_ns, late))
         yield Reason(
             Severity.WARNING,
             f"{_nodes(late)}: no heartbeat for {units.duration(longest)}",
@@ -136,18 +163,17 @@ def _heartbeats(evidence: Evidence) -> Iterator[Reason]:
 
 
 def _progress(evidence: Evidence) -> Iterator[Reason]:
-    for row in _alive(evidence):
-        if row.waiting_at or (row.heartbeat_age_ns or 0) > STALE_NS:
-            continue
-        limit_ns = progress_limit_ns(row, evidence.step_ns)
-        still_ns = row.progress_age_ns
-        if limit_ns is None or still_ns is None or still_ns <= limit_ns:
-            continue
+    by_phase: dict[str, list[RankRow]] = {}
+    for row in still(evidence):
+        by_phase.setdefault(row.phase or "phase untold", []).append(row)
+    for phase, rows in by_phase.items():
+        longest = max(row.progress_age_ns or 0 for row in rows)
+        who = rows[0].node if len(rows) == 1 else _nodes(rows)
+        verb = "has" if len(rows) == 1 else "have"
         yield Reason(
             Severity.WARNING,
-            f"{row.node} has made no progress for {units.duration(still_ns)} "
-            f"({row.phase or 'phase untold'})",
-            _command("barriers", evidence),
+            f"{who} {verb} made no progress for {units.duration(longest)} ({phase})",
+            _command("status" if rows[0].rank is None else "barriers", evidence),
         )
 
 

@@ -5,10 +5,11 @@ While a long past is read the newest lines are shown, folded apart; what was
 folded in its order takes their place when everything is read.
 """
 
-from opsdash.projections.barriers import BoardRow
+from opsdash.projections.barriers import AgeOf, BoardRow
 from opsdash.projections.batch import Batch, Directory
 from opsdash.projections.events_log import EventsLog
 from opsdash.projections.folds import Folds
+from opsdash.projections.hangs import InCollective
 from opsdash.projections.ranks import RankRow
 from opsdash.projections.reasons import all_reasons
 from opsdash.projections.run_state import Evidence, Verdict, judge
@@ -135,11 +136,18 @@ class Run(Folds):
         return self.ranks.rows(now_mono_ns)
 
     def board(self, now_mono_ns: int) -> list[BoardRow]:
-        """Return who waits at which barrier now."""
-        return self.barriers.board(
-            lambda stem, then: self.ranks.age_ns(stem, then, now_mono_ns),
-            self.ranks.world_size,
-        )
+        """Return who waits at which barrier, or in which collective, longest first."""
+        age_of, world_size = self._age_of(now_mono_ns), self.ranks.world_size
+        barriers = self.barriers.board(age_of, world_size)
+        hanging = self.hangs.rows(age_of, world_size)
+        return sorted([*barriers, *hanging], key=lambda row: (-row.waited_ns, row.name))
+
+    def standing(self, stem: str, now_mono_ns: int) -> InCollective | None:
+        """Return the collective that a process stands in; None: nobody told."""
+        return self.hangs.standing(stem, self._age_of(now_mono_ns))
+
+    def _age_of(self, now_mono_ns: int) -> AgeOf:
+        return lambda stem, then: self.ranks.age_ns(stem, then, now_mono_ns)
 
     def _disk_free_bytes(self) -> int | None:
         seen = [self.directory.disk_free_bytes, self.ranks.disk_free_bytes()]

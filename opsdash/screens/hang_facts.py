@@ -1,4 +1,4 @@
-"""Who is missing at a barrier, what each one said last, and where it stands.
+"""Who is missing at a barrier, or stands still elsewhere, and where each one stands.
 
 The innermost frames come from the stacks that the missing process wrote, or
 that the agent beside it made it write; they are looked at beside the screen,
@@ -16,11 +16,13 @@ from opsdash.feed.stacks import StackDump, read_dumps
 from opsdash.operations.beside import Beside
 from opsdash.projections.barriers import BoardRow
 from opsdash.projections.ranks import RankRow
+from opsdash.projections.reasons import silent, still
 from opsdash.screens.pane import View
-from opsdash.screens.stack_words import how_to_ask
+from opsdash.screens.stack_words import how_to_ask, is_over
 from opsdash.widgets.facts import Fact
 
-_MAX_MISSING = 4
+_MAX_TOLD = 4
+"""Ranks whose last words and stacks are told."""
 _MAX_FRAMES = 4
 _LEAST_NS = 5_000_000_000
 """A shorter wait is no hang yet, unless the barrier says so itself."""
@@ -34,8 +36,15 @@ class _Dumps(NamedTuple):
     dumps: tuple[StackDump, ...]
 
 
+class _Trouble(NamedTuple):
+    """What holds the run up, and of whom more is told."""
+
+    head: Fact
+    ranks: tuple[int, ...]
+
+
 class HangFacts:
-    """Facts about the longest wait that somebody misses."""
+    """Facts about the longest wait that somebody misses, or about who stands still."""
 
     def __init__(self, on_answer: Callable[[], None]) -> None:
         """Prepare; `on_answer` is called in the reading thread."""
@@ -47,10 +56,10 @@ class HangFacts:
         self._beside.stop()
 
     def look(self, view: View) -> None:
-        """Have the stacks of the missing read, or looked at again."""
-        hung = _hung(view)
-        rows = {row.rank: row for row in view.run.rank_rows(view.now_mono_ns)}
-        for rank in hung.missing[:_MAX_MISSING] if hung else ():
+        """Have the stacks of those in question read, or looked at again."""
+        trouble = _trouble(view)
+        rows = _rows(view)
+        for rank in trouble.ranks[:_MAX_TOLD] if trouble else ():
             if rank in rows:
                 self._look_at(view, rank, rows[rank].attempt)
         self.take()
@@ -66,42 +75,40 @@ class HangFacts:
         return is_news
 
     def facts(self, view: View, *, may_act: bool) -> list[Fact]:
-        """Return a block per missing rank; empty: nobody waits too long."""
-        hung = _hung(view)
-        if hung is None:
+        """Return a block per rank in question; empty: nobody holds the run up."""
+        trouble = _trouble(view)
+        if trouble is None:
             return []
-        rows = {row.rank: row for row in view.run.rank_rows(view.now_mono_ns)}
-        facts = [
-            Fact(
-                "hang",
-                f"{hung.name} for {units.duration(hung.waited_ns)}, missing: "
-                f"{units.rank_ranges(hung.missing)}",
-                "bad",
-            )
-        ]
-        for rank in hung.missing[:_MAX_MISSING]:
-            facts += self._missing(view, rank, rows.get(rank), may_act=may_act)
+        rows, facts, without = _rows(view), [trouble.head], []
+        for rank in trouble.ranks[:_MAX_TOLD]:
+            row = rows.get(rank)
+            if row is None:
+                facts.append(Fact(f"rank {rank}", "never heard", "bad"))
+                continue
+            facts.append(Fact(f"rank {rank}", _last_words(view, row), "warn"))
+            stacks = self._stacks(view, rank, row)
+            facts += [stacks] if stacks else []
+            without += [] if stacks else [rank]
+        if without:
+            how = how_to_ask(view, may_act=may_act)
+            whose = f" of rank {units.rank_ranges(without)}"
+            whose = whose if len(without) < len(trouble.ranks) else ""
+            facts.append(Fact("", f"no stacks yet{whose}: {how}", "dim"))
         return facts
 
-    def _missing(
-        self, view: View, rank: int, row: RankRow | None, *, may_act: bool
-    ) -> list[Fact]:
-        label = f"rank {rank}"
-        if row is None:
-            return [Fact(label, "never heard", "bad")]
-        facts = [Fact(label, _last_words(row), "warn")]
+    def _stacks(self, view: View, rank: int, row: RankRow) -> Fact | None:
+        """Return where a rank stands, or why nobody can tell; None: nobody asked."""
         read = self._dumps.get(_file_of(view, rank, row.attempt))
         if read is None:
-            return [*facts, Fact("", "reading its stacks", "dim")]
-        dumps = read.dumps
-        if not dumps:
-            note = view.run.stacks.of(rank_stem(rank))
-            how = how_to_ask(view, may_act=may_act)
-            words = note.reason if note else f"no stacks yet: {how}"
-            return [*facts, Fact("", words, "dim")]
-        frames = dumps[0].frames()[:_MAX_FRAMES]
-        stack = " < ".join(frames) or dumps[0].lines[0]
-        return [*facts, Fact("", f"{dumps[0].stamp or 'by signal'}: {stack}")]
+            return Fact("", "reading its stacks", "dim")
+        if read.dumps:
+            newest = read.dumps[0]
+            frames = newest.frames()[:_MAX_FRAMES]
+            stack = " < ".join(frames) or newest.lines[0]
+            return Fact("", f"{newest.stamp or 'by signal'}: {stack}")
+        note = view.run.stacks.of(rank_stem(rank))
+        is_news = note is not None and note.attempt == row.attempt
+        return Fact("", note.reason, "dim") if note and is_news else None
 
     def _look_at(self, view: View, rank: int, attempt: int) -> None:
         run = RunDir(Path(view.run.directory.path))
@@ -127,21 +134,57 @@ def _file_of(view: View, rank: int, attempt: int) -> Path:
     return stacks_file(run, attempt, rank_stem(rank))
 
 
-def _hung(view: View) -> BoardRow | None:
+def _trouble(view: View) -> _Trouble | None:
+    """Return the longest wait that somebody misses; else who stands still."""
     board = view.run.board(view.now_mono_ns)
-    return next((row for row in board if _is_hang(row)), None)
+    hung = next((row for row in board if _is_hang(row)), None)
+    if hung is None:
+        return None if is_over(view) else _standstill(view)
+    head = Fact(
+        "hang",
+        f"{hung.name} for {units.duration(hung.waited_ns)}, missing: "
+        f"{units.rank_ranges(hung.missing)}",
+        "bad",
+    )
+    return _Trouble(head, hung.missing)
 
 
 def _is_hang(row: BoardRow) -> bool:
     return bool(row.missing) and (row.is_hung or row.waited_ns > _LEAST_NS)
 
 
-def _last_words(row: RankRow) -> str:
+def _standstill(view: View) -> _Trouble | None:
+    """Return who is silent and who makes no progress, as the verdict has it."""
+    evidence = view.run.evidence(view.now_mono_ns, view.now_ns)
+    parts, ranks = [], []
+    for words, rows in (
+        ("silent", silent(evidence)),
+        ("without progress", still(evidence)),
+    ):
+        found = [row.rank for row in rows if row.rank is not None]
+        if found:
+            who = "rank" if len(found) == 1 else "ranks"
+            parts.append(f"{who} {units.rank_ranges(found)} {words}")
+            ranks += found
+    if not ranks:
+        return None
+    return _Trouble(Fact("still", "; ".join(parts), "warn"), tuple(ranks))
+
+
+def _rows(view: View) -> dict[int | None, RankRow]:
+    return {row.rank: row for row in view.run.rank_rows(view.now_mono_ns)}
+
+
+def _last_words(view: View, row: RankRow) -> str:
     parts = [row.phase or "phase untold"]
     if row.step is not None:
         parts.append(f"step {units.count(row.step)}")
     if row.waiting_at:
         parts.append(f"waits at {row.waiting_at}")
+    inside = view.run.standing(row.stem, view.now_mono_ns)
+    if inside is not None:
+        where = f"collective {inside.number} of group {inside.group}"
+        parts.append(f"in {where} for {units.duration(inside.age_ns)}")
     if row.progress_age_ns is not None:
         parts.append(f"no progress for {units.duration(row.progress_age_ns)}")
     parts.append(f"heard {units.ago(row.seen_age_ns)}")

@@ -14,6 +14,10 @@ from opsdash.widgets.lines import LineWidget
 from opsdash.widgets.spans import Line, Span, fit, within, wrap
 
 _BAR_CELLS = 10
+_NOBODY = "nobody waits at a barrier"
+_STAND_ELSEWHERE = "nobody is at a barrier with a name; below: who stands still"
+_NAME_CELLS = 18
+"""A collective's name is longer than that of a barrier, and gets more where it is."""
 _WIDE = 64
 """Below this width the bar goes: the words beside it say the same."""
 
@@ -53,13 +57,25 @@ class BarrierBoard(LineWidget):
     ) -> None:
         super().__init__(id=id, classes=classes)
         self.barriers: tuple[OpenBarrier, ...] = ()
+        self.others_stand = False
         self.lateness_ns: tuple[int | None, ...] = ()
 
     def show(
-        self, barriers: Sequence[OpenBarrier], lateness_ns: Sequence[int | None]
+        self,
+        barriers: Sequence[OpenBarrier],
+        lateness_ns: Sequence[int | None],
+        *,
+        others_stand: bool = False,
     ) -> None:
-        """Replace what is shown; lateness is by rank, None where not measured."""
+        """Replace what is shown.
+
+        Args:
+            barriers: Where somebody waits.
+            lateness_ns: By rank, None where not measured.
+            others_stand: Whether somebody stands still who told of no barrier.
+        """
         self.barriers = tuple(barriers)
+        self.others_stand = others_stand
         self.lateness_ns = tuple(lateness_ns)
         self.changed()
 
@@ -67,14 +83,19 @@ class BarrierBoard(LineWidget):
         """Return two or more lines per barrier, then the strip of ranks."""
         glyphs = glyphs_of(self.app)
         lines: list[Line] = []
+        longest = max((len(one.name) for one in self.barriers), default=0)
+        room = min(max(6, width // 4), max(_NAME_CELLS, longest))
         for barrier in self.barriers:
-            lines.extend(_barrier_lines(barrier, width, glyphs))
+            lines.extend(_barrier_lines(barrier, room, width, glyphs))
         if not self.barriers:
-            lines.append((Span("nobody waits at a barrier", "dim"),))
+            nobody = _STAND_ELSEWHERE if self.others_stand else _NOBODY
+            lines.append((Span(nobody, "dim"),))
         return [*lines, *_strip_lines(self.lateness_ns, width, glyphs)]
 
 
-def _barrier_lines(barrier: OpenBarrier, width: int, glyphs: Glyphs) -> list[Line]:
+def _barrier_lines(
+    barrier: OpenBarrier, room: int, width: int, glyphs: Glyphs
+) -> list[Line]:
     mark = glyphs.dead if barrier.tone == "bad" else glyphs.degraded
     mark = mark if barrier.tone else glyphs.healthy
     waited = duration(barrier.waited_ns)
@@ -83,7 +104,7 @@ def _barrier_lines(barrier: OpenBarrier, width: int, glyphs: Glyphs) -> list[Lin
     num_all = len(barrier.arrived) + len(barrier.missing)
     head = (
         Span(f"{mark} ", barrier.tone),
-        Span(fit(barrier.name, min(18, max(6, width // 4)), ellipsis=glyphs.ellipsis)),
+        Span(fit(barrier.name, room, ellipsis=glyphs.ellipsis)),
         Span(f" {len(barrier.arrived)}/{num_all} in  "),
         Span(f"{bar}{waited}{limit}", barrier.tone),
     )

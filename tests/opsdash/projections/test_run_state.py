@@ -73,6 +73,32 @@ def test_a_rank_that_beats_and_does_not_move_degrades(writer):
     assert "rank-1 has made no progress for 6" in verdict.headline
 
 
+def test_ranks_that_stand_still_together_are_told_in_one_line(tmp_path):
+    writer = RunWriter(tmp_path / "together", world_size=8)
+    writer.begin()
+    writer.steps(1, 20)
+    for _ in range(7):
+        writer.wait(1)
+        writer.beat(*range(6), progress=3)
+        writer.beat(6, 7, progress=3, phase="evaluating")
+
+    reasons = Watcher(writer.run).reasons()
+
+    assert len([text for text in reasons if "progress" in text]) == 1
+    assert "ranks 0-5 have made no progress for 6" in reasons[0]
+
+
+def test_a_process_that_began_and_never_beat_is_silent(tmp_path):
+    writer = RunWriter(tmp_path / "still")
+    writer.begin()
+    watcher = Watcher(writer.run)
+    watcher.clocks.wait(7)
+    writer.beat(0)
+    watcher.read()
+
+    assert "rank 1: no heartbeat for 7.0 s" in watcher.reasons()
+
+
 def test_a_slow_step_is_no_standstill(tmp_path):
     writer = RunWriter(tmp_path / "slow")
     writer.begin()
