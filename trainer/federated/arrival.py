@@ -13,7 +13,7 @@ from torch import Tensor
 from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.payload import Payload
 from trainer.federated.messages import BadMessageError, Chunk, Model
-from trainer.federated.transfer import Parcel, check_same_tensors
+from trainer.federated.transfer import Parcel, read_layout
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class Arrival:
         Raises:
             RunDirError: it is not described as it should be, or is another model.
         """
-        layout = RoundLayout.from_json(model.layout)
-        check_same_tensors(expected, layout)
+        layout = read_layout(model.layout, expected, "the server")
         if layout.digest() != model.digest:
             raise BadMessageError("the model's layout does not have its digest")
         parcel = Parcel(layout)

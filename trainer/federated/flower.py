@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir, round_checkpoint_name
 from agent.session import Agent
@@ -43,7 +42,7 @@ from trainer.federated.problem import Settings, server_data
 from trainer.federated.server_events import ServerEvents
 from trainer.federated.settings import read_config
 from trainer.federated.terms import SERVER
-from trainer.federated.transfer import Parcel, check_same_tensors
+from trainer.federated.transfer import Parcel, read_layout
 from trainer.federated.workbench import Update, Workbench
 from trainer.settings import UsageError, nearest
 
@@ -96,8 +95,8 @@ def train(message: Any, context: Any) -> Any:  # noqa: ANN401 - Flower's
     )
     workbench = surroundings.make_workbench(ask.settings, ask.run_id)
     try:
-        parcel = Parcel(RoundLayout.from_json(ask.layout))
-        check_same_tensors(workbench.averaged_layout(), parcel.layout)
+        expected = workbench.averaged_layout()
+        parcel = Parcel(read_layout(ask.layout, expected, "the server"))
         receive(message, parcel)
         update = _train(ask, parcel, workbench, surroundings)
     finally:

@@ -11,7 +11,6 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.chunks.payload import Payload
 from agent.rundir.errors import RunDirError
 from trainer.federated.messages import (
@@ -31,10 +30,12 @@ from trainer.federated.messages import (
 )
 from trainer.federated.outbox import Outbox
 from trainer.federated.terms import is_client_key
-from trainer.federated.transfer import Leftovers, Packed, Parcel, check_same_tensors
+from trainer.federated.transfer import Leftovers, Packed, Parcel, read_layout
 from trainer.federated.transport import DisconnectedError, Link, TurnedAwayError
 
 _GONE = "the connection is gone"
+_HELLO_LIMIT_S = 30.0
+"""A client says hello at once; a stopped one may try again when it goes on."""
 
 
 @dataclass
@@ -98,6 +99,7 @@ class Peer:
         self._leftovers = Leftovers()
         self._ending: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._is_unwanted = False
+        self._is_ready = False
 
     @property
     def session(self) -> str:
@@ -169,7 +171,11 @@ class Peer:
             await self._link.write(encode(message))
 
     async def _read_all(self) -> str:
-        hello = await self._next()
+        try:
+            async with asyncio.timeout(_HELLO_LIMIT_S):
+                hello = await self._next()
+        except TimeoutError:
+            return "it said nothing"
         if not is_client_key(self.key):
             raise BadMessageError(f"`{ascii(self.key)[1:-1]}` cannot name a client")
         if not isinstance(hello, Hello):
@@ -192,6 +198,9 @@ class Peer:
 
     async def _handle(self, message: FromClient) -> None:
         if isinstance(message, Ready):
+            if self._is_ready:
+                raise BadMessageError(f"`{self.key}` was ready twice")
+            self._is_ready = True
             self._host.ready(self)
         elif isinstance(message, Want):
             self.outbox.put_chunks(message.digests, self._host.packed.payloads)
@@ -208,9 +217,8 @@ class Peer:
         if refusal is not None:
             self.send(Verdict(round_num=offer.round_num, refusal=refusal))
             return
-        layout = RoundLayout.from_json(offer.layout)
-        check_same_tensors(self._host.packed.layout, layout)
-        parcel = Parcel(layout)
+        expected = self._host.packed.layout
+        parcel = Parcel(read_layout(offer.layout, expected, f"client `{self.key}`"))
         parcel.reuse(self._host.packed.payloads)
         if self.leftovers.round_num == offer.round_num:
             parcel.resume(self.leftovers.payloads)

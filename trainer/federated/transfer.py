@@ -20,9 +20,16 @@ from trainer.chunks.snapshot import take_snapshot
 from trainer.chunks.split import Split, TensorSplit
 from trainer.chunks.tensors import byte_view, empty_tensor
 
+_LAYOUT_SLACK_CHARS = 4096
+"""Twice a small model's own layout may be less than another way to write it."""
+
 
 class ForeignModelError(RunDirError):
     """A peer's model has other tensors than ours."""
+
+
+class OverlongLayoutError(ForeignModelError):
+    """A peer describes its model at greater length than our model needs."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,33 @@ class Parcel:
         return {name: own[row.alias_of or name] for name, row in rows.items()}
 
 
+def read_layout(text: str, expected: RoundLayout, whose: str) -> RoundLayout:
+    """Read how a peer describes the model that was agreed on.
+
+    Its chunks may be cut otherwise than ours. How long the text may be follows
+    from our own: read, it takes many times its length in memory.
+
+    Args:
+        text: As the peer sent it.
+        expected: What the model has to look like.
+        whose: The peer, in words.
+
+    Raises:
+        OverlongLayoutError: it is too long; nothing of it was read.
+        BadLayoutError: it is not a layout.
+        ForeignModelError: naming the first tensor that differs.
+    """
+    most = 2 * len(expected.to_json()) + _LAYOUT_SLACK_CHARS
+    if len(text) > most:
+        raise OverlongLayoutError(
+            f"{whose} describes its model in {len(text):,} characters, "
+            f"expected {most:,} at most"
+        )
+    layout = RoundLayout.from_json(text)
+    check_same_tensors(expected, layout)
+    return layout
+
+
 def check_same_tensors(expected: RoundLayout, found: RoundLayout) -> None:
     """Make sure that a peer describes the model that was agreed on.
 
@@ -174,6 +208,13 @@ def check_same_tensors(expected: RoundLayout, found: RoundLayout) -> None:
             raise ForeignModelError(
                 f"tensor `{name}` is {_told(theirs.get(name))}, "
                 f"expected {_told(mine.get(name))}"
+            )
+    sizes = {row.name: row.num_bytes for row in expected.tensors}
+    for row in found.tensors:
+        if row.num_bytes != sizes[row.name]:
+            raise ForeignModelError(
+                f"tensor `{row.name}` has {row.num_bytes:,} bytes, "
+                f"expected {sizes[row.name]:,}"
             )
 
 

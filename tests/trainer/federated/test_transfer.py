@@ -12,9 +12,11 @@ from agent.rundir.chunks.payload import Payload
 from trainer.chunks.split import TensorSplit
 from trainer.federated.transfer import (
     ForeignModelError,
+    OverlongLayoutError,
     Parcel,
     check_same_tensors,
     pack,
+    read_layout,
 )
 
 DTYPES = (
@@ -191,6 +193,44 @@ def test_another_model_is_refused_before_memory_is_spent_on_it(tensors, told):
 
     with pytest.raises(ForeignModelError, match=told):
         check_same_tensors(expected, pack(tensors).layout)
+
+
+def test_a_tensor_that_claims_more_bytes_than_its_shape_has_is_refused():
+    expected = pack({"w": torch.zeros(8)}).layout
+    (row,), (chunk,) = expected.tensors, expected.chunks
+    (part,) = chunk.parts
+    many = 1 << 40
+    lying = replace(
+        expected,
+        tensors=(replace(row, num_bytes=4 * many),),
+        chunks=(
+            replace(chunk, size_bytes=4 * many, parts=(replace(part, flat_end=many),)),
+        ),
+    )
+    lying.check()
+
+    with pytest.raises(ForeignModelError, match=r"`w` has 4,398,.* bytes, expected 32"):
+        check_same_tensors(expected, lying)
+
+
+def test_a_description_may_cut_the_model_otherwise_and_name_its_kinds():
+    expected = pack({f"w{n}": torch.zeros(100) for n in range(20)})
+    otherwise = pack(
+        {f"w{n}": torch.zeros(100) for n in range(20)},
+        buffers=[f"w{n}" for n in range(20)],
+        split=TensorSplit(240),
+    )
+
+    found = read_layout(otherwise.layout.to_json(), expected.layout, "client `a`")
+
+    assert found == otherwise.layout
+
+
+def test_a_description_longer_than_the_model_needs_is_refused_unread():
+    expected = pack({"w": torch.zeros(8)}).layout
+
+    with pytest.raises(OverlongLayoutError, match="client `mallory` describes its"):
+        read_layout("[" * 1_000_000, expected, "client `mallory`")
 
 
 def test_the_same_model_has_the_same_digest():
