@@ -309,7 +309,8 @@ def _update(event: ev.ClientUpdate) -> str:
 
 
 def _update_refused(event: ev.UpdateRefused) -> str:
-    return f"{event.client}: update refused: {event.reason}"
+    more = f", and {event.num_untold} before" if event.num_untold else ""
+    return f"{event.client}: update refused: {event.reason}{more}"
 
 
 def _store(event: ev.StoreStats) -> str:

@@ -6,15 +6,19 @@ the event loop.
 """
 
 import asyncio
+import time
 
+from trainer.federated.flood import Allowances, Rate
 from trainer.federated.global_model import GlobalModel
 from trainer.federated.messages import Message, Model, Over, Welcome
 from trainer.federated.peer import Peer
-from trainer.federated.terms import Finish
+from trainer.federated.terms import SECOND_NS, Finish
 from trainer.federated.transfer import Leftovers
 
 GOODBYE_S = 5.0
 """How long clients may take to leave once it is over."""
+_STREAMS = Rate(at_once=20, every_ns=SECOND_NS)
+"""Of one client: back-off alone lets a network that flaps have six a second."""
 
 
 class Attendance:
@@ -28,7 +32,16 @@ class Attendance:
         self._leftovers: dict[str, Leftovers] = {}
         """What broken streams had received, by client."""
         self._known: set[str] = set()
+        self._streams = Allowances(_STREAMS)
         self._everybody_left = asyncio.Event()
+
+    def lets_in(self, client: str) -> bool:
+        """Whether a client may open a stream now; each one that ends is told."""
+        return self._streams.take(client, time.monotonic_ns())
+
+    def look(self) -> None:
+        """Forget what only the last seconds made worth knowing."""
+        self._streams.look(time.monotonic_ns())
 
     def peer_of(self, client: str) -> Peer | None:
         """Return a client's session; None: it is not connected."""

@@ -37,6 +37,7 @@ from trainer.federated.transfer import Packed
 from trainer.federated.transport import Link
 from trainer.federated.worker import Worker
 
+_LOOK_EVERY_S = 1.0
 _T = TypeVar("_T")
 
 
@@ -55,6 +56,7 @@ class Coordinator:
         """Go on after the model's last committed round. Call it inside the loop."""
         self._model = model
         self._attempt = attempt
+        self._first_round = model.round_num + 1
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._worker = Worker("global-model")
@@ -87,15 +89,18 @@ class Coordinator:
         """Run rounds until the federation is over; clients have left by then."""
         self._events.gathering()
         self._obey(self._rounds.tick(time.monotonic_ns()))
+        looking = asyncio.create_task(self._look())
         try:
             finish = await self._over
             await self._attendance.see_off()
         finally:
+            looking.cancel()
             if self._timer is not None:
                 self._timer.cancel()
             if self._work is not None:
                 await asyncio.gather(self._work, return_exceptions=True)
             self._worker.end()
+            self._events.close()
         return finish
 
     def stop(self) -> None:
@@ -103,8 +108,11 @@ class Coordinator:
         self._obey(self._rounds.stop(time.monotonic_ns(), at_once=True))
 
     async def serve(self, key: str, link: Link) -> None:
-        """Serve one stream of a client."""
-        await Peer(key, link, self).serve()
+        """Serve one stream of a client; one that comes too often is put off."""
+        if self._attendance.lets_in(key):
+            await Peer(key, link, self).serve()
+        else:
+            self._events.turned_away(key, "it comes too often")
 
     def stop_gently(self) -> None:
         """End after the round that is open."""
@@ -244,6 +252,13 @@ class Coordinator:
                 self._finish(effect)
         self._set_timer()
 
+    async def _look(self) -> None:
+        """Do now and then what nothing else brings about."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            self._events.look()
+            self._attendance.look()
+
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -312,7 +327,9 @@ class Coordinator:
         self, peer: Peer, offer: UpdateOffer, refusal: str | None
     ) -> str | None:
         if refusal is not None:
-            self._events.refused(peer.key, offer.round_num, refusal)
+            is_ours = self._first_round <= offer.round_num <= self._rounds.round_num
+            round_num = offer.round_num if is_ours else None
+            self._events.refused(peer.key, round_num, refusal)
         return refusal
 
 

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.rundir.chunks.layout import RoundLayout
 from agent.rundir.errors import RunDirError
 from agent.start import RunStart
 from trainer.federated.config import round_rules
@@ -40,7 +39,7 @@ from trainer.federated.terms import (
     Open,
     Phase,
 )
-from trainer.federated.transfer import Parcel, check_same_tensors
+from trainer.federated.transfer import Parcel, read_layout
 
 _QUERY, _TRAIN = "query", "train"
 _GONE = "its node is gone"
@@ -85,15 +84,23 @@ class FlowerRounds:
                 be stored.
         """
         self.events.gathering()
+        try:
+            finish = self._until_over()
+        finally:
+            self.events.close()
+        if finish.reason == "error":
+            raise RunDirError(f"the federation ended: {finish.detail}")
+        return finish.reason
+
+    def _until_over(self) -> Finish:
         while self._finish is None:
             self._obey(self._requests.look())
             self._meet_nodes()
             self._read_answers()
             self._obey(self._rounds.tick(time.monotonic_ns()))
+            self.events.look()
             self._sleep()
-        if self._finish.reason == "error":
-            raise RunDirError(f"the federation ended: {self._finish.detail}")
-        return self._finish.reason
+        return self._finish
 
     def _sleep(self) -> None:
         """Wait for the next look, or for what the machine has to do before it."""
@@ -210,7 +217,7 @@ class FlowerRounds:
             return
         refusal, effects = self._rounds.update(offer, time.monotonic_ns())
         if refusal is not None:
-            self.events.refused(client, offer.round_num, refusal)
+            self.events.refused(client, sent.round_num, refusal)
         elif given is not None:
             self._given[client] = given.arrived(
                 opened_ns=self._opened_ns, transfer_ns=0
@@ -219,9 +226,8 @@ class FlowerRounds:
 
     def _examined(self, reply: Any, answer: Answer) -> Given:  # noqa: ANN401 - Flower's
         packed = self.model.packed
-        layout = RoundLayout.from_json(answer.offer.layout)
-        check_same_tensors(packed.layout, layout)
-        parcel = Parcel(layout)
+        whose = f"client `{answer.client}`"
+        parcel = Parcel(read_layout(answer.offer.layout, packed.layout, whose))
         parcel.reuse(packed.payloads)
         receive(reply, parcel)
         return examine(answer.client, answer.offer, parcel)

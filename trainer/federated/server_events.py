@@ -5,7 +5,9 @@ made of, and nothing of how the step was decided.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from time import monotonic_ns
+from typing import Any
 
 import msgspec
 
@@ -28,28 +30,46 @@ from agent.rundir.events import (
 from agent.session import Agent
 from trainer.chunks.repair import RepairReport
 from trainer.console import complain, say
+from trainer.federated.flood import Rate, Sparing
 from trainer.federated.global_model import Committed, Recovery
 from trainer.federated.ledger import Account, UpdateAccount
 from trainer.federated.mended_copies import tell_mended_copies
-from trainer.federated.terms import SERVER, Abandon, Close, Open
+from trainer.federated.terms import SECOND_NS, SERVER, Abandon, Close, Open
 
 _SLACK_S = 60.0
 """What averaging, measuring and storing may take before it looks stuck."""
-_BETWEEN_REFUSALS_NS = 1_000_000_000
-"""Whoever reaches the port could fill the disk with refused connections."""
+_TURNED_AWAY = Rate(at_once=1, every_ns=SECOND_NS)
+"""Over all keys: whoever reaches the port claims any number of them."""
+_REFUSED = Rate(at_once=20, every_ns=SECOND_NS)
+"""Of one client: rounds that take milliseconds may each refuse it once."""
 _MAX_KEY_CHARS = 100
 _MAX_REASON_CHARS = 1000
 """A reason may quote what a client sent."""
 
 
 class ServerEvents:
-    """Writes the server's telemetry."""
+    """Writes the server's telemetry.
+
+    What a client can cause as often as it likes is told sparingly, so that it
+    fills neither a disk nor a screen; `look` tells later what was held back.
+    """
 
     def __init__(self, agent: Agent) -> None:
         """Write through an attached agent."""
         self.agent = agent
-        self._refused_ns = -_BETWEEN_REFUSALS_NS
-        self._num_untold = 0
+        self._turned_away = Sparing(_TURNED_AWAY, partial(agent.emit, ClientRefused))
+        self._refused = Sparing(_REFUSED, partial(agent.emit, UpdateRefused))
+
+    def look(self) -> None:
+        """Tell what was held back and may be told by now."""
+        now_ns = monotonic_ns()
+        self._turned_away.look(now_ns)
+        self._refused.look(now_ns)
+
+    def close(self) -> None:
+        """Tell all that was held back: the federation is over."""
+        self._turned_away.close()
+        self._refused.close()
 
     def gathering(self) -> None:
         """Between rounds: too few clients, or paused."""
@@ -166,26 +186,23 @@ class ServerEvents:
 
     def turned_away(self, client: str, reason: str) -> None:
         """Somebody who claims this key was not let in; told once a second at most."""
-        now_ns = monotonic_ns()
-        if now_ns < self._refused_ns + _BETWEEN_REFUSALS_NS:
-            self._num_untold += 1
-            return
-        self.agent.emit(
-            ClientRefused,
-            client=client[:_MAX_KEY_CHARS],
-            reason=reason[:_MAX_REASON_CHARS],
-            num_untold=self._num_untold,
-        )
-        self._refused_ns, self._num_untold = now_ns, 0
+        client, reason = client[:_MAX_KEY_CHARS], reason[:_MAX_REASON_CHARS]
+        self._turned_away.add("", {"client": client, "reason": reason}, monotonic_ns())
 
-    def refused(self, client: str, round_num: int, reason: str) -> None:
-        """An update does not count."""
-        self.agent.emit(
-            UpdateRefused,
-            client=client,
-            round_num=round_num,
-            reason=reason[:_MAX_REASON_CHARS],
-        )
+    def refused(self, client: str, round_num: int | None, reason: str) -> None:
+        """An update does not count.
+
+        Args:
+            client: Whose.
+            round_num: That it is for; None: it names none that this attempt had,
+                and is told of the newest.
+            reason: In words.
+        """
+        reason = reason[:_MAX_REASON_CHARS]
+        fields: dict[str, Any] = {"client": client, "reason": reason}
+        if round_num is not None:
+            fields["round_num"] = round_num
+        self._refused.add(client, fields, monotonic_ns())
 
     def _committed(
         self, round_num: int, account: Account, began_ns: int | None = None

@@ -90,3 +90,5 @@ class UpdateRefused(Event, frozen=True, tag_field="kind", tag="update_refused"):
 
     client: str
     reason: str
+    num_untold: int = 0
+    """Of this client, refused since the last one that was told."""
