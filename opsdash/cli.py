@@ -23,6 +23,7 @@ from opsdash.commands.console import (
     forget_output,
     use_safe_output,
 )
+from opsdash.commands.lean import without_collecting
 
 _PANES = ("status", "barriers", "checkpoints", "optimizer", "rounds")
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -64,7 +65,8 @@ def _run(argv: list[str]) -> int:
     except SystemExit:  # argparse has printed the help or the version
         return 0
     name = "panes" if arguments.command in _PANES else arguments.command
-    module = importlib.import_module(f"opsdash.commands.{name}")
+    with without_collecting():
+        module = importlib.import_module(f"opsdash.commands.{name}")
     command: Callable[[object], int] = module.main
     return command(arguments)
 

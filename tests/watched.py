@@ -15,8 +15,9 @@ from agent.rundir.layout import RunDir
 from opsdash.app import OpsdashApp
 from opsdash.glyphs import ASCII, UNICODE
 from opsdash.screens.chunk_browser import Level
+from opsdash.screens.panes import CHUNKS
 from opsdash.screens.stacks import StacksScreen
-from opsdash.screens.watch import CHUNKS, WatchScreen
+from opsdash.screens.watch import WatchScreen
 from opsdash.theme import Appearance
 from opsdash.widgets.plan import PlanDialog
 from tests.patient_pilot import DEADLINE_S

@@ -8,7 +8,7 @@ from pathlib import Path
 from opsdash.commands.console import has_terminal
 from opsdash.commands.find_run import find_run, has_several_runs
 from opsdash.commands.hangup import leave_with_terminal
-from opsdash.commands.lean import without_ssl
+from opsdash.commands.lean import without_collecting, without_ssl
 from opsdash.commands.paths import config_file
 from opsdash.commands.watching import Watched, attach, open_run
 
@@ -42,7 +42,7 @@ def open_screen(
     Raises:
         RunDirError: the directory is no run.
     """
-    with without_ssl():
+    with without_ssl(), without_collecting():
         from opsdash.app import run_app  # noqa: PLC0415 - Textual is loaded for a screen only
 
     leave_with_terminal(sys.stdin.fileno(), last)

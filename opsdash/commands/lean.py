@@ -1,5 +1,6 @@
-"""Load the screen without what it never uses."""
+"""Load a command without what it never uses, and without looking for what is unused."""
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,3 +21,18 @@ def without_ssl() -> Iterator[None]:
         yield
     finally:
         del sys.modules["ssl"]
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Import without the garbage collector, which finds nothing in what stays.
+
+    Its passes over 500 modules take a tenth of the time to load them, 20 ms.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -71,7 +71,6 @@ _BLAME: tuple[Field[Blame], ...] = (
 class BarriersPane(Pane):
     """The arrival board, a hang in full, the heat of lateness, what each rank cost."""
 
-    TITLE: ClassVar[str] = "barriers"
     DEFAULT_CSS = """
     BarriersPane {
         & > BarrierBoard { height: auto; max-height: 10; }

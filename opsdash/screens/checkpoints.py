@@ -26,7 +26,6 @@ _STAGE_TONES = {
 class CheckpointsPane(Pane):
     """The list, and all that is known of the one under the cursor."""
 
-    TITLE: ClassVar[str] = "checkpoints"
     DEFAULT_CSS = """
     CheckpointsPane {
         & > RecordTable { height: 1fr; }

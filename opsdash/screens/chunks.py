@@ -31,7 +31,6 @@ _NAMES = {level: level.name.lower() for level in Level}
 class ChunksPane(Pane):
     """One table at a time, under a line that says where it stands."""
 
-    TITLE: ClassVar[str] = "chunks"
     DEFAULT_CSS = """
     ChunksPane {
         & > #where { height: auto; }

@@ -37,7 +37,6 @@ _LEVELS = (Severity.DETAIL, Severity.INFO, Severity.WARNING, Severity.ERROR)
 class EventsPane(Pane):
     """A list that follows the newest event until the operator moves away."""
 
-    TITLE: ClassVar[str] = "events"
     DEFAULT_CSS = """
     EventsPane {
         & > VirtualTable { height: 1fr; }

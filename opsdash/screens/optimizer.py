@@ -28,7 +28,6 @@ _MAX_NONFINITE = 3
 class OptimizerPane(Pane):
     """Six charts with one cursor, and the newest sample in numbers."""
 
-    TITLE: ClassVar[str] = "optimizer"
     DEFAULT_CSS = """
     OptimizerPane {
         & > VerticalScroll {

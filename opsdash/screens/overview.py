@@ -1,7 +1,5 @@
 """Pane 1: who runs, how it goes, what is wrong and what to do about it."""
 
-from typing import ClassVar
-
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 
@@ -34,7 +32,6 @@ _NEWS_ROWS = 2_000
 class OverviewPane(Pane):
     """Processes, reasons, loss, throughput and lateness; or clients and rounds."""
 
-    TITLE: ClassVar[str] = "overview"
     DEFAULT_CSS = """
     OverviewPane {
         & > #now { height: 1fr; }

@@ -11,7 +11,8 @@ from textual.dom import DOMNode
 from opsdash import messages
 from opsdash.projections.run import Run
 from opsdash.screens.pane import Pane
-from opsdash.screens.watch import PANES, WatchScreen
+from opsdash.screens.panes import PANES
+from opsdash.screens.watch import WatchScreen
 from opsdash.widgets.key_line import key_name
 
 _MAX_CHECKPOINTS = 50
@@ -41,7 +42,7 @@ def palette_commands(watch: WatchScreen, run: Run) -> Iterator[SystemCommand]:
     """Yield a command per pane and action, then per checkpoint."""
     for index, pane in enumerate(PANES):
         yield SystemCommand(
-            f"show {pane.TITLE}", f"key {index + 1}", partial(_show, watch, index)
+            f"show {pane.title}", f"key {index + 1}", partial(_show, watch, index)
         )
     yield from key_commands((watch.pane or watch).ancestors_with_self)
     for index in range(len(PANES)):
@@ -86,10 +87,10 @@ def _actions(node: DOMNode) -> Iterator[SystemCommand]:
 
 def _elsewhere(watch: WatchScreen, index: int) -> Iterator[SystemCommand]:
     """Yield what the keys of a pane do that is not in sight: it is shown first."""
-    for binding in _bound(PANES[index]):
+    for binding in _bound(PANES[index].kind):
         if watch.check_action(binding.action.partition("(")[0], ()):
             yield SystemCommand(
-                f"{PANES[index].TITLE}: {binding.description.lower()}",
+                f"{PANES[index].title}: {binding.description.lower()}",
                 f"keys {index + 1} {key_name(binding.key)}",
                 partial(_go_and_run, watch, index, binding.action),
             )

@@ -6,7 +6,7 @@ while it is on the screen, and at once when it comes to it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from textual.containers import Vertical
 from textual.widget import Widget
@@ -60,7 +60,11 @@ class Pane(Vertical):
     Pane { height: 1fr; background: $background; }
     """
     TITLE: ClassVar[str]
-    """As the bar of panes shows it."""
+    """As the bar of panes shows it: `BarriersPane` is `barriers`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401 - Textual's, passed on
+        super().__init_subclass__(**options)
+        cls.TITLE = cls.__name__.removesuffix("Pane").lower()
 
     def check_action(
         self,

@@ -1,7 +1,6 @@
 """Pane 6: federated rounds and clients; on another run it says why it is empty."""
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar
 
 from textual.app import ComposeResult
 
@@ -118,7 +117,6 @@ _ROUNDS: tuple[Field[RoundRow], ...] = (
 class RoundsPane(Pane):
     """Clients by rounds above, then both as tables, newest round first."""
 
-    TITLE: ClassVar[str] = "rounds"
     DEFAULT_CSS = """
     RoundsPane {
         & > ClientGrid { height: auto; max-height: 10; min-height: 3; }

@@ -6,7 +6,7 @@ wait for charts that nobody asked for; only the pane in sight is kept up.
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -23,34 +23,21 @@ from opsdash.messages import (
     VerifyRequested,
 )
 from opsdash.projections.run_state import State
-from opsdash.screens.barriers import BarriersPane
-from opsdash.screens.checkpoints import CheckpointsPane
-from opsdash.screens.chunks import ChunksPane
-from opsdash.screens.events import EventsPane
-from opsdash.screens.optimizer import OptimizerPane
-from opsdash.screens.overview import OverviewPane
 from opsdash.screens.pane import ACTS, Pane, View, may_act
 from opsdash.screens.pane_bar import PaneBar
-from opsdash.screens.rounds import RoundsPane
-from opsdash.screens.stacks import stacks_of
+from opsdash.screens.panes import CHECKPOINTS, CHUNKS, EVENTS, PANES
 from opsdash.screens.verdict_text import verdict_text
 from opsdash.widgets.key_line import KeyLine
 from opsdash.widgets.progress import JobLine, JobState
 from opsdash.widgets.thin_screen import ThinScreen
 from opsdash.widgets.verdict import VerdictLine
 
-PANES: tuple[type[Pane], ...] = (
-    OverviewPane,
-    BarriersPane,
-    CheckpointsPane,
-    OptimizerPane,
-    ChunksPane,
-    RoundsPane,
-    EventsPane,
-)
-CHECKPOINTS, CHUNKS, EVENTS = 2, 4, 6
-"""Where these panes are in `PANES`."""
+if TYPE_CHECKING:
+    from opsdash.screens.events import EventsPane
+
 _MAX_JOB_LINES = 3
+_LOAD_AFTER_S, _LOAD_EVERY_S = 1.0, 0.2
+"""When panes that nobody asked for yet are loaded, one at a time."""
 
 
 class WatchScreen(ThinScreen[None]):
@@ -75,7 +62,7 @@ class WatchScreen(ThinScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             # Before the focused widget sees it: what is typed next is for the pane.
-            Binding(str(i), f"pane({i - 1})", pane.TITLE, show=False, priority=True)
+            Binding(str(i), f"pane({i - 1})", pane.title, show=False, priority=True)
             for i, pane in enumerate(PANES, start=1)
         ),
         Binding("v", "verify_newest", "Verify"),
@@ -102,10 +89,21 @@ class WatchScreen(ThinScreen[None]):
     def compose(self) -> ComposeResult:
         """Lay out verdict, bar, the place of the pane, jobs and keys."""
         yield VerdictLine()
-        yield PaneBar([pane.TITLE for pane in PANES])
+        yield PaneBar([pane.title for pane in PANES])
         yield Vertical(id="panes")
         yield Vertical(id="jobs")
         yield KeyLine(self._is_offered, self._words_of)
+
+    def on_mount(self) -> None:
+        """Have the other panes ready before they are asked for."""
+        self.set_timer(_LOAD_AFTER_S, self._load_next)
+
+    def _load_next(self) -> None:
+        """Load one module, 5 ms or so: keys go in between."""
+        waiting = [pane for pane in PANES if "kind" not in vars(pane)]
+        if waiting:
+            _ = waiting[0].kind
+            self.set_timer(_LOAD_EVERY_S, self._load_next)
 
     def check_action(
         self,
@@ -131,7 +129,7 @@ class WatchScreen(ThinScreen[None]):
     async def show_pane(self, index: int) -> Pane:
         """Bring a pane into sight, and the focus into it."""
         async with self._changing:
-            pane = self._panes.get(index) or PANES[index]()
+            pane = self._panes.get(index) or PANES[index].kind()
             if index not in self._panes and self.is_there:
                 await self.query_one("#panes").mount(pane)
                 # Only now: a pane that is half made must not be shown anything.
@@ -196,24 +194,24 @@ class WatchScreen(ThinScreen[None]):
 
     async def on_step_opened(self, message: StepOpened) -> None:
         """Go to the events of a step."""
-        pane = await self.show_pane(EVENTS)
-        if isinstance(pane, EventsPane):
-            pane.show_step(message.step, message.rank)
+        (await self._show_events()).show_step(message.step, message.rank)
 
     async def on_round_opened(self, message: RoundOpened) -> None:
         """Go to the events of a round."""
-        pane = await self.show_pane(EVENTS)
-        if isinstance(pane, EventsPane):
-            pane.show_round(message.round_num)
+        (await self._show_events()).show_round(message.round_num)
 
     async def on_process_opened(self, message: ProcessOpened) -> None:
         """Go to the events of a process."""
-        pane = await self.show_pane(EVENTS)
-        if isinstance(pane, EventsPane):
-            pane.show_process(message.stem)
+        (await self._show_events()).show_process(message.stem)
+
+    async def _show_events(self) -> "EventsPane":
+        return cast("EventsPane", await self.show_pane(EVENTS))
 
     def on_stacks_opened(self, message: StacksOpened) -> None:
         """Show the stacks that a process wrote."""
+        # Not on the way to the first screen, as the panes.
+        from opsdash.screens.stacks import stacks_of  # noqa: PLC0415 - see above
+
         acts = may_act(self.app)
         self.app.push_screen(stacks_of(self._view(), message.stem, may_act=acts))
 

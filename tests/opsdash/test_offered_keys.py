@@ -12,7 +12,7 @@ from agent.rundir.events import (
 from opsdash.screens.ask_text import AskScreen
 from opsdash.screens.checkpoints import CheckpointsPane
 from opsdash.screens.events import EventsPane
-from opsdash.screens.watch import EVENTS
+from opsdash.screens.panes import EVENTS
 from opsdash.widgets.plan import PlanDialog
 from opsdash.widgets.progress import JobLine
 from opsdash.widgets.record_table import RecordTable

@@ -10,8 +10,8 @@ from agent.rundir.errors import RunDirError
 from opsdash.jobs import acting
 from opsdash.screens import event_lines, hang_facts, stacks
 from opsdash.screens.comparison import ComparisonScreen
+from opsdash.screens.panes import CHECKPOINTS, EVENTS, PANES
 from opsdash.screens.stacks import StacksScreen
-from opsdash.screens.watch import CHECKPOINTS, EVENTS, PANES
 from opsdash.widgets.plan import PlanDialog
 from opsdash.widgets.progress import JobLine
 from tests.run_states import STATES

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.rundir import events as ev
-from opsdash.screens.watch import PANES
+from opsdash.screens.panes import PANES
 from tests.run_states import STATES
 from tests.runs import RunWriter
 from tests.screen_text import screen_text

@@ -3,7 +3,7 @@
 import pytest
 
 from opsdash.screens.events import EventsPane
-from opsdash.screens.watch import PANES
+from opsdash.screens.panes import PANES
 from tests.run_states import STATES
 from tests.screen_text import screen_text
 from tests.watched import WatchedApp, refreshed, still_clocks, until, watching
@@ -25,7 +25,7 @@ async def test_panes_actions_and_checkpoints_are_offered_with_their_keys(live):
         found = offered(app)
 
         for index, pane in enumerate(PANES, start=1):
-            assert found[f"show {pane.TITLE}"] == f"key {index}"
+            assert found[f"show {pane.title}"] == f"key {index}"
         assert found["checkpoints: compare"] == "key ="
         assert found["filter"] == "key /"
         assert found["stop the run"] == "key S"

@@ -5,7 +5,7 @@ import pytest
 from agent.rundir.events import RequestDone, RequestSeen, RoundStarted, StacksWritten
 from agent.rundir.layout import RunDir
 from agent.rundir.stacks import stacks_file
-from opsdash.screens.watch import CHUNKS, EVENTS, PANES
+from opsdash.screens.panes import CHUNKS, EVENTS, PANES
 from opsdash.widgets.record_table import RecordTable
 from tests.run_states import STATES
 from tests.screen_text import assert_screen, screen_text
@@ -47,7 +47,7 @@ async def test_a_run_is_shown_by_every_pane(tmp_path, monkeypatch, state, size):
             if index == CHUNKS:
                 await stores_read(app, pilot)
 
-            name = f"panes/{state}-{size[0]}x{size[1]}-{index + 1}-{pane.TITLE}"
+            name = f"panes/{state}-{size[0]}x{size[1]}-{index + 1}-{pane.title}"
             assert_screen(app, name)
 
 
