@@ -134,10 +134,10 @@ class BarriersPane(Pane):
             _open(row, step_ns) for row in rows if row.waited_ns >= _SHOWN_AFTER_NS
         ]
         self._hang.look(view)
+        self._show_hang(view)
         self.query_one(BarrierBoard).show(
             waits, _newest_lateness(view), others_stand=self._is_hung
         )
-        self._show_hang(view)
         heat = LatenessHeat(view.run.lateness.heat, _first_step(view))
         self.query_one(HeatMap).show(heat)
         self.query_one(RecordTable).show(view.run.lateness.blame())

@@ -63,6 +63,11 @@ class ChunkRows:
         return not self._pattern.is_everything
 
     @property
+    def pattern(self) -> str:
+        """The filter as it was typed."""
+        return self._pattern.pattern
+
+    @property
     def is_literal(self) -> bool:
         """Whether the pattern is not taken as a regular expression."""
         return self._pattern.is_literal

@@ -1,12 +1,15 @@
 """The chunks of a round under a filter: a million rows, looked through in slices."""
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Input
 
 from opsdash import units
 from opsdash.screens.chunk_rows import COLUMNS, ChunkRows
-from opsdash.widgets.filter_bar import FilterBar
+from opsdash.widgets.filter_bar import FilterBar, no_match, quoted
 from opsdash.widgets.rows import FixedRows
 from opsdash.widgets.table import VirtualTable
 from opsdash.widgets.table_messages import SortRequested
@@ -21,6 +24,10 @@ class ChunkTable(Vertical):
     ChunkTable { height: 1fr; background: $background; }
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "clear_filter", "Clear filter", show=False)
+    ]
+
     def __init__(
         self,
         *,
@@ -33,7 +40,7 @@ class ChunkTable(Vertical):
     def compose(self) -> ComposeResult:
         """Lay out filter and rows."""
         yield FilterBar()
-        yield VirtualTable(COLUMNS, empty="no chunk")
+        yield VirtualTable(COLUMNS)
 
     @property
     def table(self) -> VirtualTable:
@@ -46,6 +53,19 @@ class ChunkTable(Vertical):
             self._rows = rows
             self.query_one(FilterBar).show_pattern("")
         self._drive()
+
+    def check_action(
+        self,
+        action: str,
+        parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
+    ) -> bool | None:
+        """Leave a key to what is around, where there is no filter to clear."""
+        is_filtered = self._rows is not None and self._rows.is_filtered
+        return action != "clear_filter" or is_filtered
+
+    def action_clear_filter(self) -> None:
+        """Show all chunks again."""
+        self.query_one(FilterBar).show_pattern("")
 
     def filter_rows(self) -> None:
         """Begin to type a filter."""
@@ -91,10 +111,19 @@ class ChunkTable(Vertical):
         if rows is None:
             self.table.show(FixedRows())
             return
+        self.table.empty = _why_empty(rows)
         self.table.show(rows, sort=rows.sort)
         self.query_one(FilterBar).show_count(
             len(rows), rows.num_all, is_literal=rows.is_literal
         )
+
+
+def _why_empty(rows: ChunkRows) -> str:
+    if not rows.is_filtered:
+        return "this round has no chunk"
+    if not rows.is_scanned:
+        return "looking through the chunks"
+    return no_match(quoted(rows.pattern))
 
 
 def say_scan(rows: ChunkRows) -> str:

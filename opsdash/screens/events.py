@@ -24,7 +24,7 @@ from opsdash.screens.event_lines import EventLines, exported
 from opsdash.screens.event_rows import AS_TOLD, COLUMNS, READING, EventRows
 from opsdash.screens.pane import Pane, View
 from opsdash.widgets.facts import Fact, Facts
-from opsdash.widgets.filter_bar import FilterBar
+from opsdash.widgets.filter_bar import FilterBar, no_match, quoted
 from opsdash.widgets.table import VirtualTable
 from opsdash.widgets.table_messages import SortRequested
 
@@ -70,7 +70,7 @@ class EventsPane(Pane):
     def compose(self) -> ComposeResult:
         """Lay out filter, list and the line in full."""
         yield FilterBar()
-        yield VirtualTable(COLUMNS, empty="no event", follows=True)
+        yield VirtualTable(COLUMNS, follows=True)
         yield Facts()
 
     def on_unmount(self) -> None:
@@ -235,7 +235,9 @@ class EventsPane(Pane):
             if now_s - self._drawn_s < _DRAW_S:
                 return
         self._drawn_s = now_s
-        self.query_one(VirtualTable).show(rows, sort=rows.sort)
+        table = self.query_one(VirtualTable)
+        table.empty = self._why_empty(rows, is_more=is_more)
+        table.show(rows, sort=rows.sort)
         self.query_one(FilterBar).show_count(
             len(rows), len(rows.log), is_literal=rows.is_literal
         )
@@ -277,7 +279,20 @@ class EventsPane(Pane):
             ]
         self.query_one(Facts).show(facts)
 
+    def _why_empty(self, rows: EventRows, *, is_more: bool) -> str:
+        if not (rows.is_filtered and len(rows.log)):
+            return "no event yet"
+        if is_more:
+            return f"looking through {units.count(len(rows.log))} events"
+        pattern = [quoted(self._pattern)] if self._pattern else []
+        return no_match(*pattern, *self._restrictions())
+
     def _restriction(self) -> list[Fact]:
+        parts = self._restrictions()
+        return [Fact("only", f"{', '.join(parts)} (escape clears)")] if parts else []
+
+    def _restrictions(self) -> list[str]:
+        """Return what keeps events out, besides the pattern."""
         wanted, parts = self._wanted, []
         if wanted.min_severity is not Severity.DETAIL:
             parts.append(f"{wanted.min_severity.name.lower()} and worse")
@@ -287,4 +302,4 @@ class EventsPane(Pane):
             parts.append(f"round {wanted.round_num}")
         parts += [wanted.node] if wanted.node is not None else []
         parts += sorted(wanted.kinds or ())
-        return [Fact("only", f"{', '.join(parts)} (escape clears)")] if parts else []
+        return parts

@@ -33,7 +33,8 @@ class _Heading(LineWidget):
         self.changed()
 
     def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002 - one line
-        found = f"{units.count(self._num_runs)} runs below "
+        runs = "run" if self._num_runs == 1 else "runs"
+        found = f"{units.count(self._num_runs)} {runs} below "
         return [(Span(found, "title"), Span(str(self._root)))]
 
 
@@ -63,7 +64,9 @@ class PickerScreen(ThinScreen[None]):
         """Lay out the table."""
         yield _Heading(self._feed.root)
         yield RecordTable(
-            self._fields(), key=lambda row: str(row.path), empty="looking for runs"
+            self._fields(),
+            key=lambda row: str(row.path),
+            empty="no run was found yet, looking on",
         )
         yield KeyLine()
 

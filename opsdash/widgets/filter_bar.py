@@ -17,6 +17,20 @@ from opsdash.units import count
 from opsdash.widgets.lines import LineWidget
 from opsdash.widgets.spans import Line, Span
 
+_MAX_NAMED = 40
+"""Characters of a pattern that a sentence repeats."""
+
+
+def no_match(*wanted: str) -> str:
+    """Return what a list says that a filter has emptied: which one, and the way out."""
+    return f"nothing matches {', '.join(wanted)}: escape clears the filter"
+
+
+def quoted(pattern: str) -> str:
+    """Return a pattern as a filter's owner names it, cut where it is long."""
+    shown = pattern if len(pattern) <= _MAX_NAMED else f"{pattern[:_MAX_NAMED]}..."
+    return f"`{shown}`"
+
 
 class FilterBar(Horizontal):
     """`/`, the pattern, how many rows it lets through."""

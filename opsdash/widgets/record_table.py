@@ -7,14 +7,15 @@ keys; order and filter are the table's and stay while records change.
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Input
 
 from opsdash.projections.match import Matcher, matcher
-from opsdash.widgets.filter_bar import FilterBar
+from opsdash.widgets.filter_bar import FilterBar, no_match, quoted
 from opsdash.widgets.patience import OutOfPatienceError, patience
 from opsdash.widgets.rows import Cell, Column, FixedRows
 from opsdash.widgets.table import VirtualTable
@@ -23,7 +24,6 @@ from opsdash.widgets.table_messages import SortRequested
 Record = TypeVar("Record")
 
 _PATIENCE_S = 0.1
-_NO_MATCH = "nothing here matches the filter"
 
 
 class Field(NamedTuple, Generic[Record]):
@@ -46,6 +46,10 @@ class RecordTable(Vertical, Generic[Record]):
         &.-filtered > FilterBar { display: block; }
     }
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "clear_filter", "Clear filter", show=False)
+    ]
 
     def __init__(
         self,
@@ -109,6 +113,18 @@ class RecordTable(Vertical, Generic[Record]):
         self.add_class("-filtered")
         self.screen.set_focus(self.query_one(Input))
 
+    def check_action(
+        self,
+        action: str,
+        parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
+    ) -> bool | None:
+        """Leave a key to what is around, where there is no filter to clear."""
+        return action != "clear_filter" or not self._matcher.is_everything
+
+    def action_clear_filter(self) -> None:
+        """Show all rows again."""
+        self.query_one(FilterBar).show_pattern("")
+
     def on_filter_bar_filter_changed(self, event: FilterBar.FilterChanged) -> None:
         """Filter by what is typed so far."""
         event.stop()
@@ -136,7 +152,9 @@ class RecordTable(Vertical, Generic[Record]):
         records = self._sorted()
         rows = [(self._key(one), self._cells(one)) for one in records]
         rows = self._kept(rows)
-        self.table.empty = _NO_MATCH if records else self._empty
+        is_emptied = bool(records) and not rows
+        named = quoted(self._matcher.pattern)
+        self.table.empty = no_match(named) if is_emptied else self._empty
         self.table.show(FixedRows(rows), sort=self._sort)
         self.query_one(FilterBar).show_count(
             len(rows), len(records), is_literal=self._matcher.is_literal

@@ -17,7 +17,7 @@ from opsdash.glyphs import glyphs_of
 from opsdash.widgets import table_messages as messages
 from opsdash.widgets.lines import LineWidget
 from opsdash.widgets.rows import Column, FixedRows, RowModel, next_order, place_near
-from opsdash.widgets.spans import Line, Span
+from opsdash.widgets.spans import Line, Span, wrap
 from opsdash.widgets.table_lines import Layout, with_scroll_bar
 from opsdash.widgets.viewport import Viewport
 
@@ -115,7 +115,8 @@ class VirtualTable(LineWidget, can_focus=True):
         self._layout_drawn = layout
         header = layout.header(self.sort)
         if not length:
-            return [header, (Span(f" {self.empty}", "dim"),)]
+            said = wrap(self.empty, max(1, width - 1))
+            return [header, *((Span(f" {part}", "dim"),) for part in said)]
         top, page = self._view.top, self._view.page
         rows = [self._row(layout, i) for i in range(top, min(top + page, length))]
         return with_scroll_bar(header, rows, layout, self._view.thumb(length), page)

@@ -80,18 +80,31 @@ async def test_the_order_stays_when_records_change(shown):
     assert table.table.model.key(0) == "aaa"
 
 
-async def test_a_filter_that_nothing_matches_does_not_deny_what_is_there(shown):
+async def test_a_filter_that_nothing_matches_is_named_with_the_key_that_clears_it(
+    shown,
+):
     table, pilot = shown
 
     table.filter_rows()
-    await pilot.press(*"zulu")
-    filtered = screen_text(pilot.app)
+    await pilot.press(*"zulu", "enter")
+    filtered = " ".join(screen_text(pilot.app).split())
+    await pilot.press("escape")
+    await pilot.pause()
+    cleared = names(pilot)
     table.show([])
     await pilot.pause()
 
-    assert "nothing here matches the filter" in filtered
+    assert "nothing matches `zulu`: escape clears the filter" in filtered
     assert "nothing here yet" not in filtered
+    assert len(cleared) == len(ITEMS)
+    assert not table.query_one(Input).parent.display
     assert "nothing here yet" in screen_text(pilot.app)
+
+
+async def test_a_list_without_a_filter_leaves_escape_to_what_is_around(shown):
+    table, _ = shown
+
+    assert not await table.app.run_action("clear_filter", table)
 
 
 async def test_a_filter_appears_counts_and_goes(shown):
