@@ -100,7 +100,7 @@ def take_lock(
 def release_lock(path: Path, holder: Holder) -> None:
     """Give the lock back if it is still ours; a lock that passed on stays."""
     _held_here.discard(holder)
-    with contextlib.suppress(OSError), _decided(path) as fd:
+    with contextlib.suppress(OSError), _decided(path, is_made=False) as fd:
         if _decode(os.pread(fd, _MAX_BYTES, 0)) == holder:
             path.unlink()
 
@@ -137,10 +137,11 @@ def _refuse_unless_free(path: Path, holder: Holder, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def _decided(path: Path) -> Iterator[int]:
-    """Hold the flock on the file that is at `path` now."""
+def _decided(path: Path, *, is_made: bool = True) -> Iterator[int]:
+    """Hold the flock on the file that is at `path` now, made there if need be."""
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if is_made else 0)
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, flags, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if _is_same_file(fd, path):

@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch.serialization import get_crc32_options
 
+from agent.probes.home import Home
 from agent.rundir.errors import LockedError
 from agent.rundir.events import CheckpointRefused
 from agent.rundir.layout import STATE_NAME, RunDir, checkpoint_name
@@ -54,6 +55,8 @@ class Saver:
     """Whether a save in the background was begun and not finished."""
 
     def __post_init__(self) -> None:
+        self.home = Home(self.run)
+        """Whatever would be written by the run directory's path asks it first."""
         self._publisher = Publisher(self.run, self.agent.emit)
         self._background: Background | None = None
 
@@ -81,7 +84,8 @@ class Saver:
             or because another process holds the lock.
 
         Raises:
-            RunDirError: rank 0 failed, or a rank is missing; on every rank.
+            RunDirError: rank 0 failed, another run lies in the directory, or a
+                rank is missing; on every rank.
         """
         with self.agent.in_phase("saving", limit_s=self.limit_s):
             rng = gather_rng(self.world, capture_rng(self.world.device))
@@ -161,7 +165,12 @@ class Saver:
             )
 
     def _publish(self, saved: dict[str, Any], facts: Manifest) -> str:
-        """Write on rank 0 and let retention follow; return what all are told."""
+        """Write on rank 0 and let retention follow; return what all are told.
+
+        Raises:
+            LockedError: another run lies there by now; nothing of it was touched.
+        """
+        self.home.look()
         label = facts.label_step if facts.label_step is not None else facts.step
         assert label is not None
         require_loadable(saved)
@@ -183,6 +192,7 @@ class Saver:
 
     def _prune(self) -> tuple[list[str], str | None]:
         """Let retention follow; what it cannot remove is said, and stays."""
+        self.home.look()
         try:
             return prune(self.run, self.keep, self.agent.emit), None
         except (LockedError, OSError) as error:

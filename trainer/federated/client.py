@@ -102,6 +102,7 @@ class Surroundings:
         self._key = key
         self._data = data
         self._seed = 0
+        self._run_id = ""
 
     def make_workbench(self, settings: Settings, run_id: str) -> Workbench:
         """Return model, optimizer and store for the settings of a run.
@@ -112,7 +113,8 @@ class Surroundings:
             RunDirError: there is no data for this client, or the directory is
                 another run's.
         """
-        self._make_run(run_id)
+        self._run_id = run_id
+        self._make_run()
         config = settings.config
         self._seed = config.seed
         data = client_data(config, self._key, self._data)
@@ -125,12 +127,13 @@ class Surroundings:
             store = None
         return Workbench(learner, config, store)
 
-    def _make_run(self, run_id: str) -> None:
+    def _make_run(self) -> None:
         """Say whose run this directory is, where the server has not: on another host.
 
         Raises:
             NotARunError: it is another run's.
         """
+        run_id = self._run_id
         if not self._run.identity.exists():
             mine = RunIdentity(
                 schema=SCHEMA,
@@ -151,7 +154,12 @@ class Surroundings:
             )
 
     def make_events(self, attempt: int, workbench: Workbench) -> ClientEvents:
-        """Return what tells an attempt of the run."""
+        """Return what tells an attempt of the run.
+
+        Raises:
+            NotARunError: the directory is another run's by now.
+        """
+        self._make_run()
         say(f"{self._key}: taking part in attempt {attempt}")
         return ClientEvents(
             self._run.path, self._key, attempt, seed=self._seed, workbench=workbench

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from agent.probes.home import Home
 from agent.rundir.chunks.payload import Payload
 from agent.rundir.chunks.reader import StoreStats
 from agent.rundir.chunks.records import BUFFER, TRANSIENT_BUFFER
+from agent.rundir.chunks.sources import run_dir_of
 from agent.rundir.errors import RunDirError
+from agent.rundir.layout import RunDir
 from trainer.chunks.split import FlatSplit, TensorSplit
 from trainer.chunks.store import ChunkStore, PutStats
 from trainer.federated.config import FederatedConfig
@@ -59,6 +62,7 @@ class ClientStore:
         Raises:
             RunDirError: it cannot be opened.
         """
+        self._home = Home(RunDir(run_dir_of(path)))
         self._store = ChunkStore.open(path)
         self._run_id = run_id
         self._keep_rounds = config.chunk_keep_rounds
@@ -67,6 +71,15 @@ class ClientStore:
     def close(self) -> None:
         """Let go of the file."""
         self._store.close()
+
+    def require_home(self) -> None:
+        """Make sure that the run directory is still this run's.
+
+        Raises:
+            LockedError: another run lies there; training on would be for nothing
+                that anybody could find again.
+        """
+        self._home.look()
 
     def load_standing(self, local: LocalModel) -> Standing[LocalState]:
         """Return where this client stood; a newcomer's standing if nobody knows.

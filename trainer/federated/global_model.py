@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
+from agent.probes.home import Home
 from agent.rundir.chunks.errors import ChunkError, DamagedStoreError
 from agent.rundir.chunks.reader import ChunkStoreReader, StoreStats
-from agent.rundir.chunks.sources import node_of
+from agent.rundir.chunks.sources import node_of, run_dir_of
+from agent.rundir.layout import RunDir
 from trainer.chunks.fit import match_names
 from trainer.chunks.restore import load_tensors
 from trainer.chunks.snapshot import model_tensors
@@ -119,6 +121,7 @@ class GlobalModel:
         """What the store held when it was opened; None: no round."""
         self.recovery: Recovery | None = None
         """What had to be done to go on; None: nothing."""
+        self._home = Home(RunDir(run_dir_of(path)))
         self._store = ChunkStore.open(path)
         try:
             self._load()
@@ -148,7 +151,8 @@ class GlobalModel:
             contributions: What is to be told of them besides, by client.
 
         Raises:
-            RunDirError: it could not be stored; the model is as before.
+            RunDirError: it could not be stored, or another run lies in the run
+                directory by now; the model is as before.
             ValueError: no update holds an example.
         """
         result = fedavg(
@@ -264,6 +268,7 @@ class GlobalModel:
             updates=updates,
         )
         split = self._config.chunk_num
+        self._home.look()
         put = self._store.put_round(
             round_num,
             tensors,

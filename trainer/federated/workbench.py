@@ -160,7 +160,11 @@ class Workbench:
         is_cancelled: Callable[[], bool],
         on_step: Callable[[StepResult], None],
     ) -> Update | None:
-        """Train a prepared round and store it; None: it was cancelled."""
+        """Train a prepared round and store it; None: it was cancelled.
+
+        Raises:
+            LockedError: another run lies in the run directory by now.
+        """
 
         def count(result: StepResult) -> None:
             self.local.num_steps += 1
@@ -244,6 +248,7 @@ class Workbench:
     def _put_round(self, round_num: int) -> Stored | None:
         if self._store is None:
             return None
+        self._store.require_home()
         try:
             put = self._store.put_round(round_num, self.local, self.standing)
             return Stored(put=put, stats=self._store.stats())
@@ -253,6 +258,7 @@ class Workbench:
     def _remember(self) -> str | None:
         if self._store is None:
             return None
+        self._store.require_home()
         try:
             self._store.put_standing(self.standing)
         except RunDirError as error:

@@ -164,6 +164,7 @@ def _profile(loop: "Loop", request: PendingRequest) -> None:
         stem=f"{window.stem.partition('-step-')[0]}-step-{step}",
         at=step,
         num_steps=num_steps,
+        home=window.home,
         later=window if window.at is not None else None,
     )
 

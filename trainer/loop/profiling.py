@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from agent.probes.home import Home
+from agent.rundir.errors import RunDirError
 from trainer.console import say
 
 _ROWS = 40
@@ -28,6 +30,8 @@ class ProfileWindow:
     at: int | None
     """Completed steps before the first one that is profiled; None: never."""
     num_steps: int
+    home: Home | None = None
+    """Nothing is written once another run lies there; None: whatever lies there."""
     later: "ProfileWindow | None" = None
     """What was to open when this one came before it; its turn is next."""
     num_left: int = 0
@@ -78,13 +82,15 @@ class ProfileWindow:
         assert profiler is not None
         try:
             profiler.stop()
+            if self.home is not None:
+                self.home.look()
             self.folder.mkdir(parents=True, exist_ok=True)
             table = profiler.key_averages().table(
                 sort_by="self_cpu_time_total", row_limit=_ROWS
             )
             (self.folder / f"{self.stem}.txt").write_text(table)
             profiler.export_chrome_trace(str(self.folder / f"{self.stem}.json"))
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, RunDirError) as error:
             say(f"the profile cannot be written: {error}")
         self._go_on()
 

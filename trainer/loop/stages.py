@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from agent.probes.home import Home
 from agent.rundir.checkpoints import CheckpointEntry, list_checkpoints
 from agent.rundir.layout import RunDir
 from agent.session import Agent
@@ -37,6 +38,9 @@ class SecondStage:
     state: TrainState
     epoch_samples: int
     """Samples of an epoch, over all ranks."""
+
+    def __post_init__(self) -> None:
+        self._home = Home(self.run)
 
     @property
     def is_on(self) -> bool:
@@ -85,7 +89,12 @@ class SecondStage:
         return f"loaded `{decision.name}`, the best of the first stage, again"
 
     def _decide(self) -> str:
-        """Choose on rank 0, keep it from retention, and verify it once more."""
+        """Choose on rank 0, keep it from retention, and verify it once more.
+
+        Raises:
+            LockedError: another run lies there by now, with checkpoints of its own.
+        """
+        self._home.look()
         end = self.config.stop_epoch * self.epoch_samples
         entry = best_checkpoint(
             [e for e in list_checkpoints(self.run) if _is_from_before(e, end)]

@@ -93,6 +93,7 @@ class Loop:
             stem=f"{self.saver.attempt:04d}-{rank_stem(self.world.rank)}",
             at=(config.profile_at or None) if self.world.is_main else None,
             num_steps=config.profile_steps,
+            home=self.saver.home,
         )
 
     def run(self) -> TrainResult:

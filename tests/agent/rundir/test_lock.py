@@ -44,6 +44,16 @@ def test_a_released_lock_is_gone_and_can_be_taken(tmp_path):
     assert take_lock(path, 2).attempt == 2
 
 
+def test_a_lock_that_is_gone_is_released_without_a_trace(tmp_path):
+    path = tmp_path / "run.lock"
+    holder = take_lock(path, 1)
+    path.unlink()
+
+    release_lock(path, holder)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_lock_that_passed_on_is_not_released_by_its_former_holder(tmp_path):
     path = tmp_path / "run.lock"
     former = take_lock(path, 1)

@@ -10,9 +10,10 @@ import torch
 from filelock import FileLock
 
 from agent.rundir.checkpoints import Stage, list_checkpoints
-from agent.rundir.events import CheckpointRefused
+from agent.rundir.events import CheckpointRefused, RunEnded
 from agent.rundir.layout import RunDir
 from tests.ranks import on_ranks
+from tests.replaced import contents, other_run, replace
 from tests.trainer.small import events, make, train
 from trainer.checkpoint import publish as publish_module
 from trainer.checkpoint import saving as saving_module
@@ -167,3 +168,39 @@ def test_a_broken_disk_in_the_background_ends_all_ranks_alike(tmp_path):
     assert [(end.kind, end.error) for end in ended] == [
         ("RankFailedError", "rank 0 failed: OSError: [Errno 5] Input/output error")
     ] * 2
+
+
+def train_until_replaced(run_dir, other, settings):
+    """Let another run take the directory's place before anything is saved."""
+    trainer = make(run_dir, **settings)
+    plain, calls = trainer.loss_function, []
+
+    def loss_function(model, batch):
+        calls.append(batch)
+        if len(calls) == 3 and os.environ.get("RANK", "0") == "0":
+            replace(run_dir, other)
+        return plain(model, batch)
+
+    trainer.loss_function = loss_function
+    trainer.train()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_run_whose_directory_is_another_runs_by_now_ends_and_touches_nothing(
+    tmp_path, is_async, num_ranks
+):
+    run_dir, other = tmp_path / "run", other_run(tmp_path / "other", "ddp")
+    before = contents(other)
+    settings = SETTINGS | {"async_save": is_async, "profile_at": 1, "profile_steps": 3}
+
+    ended = on_ranks(
+        num_ranks, train_until_replaced, run_dir, other, settings, joins=False
+    )
+
+    told = f"another run lies in `{run_dir}` by now"
+    assert [(end.kind, end.error) for end in ended] == [("LockedError", told)] * (
+        num_ranks
+    )
+    assert contents(run_dir) == before
+    assert events(tmp_path / "run-moved", RunEnded)[0].error == f"LockedError: {told}"

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from agent.rundir.checkpoints import list_checkpoints
+from agent.rundir.errors import LockedError
 from agent.rundir.layout import RunDir
 from agent.session import Agent
 from tests.ranks import on_ranks
+from tests.replaced import contents, other_run, replace
 from tests.trainer.checkpoint.states import make_run, make_state, payload, publish
 from tests.trainer.small import Line, make
 from trainer.checkpoint.checking import differences
@@ -105,6 +107,20 @@ def test_without_a_checkpoint_of_the_first_stage_nothing_is_loaded(run, agent):
     told = stage_of(run, agent, state).epoch_begins()
 
     assert "none loaded" in told
+
+
+def test_in_another_runs_directory_nothing_is_loaded_or_pinned(tmp_path, run, agent):
+    other = RunDir(other_run(tmp_path / "other", "ddp"))
+    publish_at(other, 2, 1.0, num_samples=EPOCH)
+    state = make_state(seed=9)
+    state.progress.epoch = 2
+    stage, before = stage_of(run, agent, state), contents(other.path)
+    replace(run.path, other.path)
+
+    with pytest.raises(LockedError, match="another run lies in"):
+        stage.epoch_begins()
+
+    assert contents(run.path) == before
 
 
 def test_a_stop_epoch_of_0_switches_it_off(run, agent):
