@@ -30,6 +30,8 @@ class FlowerRequests:
     run: RunDir
     _is_held: bool = field(init=False, default=False)
     """Whether rounds were paused for a request that waits for the open one."""
+    _waiting_id: str = field(init=False, default="")
+    """The request that was found to have to wait; empty: none was."""
 
     def __post_init__(self) -> None:
         self.events.agent.accept(*ACCEPTED)
@@ -69,14 +71,21 @@ class FlowerRequests:
         return []
 
     def _has_to_wait(self, request: PendingRequest) -> bool:
-        """Whether the open round has to end first; what can never be need not."""
+        """Whether the open round has to end first; what can never be need not.
+
+        Stores are looked into once: what has become of one by the end of the round
+        is found out then.
+        """
         if request.kind not in BETWEEN_ROUNDS or self.rounds.phase is not Phase.OPEN:
             return False
+        if request.id == self._waiting_id:
+            return True
         try:
             if request.kind != "repair":
                 adoption(request, self.model, self.run)
         except RunDirError:
             return False
+        self._waiting_id = request.id
         return True
 
     def _hold(self) -> None:

@@ -34,6 +34,7 @@ from trainer.federated import flower
 from trainer.federated.config import client_keys
 from trainer.federated.problem import server_data
 from trainer.federated.replay import replay
+from trainer.federated.requests import adoption
 from trainer.settings import UsageError
 
 pytestmark = pytest.mark.timeout(120)
@@ -388,8 +389,15 @@ def test_an_operator_pauses_restores_mends_continues_and_stops(tmp_path):
     assert errors == [True, True, True, False, True, True]
 
 
-def test_what_is_asked_for_during_a_round_waits_for_its_end(tmp_path):
-    operator = Operator(tmp_path)
+def test_what_is_asked_for_during_a_round_waits_for_its_end(tmp_path, monkeypatch):
+    """Stores are looked into when it is seen and when it is done, and not between."""
+    operator, looks, opened = Operator(tmp_path), [], []
+
+    def counted(*args):
+        opened.append(len(looks))
+        return adoption(*args)
+
+    monkeypatch.setattr("trainer.federated.flower_requests.adoption", counted)
 
     def look(grid):
         held = grid.nodes[100]
@@ -398,8 +406,9 @@ def test_what_is_asked_for_during_a_round_waits_for_its_end(tmp_path):
             write_request(
                 RunDir(tmp_path), "restore", {"node": "server", "round_num": 1}
             )
-        elif told(tmp_path, RequestSeen):
-            held.is_silent = False
+        elif opened:
+            looks.append(grid)
+            held.is_silent = len(looks) < 10
 
     serve(tmp_path, quick(rounds=4), look)
 
@@ -411,6 +420,8 @@ def test_what_is_asked_for_during_a_round_waits_for_its_end(tmp_path):
         "complete",
     ]
     assert rounds[2].model_digest == rounds[0].model_digest
+    assert len(opened) == 2
+    assert opened[0] < 10 <= opened[1]
 
 
 def test_what_can_never_be_is_refused_while_a_round_is_open(tmp_path):
