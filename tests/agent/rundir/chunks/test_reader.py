@@ -253,6 +253,29 @@ def test_rows_that_are_not_those_written_are_found(path, statement):
         assert reader.layout(1) is not None
 
 
+def test_a_layout_that_is_asked_for_again_is_not_read_again_while_nothing_changes(path):
+    with ChunkStoreReader(path) as reader:
+        before = reader.layout(2)
+
+        assert reader.layout(2) is before
+        assert reader.layout(3) is not before
+
+
+def test_a_layout_is_read_again_once_somebody_has_committed(path):
+    with ChunkStoreReader(path) as reader, ChunkStore.open(path) as store:
+        before = reader.layout(3)
+        model = small_model()
+        model["conv.bias"] = torch.full((8,), 9.0)
+        store.put_round(3, model, replace=True)
+
+        assert reader.layout(3).digest() != before.digest()
+
+        reader.layout(1)
+        store.prune(1)
+        with pytest.raises(NoSuchRoundError):
+            reader.layout(1)
+
+
 @pytest.mark.parametrize("num_trials", [40, pytest.param(2000, marks=pytest.mark.soak)])
 def test_no_damage_to_the_file_raises_anything_but_our_errors(path, num_trials):
     sound = path.read_bytes()
