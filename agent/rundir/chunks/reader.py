@@ -84,7 +84,7 @@ class ChunkStoreReader:
         self._payloads = PayloadReader(self._conn, path, self.node, suspects=known)
         self._report: StoreReport | None = None
         self._kept: tuple[int, int, RoundLayout] | None = None
-        """The layout that was read last: of which round, at which state of the store."""
+        """The layout that was read last: its round, and the state of the store then."""
 
     def __enter__(self) -> Self:
         return self
