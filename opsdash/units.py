@@ -1,9 +1,10 @@
 """Say numbers, times and foreign text the way the screens do.
 
 Everything is pure and total: any number gives a short text, None gives
-`MISSING`, and nothing raises on what a damaged file may hold. Texts are ASCII,
-so they are the same with `--ascii`; three significant digits are enough to
-compare and few enough to keep a column narrow.
+`MISSING`, and nothing raises on what a damaged file may hold. Texts are ASCII
+but for one sign, `MICRO`, which is one cell like the `u` that stands for it where
+it cannot be shown; three significant digits are enough to compare and few enough
+to keep a column narrow.
 """
 
 import math
@@ -13,6 +14,9 @@ from datetime import UTC, datetime, tzinfo
 
 MISSING = "-"
 """Shown where a value is not known."""
+
+MICRO = "\u00b5"
+"""In front of a unit: a millionth."""
 
 _NS_PER_S = 1_000_000_000
 _SI_SCALES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
@@ -99,7 +103,7 @@ def rate(per_s: float | None, what: str) -> str:
 
 
 def duration(ns: int | None) -> str:
-    """Return an interval: `26.4 ms`, `1.2 s`, `5 min 03 s`, `3 d 04 h`."""
+    """Return an interval: `420 µs`, `26.4 ms`, `1.2 s`, `5 min 03 s`, `3 d 04 h`."""
     if ns is None:
         return MISSING
     if ns < 0:
@@ -180,13 +184,9 @@ def _visible_character(character: str) -> str:
 
 
 def _below_a_minute(ns: int) -> str:
-    if ns < 1000:
-        return f"{ns} ns"
-    milliseconds = ns / 1e6
-    if milliseconds < 1:
-        return f"{milliseconds:.2g} ms"
-    if milliseconds < 999.5:
-        return f"{milliseconds:.3g} ms"
+    for scale, unit in ((1, "ns"), (1e3, f"{MICRO}s"), (1e6, "ms")):
+        if ns < 999.5 * scale:
+            return f"{ns / scale:.3g} {unit}"
     return f"{ns / 1e9:.1f} s"
 
 

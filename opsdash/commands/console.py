@@ -1,12 +1,16 @@
 """Lines to the terminal: every one made visible, and nothing lost on the way out."""
 
+import codecs
 import contextlib
 import os
 import sys
 from collections.abc import Iterable
 
 from agent.rundir.errors import RunDirError
-from opsdash.units import visible
+from opsdash.units import MICRO, visible
+
+_SAFELY = "opsdash-safely"
+"""What to do about characters that an encoding lacks."""
 
 
 def say(*lines: str) -> None:
@@ -43,10 +47,11 @@ def complain_lines(message: str, hint: str | None) -> None:
 
 def use_safe_output() -> None:
     """Have characters that the terminal's encoding lacks written as escapes."""
+    codecs.register_error(_SAFELY, _without)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+            reconfigure(errors=_SAFELY)
 
 
 def has_terminal() -> bool:
@@ -60,6 +65,13 @@ def forget_output() -> None:
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)
+
+
+def _without(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what stands for characters that an encoding lacks, and where it ends."""
+    if isinstance(error, UnicodeEncodeError) and error.object[error.start] == MICRO:
+        return "u", error.start + 1
+    return codecs.backslashreplace_errors(error)
 
 
 def joined(lines: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
-from opsdash.units import visible
+from opsdash.units import MICRO, visible
 
 _MERGE_CELLS = 20
 """Fewer equal cells than this cost less to send again than to step over."""
@@ -49,11 +49,12 @@ def fit(text: str, width: int, *, ellipsis: str = "", right: bool = False) -> st
 
 
 def in_ascii(text: str) -> str:
-    """Return `text` with `?` for every cell of what is not ASCII.
+    """Return `text` with `?` for every cell of what is not ASCII, `u` for a micro sign.
 
     The terminal may not be able to show it, nor stdout to encode it; the width
     stays, so that what was aligned still is.
     """
+    text = text.replace(MICRO, "u")
     if text.isascii():
         return text
     return "".join(c if c.isascii() else "?" * cell_len(c) for c in text)

@@ -222,6 +222,16 @@ def test_a_terminal_without_unicode_gets_escapes(writer):
     assert "gr\\xf6\\xdfer \\u221e" in result.stdout
 
 
+def test_a_terminal_without_unicode_gets_microseconds_with_a_letter(writer):
+    wait = ev.Wait("step.agree", 21, writer.mono_ns - 420_000, 420_000)
+    for rank in range(2):
+        writer.emit(rank, ev.StepDone, step=21, step_ns=10**8, waits=(wait,))
+
+    result = opsdash("barriers", writer.path, PYTHONIOENCODING="ascii")
+
+    assert "us" in result.stdout.split()
+
+
 def test_attach_without_a_terminal_prints_the_report_of_the_newest_run(tmp_path):
     for name in ("old", "new"):
         writer = RunWriter(tmp_path / "runs" / name)

@@ -55,7 +55,11 @@ def test_a_size_is_told_in_binary_units(num_bytes, text):
     ("ns", "text"),
     [
         (850, "850 ns"),
-        (420_000, "0.42 ms"),
+        (999, "999 ns"),
+        (1_000, "1 µs"),
+        (2_140, "2.14 µs"),
+        (420_000, "420 µs"),
+        (999_600, "1 ms"),
         (26_400_000, "26.4 ms"),
         (999_600_000, "1.0 s"),
         (1_200_000_000, "1.2 s"),
@@ -203,7 +207,8 @@ def test_a_longer_time_never_reads_as_a_shorter_one(first, second):
 
 def in_ns(text):
     words = text.replace(",", "").split()
-    scale = {"ns": 1, "ms": 1e6, "s": 1e9, "min": 6e10, "h": 3.6e12, "d": 8.64e13}
+    scale = {"ns": 1, "µs": 1e3, "ms": 1e6, "s": 1e9}
+    scale |= {"min": 6e10, "h": 3.6e12, "d": 8.64e13}
     return sum(
         float(value) * scale[unit]
         for value, unit in zip(words[::2], words[1::2], strict=True)

@@ -85,6 +85,7 @@ def test_in_ascii_a_text_keeps_its_width(text):
     assert plain.isascii()
     assert cell_len(plain) == 30
     assert in_ascii("a模") == "a??"
+    assert in_ascii("21 µs") == "21 us"
 
 
 @given(st.lists(st.builds(Span, WORDS), max_size=5), st.integers(0, 30))
