@@ -41,6 +41,7 @@ _NOT_FEDERATED = (
     "this is a data-parallel run: it has steps and no rounds; federated runs have them"
 )
 _NO_ROUND_YET = "no round was opened yet"
+_NOT_BACK = "not back since the server began anew"
 
 
 class _Commit(NamedTuple):
@@ -61,6 +62,8 @@ class _Round:
     attempt: int
     clients: tuple[str, ...] = ()
     num_clients: int = 0
+    is_opened: bool = False
+    """Whether its beginning was told, and not its outcome alone."""
     committed: _Commit | None = None
     is_detailed: bool = True
     updates: dict[str, Update] = field(default_factory=dict)
@@ -72,6 +75,8 @@ class _Round:
 @dataclass
 class _Client:
     is_present: bool = False
+    is_told: bool = False
+    """Whether somebody said that it came or went: its updates say less."""
     why_absent: str | None = None
     since_round: int | None = None
     last_round: int | None = None
@@ -93,20 +98,22 @@ class Rounds:
         self._rounds: OrderedDict[int, _Round] = OrderedDict()
         self._clients: dict[str, _Client] = {}
         self._now: int | None = None
+        self._attempt = 0
 
     def on_started(self, origin: Origin, event: RoundStarted) -> None:
         """Take in that a round was opened."""
-        opened = self._round(origin, event.round_num)
+        opened = self._round(origin, event.round_num, is_new=True)
         if opened is not None:
             opened.clients = tuple(clip(c, 64) for c in event.clients[:_MAX_CLIENTS])
-            opened.num_clients = len(event.clients)
+            opened.num_clients, opened.is_opened = len(event.clients), True
             opened.away = self._away()
             opened.why_abandoned = None
             self._now = opened.round_num
 
     def on_committed(self, origin: Origin, event: RoundCommitted) -> None:
         """Take in that a round's aggregate is durable."""
-        done = self._round(origin, event.round_num)
+        is_restored = event.reason == "restored"
+        done = self._round(origin, event.round_num, is_new=is_restored)
         if done is not None:
             done.committed = _commit(event)
             self._now = done.round_num
@@ -117,26 +124,34 @@ class Rounds:
         if given_up is not None:
             given_up.why_abandoned = clip(event.reason)
 
-    def on_joined(self, origin: Origin, event: ClientJoined) -> None:  # noqa: ARG002 - one signature for all folds
+    def on_joined(self, origin: Origin, event: ClientJoined) -> None:
         """Take in that a client opened a session."""
+        self._begin(origin)
         if client := self._client(event.client):
-            client.is_present, client.why_absent = True, None
+            client.is_present, client.why_absent, client.is_told = True, None, True
             client.since_round = self._now_or(event.round_num)
             client.num_returns += event.is_return
 
-    def on_lost(self, origin: Origin, event: ClientLost) -> None:  # noqa: ARG002 - one signature for all folds
+    def on_lost(self, origin: Origin, event: ClientLost) -> None:
         """Take in that a client's session ended without goodbye."""
+        self._begin(origin)
         if client := self._client(event.client):
-            client.is_present, client.why_absent = False, clip(event.reason)
+            client.is_present, client.is_told = False, True
+            client.why_absent = clip(event.reason)
             client.since_round = self._now_or(event.round_num)
 
     def on_update(self, origin: Origin, event: ClientUpdate) -> None:
-        """Take in a contribution that the server accepted."""
+        """Take in a contribution that the server accepted.
+
+        It is told when its round is durable, by the next attempt if need be: who
+        gave it may have left since.
+        """
         its_round = self._round(origin, event.round_num)
         client = self._client(event.client)
         if its_round is None or client is None:
             return
-        client.is_present = True
+        if its_round.is_opened and its_round.attempt == origin.attempt:
+            client.is_present = client.is_present or not client.is_told
         client.num_updates += 1
         client.last_round = its_round.round_num
         its_round.updates[clip(event.client, 64)] = _update(event)
@@ -211,19 +226,32 @@ class Rounds:
             return None
         return _NO_ROUND_YET if kind == "federated" else _NOT_FEDERATED
 
-    def _round(self, origin: Origin, round_num: int | None) -> _Round | None:
-        """Return the round; a later attempt that repeats one begins it anew."""
+    def _round(
+        self, origin: Origin, round_num: int | None, *, is_new: bool = False
+    ) -> _Round | None:
+        """Return the round; a later attempt may tell more of it, or begin it anew."""
+        self._begin(origin)
         number = whole(round_num)
         if number is None:
             return None
         found = self._rounds.get(number)
         if found is not None and found.attempt > origin.attempt:
             return None
-        if found is None or found.attempt < origin.attempt:
+        if found is None or (is_new and found.attempt < origin.attempt):
             self._drop_from(number, origin.attempt)
             found = self._rounds[number] = _Round(number, origin.attempt)
             self._condense()
         return found if number in self._rounds else None
+
+    def _begin(self, origin: Origin) -> None:
+        """Of a server that began anew nobody is a client until it has joined."""
+        if origin.attempt <= self._attempt:
+            return
+        self._attempt = origin.attempt
+        for client in self._clients.values():
+            if client.is_present:
+                client.is_present, client.is_told = False, True
+                client.why_absent, client.since_round = _NOT_BACK, self._now
 
     def _condense(self) -> None:
         """Bound what is kept: details of the newest rounds, figures of many."""

@@ -113,6 +113,90 @@ def test_a_client_that_was_lost_is_missing_until_it_is_back(writer):
     assert (back.is_present, back.num_returns) == (True, 1)
 
 
+def presence(watcher):
+    rows = watcher.read().rounds.clients()
+    return {row.client: (row.is_present, row.why_absent) for row in rows}
+
+
+def test_an_update_told_after_its_client_was_lost_does_not_bring_it_back(writer):
+    where = {"round_num": 1}
+    writer.emit("server", ev.RoundStarted, clients=CLIENTS, model_digest="m", **where)
+    writer.emit("server", ev.ClientLost, client="client-2", session="s", reason="cut")
+    writer.emit("server", ev.ClientUpdate, client="client-2", num_examples=1, **where)
+
+    found = presence(Watcher(writer.run))
+
+    assert found["client-2"] == (False, "cut")
+
+
+def test_a_client_that_was_only_heard_in_rounds_is_there(tmp_path):
+    writer = RunWriter(tmp_path / "fl", kind="federated", world_size=3)
+    writer.begin()
+    play(writer, 7, CLIENTS[:2])
+
+    assert presence(Watcher(writer.run))["client-1"] == (True, None)
+
+
+def test_who_does_not_join_a_server_that_began_anew_is_missing(writer):
+    play(writer, 1)
+    writer.begin()
+    writer.emit("server", ev.ClientJoined, client="client-1", session="t")
+
+    found = presence(Watcher(writer.run))
+
+    assert found["client-1"] == (True, None)
+    assert found["client-2"] == (False, "not back since the server began anew")
+
+
+def test_a_round_that_is_told_late_keeps_what_was_told_of_it_before(writer):
+    play(writer, 1)
+    told = {"num_examples": 10, "round_num": 2}
+    opened = {"clients": CLIENTS, "model_digest": "m", "round_num": 2}
+    writer.emit("server", ev.RoundStarted, **opened)
+    writer.emit("server", ev.ClientUpdate, client="client-1", **told)
+    writer.begin()
+    writer.emit("server", ev.ClientUpdate, client="client-2", **told)
+    writer.emit(
+        "server",
+        ev.RoundCommitted,
+        members=CLIENTS[:2],
+        num_selected=3,
+        round_ns=10**9,
+        model_digest="m",
+        loss=0.5,
+        round_num=2,
+    )
+    watcher = Watcher(writer.run)
+
+    newest = watcher.run.rounds.rows()[0]
+
+    assert (newest.round_num, newest.attempt, newest.loss) == (2, 1, 0.5)
+    assert newest.updates.keys() == {"client-1", "client-2"}
+    assert newest.missing == ("client-3",)
+    assert presence(watcher)["client-2"][0] is False
+
+
+def test_a_restored_round_takes_the_place_of_one_of_an_attempt_before(writer):
+    play(writer, 1)
+    play(writer, 2)
+    writer.begin()
+    writer.emit(
+        "server",
+        ev.RoundCommitted,
+        members=(),
+        num_selected=0,
+        round_ns=10**9,
+        model_digest="m",
+        reason="restored",
+        source="server round 1",
+        round_num=1,
+    )
+    rounds = Watcher(writer.run).run.rounds
+
+    assert [(row.round_num, row.attempt) for row in rounds.rows()] == [(1, 2)]
+    assert rounds.rows()[0].restored_from == "server round 1"
+
+
 def test_a_missing_client_degrades_the_run(writer):
     play(writer, 1)
     writer.beat(phase="training")
