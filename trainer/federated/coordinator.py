@@ -15,8 +15,9 @@ import msgspec
 
 from agent.rundir.errors import RunDirError
 from trainer.federated.attendance import Attendance, say_over
+from trainer.federated.committed import Committed
 from trainer.federated.config import round_rules
-from trainer.federated.global_model import Committed, GlobalModel
+from trainer.federated.global_model import GlobalModel
 from trainer.federated.intake import Given, examine
 from trainer.federated.messages import PROTOCOL, Task, UpdateOffer, Welcome
 from trainer.federated.peer import Peer, Receiving

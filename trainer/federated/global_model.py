@@ -8,7 +8,6 @@ Called by one thread at a time.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,11 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
-from agent.probes.home import Home
-from agent.rundir.chunks.errors import ChunkError, DamagedStoreError
-from agent.rundir.chunks.reader import ChunkStoreReader, StoreStats
-from agent.rundir.chunks.sources import node_of, run_dir_of
-from agent.rundir.layout import RunDir
+from agent.rundir.chunks.reader import ChunkStoreReader
+from agent.rundir.chunks.sources import node_of
 from trainer.chunks.fit import match_names
 from trainer.chunks.restore import load_tensors
 from trainer.chunks.snapshot import model_tensors
-from trainer.chunks.split import FlatSplit, TensorSplit
-from trainer.chunks.store import ChunkStore, PutStats
 from trainer.federated.aggregate import (
     Aggregate,
     ServerMomentum,
@@ -33,56 +27,17 @@ from trainer.federated.aggregate import (
     fedavg,
     pulls,
 )
+from trainer.federated.committed import Committed
 from trainer.federated.config import FederatedConfig
-from trainer.federated.evaluation import Evaluation, Measured
+from trainer.federated.evaluation import Evaluation
 from trainer.federated.intake import Contribution
-from trainer.federated.ledger import (
-    RECORD,
-    Account,
-    Record,
-    UpdateAccount,
-    encode_record,
-    read_record,
-)
+from trainer.federated.ledger import Account, Record, UpdateAccount
 from trainer.federated.local import averaged_names
 from trainer.federated.problem import ServerData, make_model
+from trainer.federated.recovery import DAMAGE, Damage, Recovery, recover
+from trainer.federated.server_store import ServerStore, StoredModel
 from trainer.federated.terms import Close
-from trainer.federated.transfer import ForeignModelError, Packed, pack
-
-Damage = ChunkError | DamagedStoreError
-"""A chunk of a round is not what it was, or the round's rows are not."""
-_DAMAGE = (ChunkError, DamagedStoreError)
-
-VELOCITY = "velocity"
-UPDATES = "updates"
-"""What a round of the server holds where others hold an optimizer's state."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Committed:
-    """A round that is durable."""
-
-    round_num: int
-    members: tuple[str, ...]
-    packed: Packed
-    account: Account
-    measured: Measured | None
-    updates: tuple[UpdateAccount, ...]
-    """Of the members, as far as more than their tensors is known; by key."""
-    put: PutStats
-    stats: StoreStats
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """The newest round could not be read: an older one took its place."""
-
-    damages: tuple[Damage, ...]
-    """Why the rounds above it were passed over; the newest first."""
-    done: Committed
-    source_round: int
-    began_ns: int
-    """Monotonic."""
+from trainer.federated.transfer import Packed, pack
 
 
 class GlobalModel:
@@ -121,8 +76,7 @@ class GlobalModel:
         """What the store held when it was opened; None: no round."""
         self.recovery: Recovery | None = None
         """What had to be done to go on; None: nothing."""
-        self._home = Home(RunDir(run_dir_of(path)))
-        self._store = ChunkStore.open(path)
+        self._store = ServerStore(path, run_id=run_id, config=config, kinds=self._kinds)
         try:
             self._load()
             self.packed = self._pack(self.tensors)
@@ -267,19 +221,8 @@ class GlobalModel:
             account=account,
             updates=updates,
         )
-        split = self._config.chunk_num
-        self._home.look()
-        put = self._store.put_round(
-            round_num,
-            tensors,
-            buffers=self._kinds.buffers,
-            transient=self._kinds.transient,
-            optimizer=_beside(result.velocity, kept),
-            members=members,
-            state={RECORD: encode_record(record)},
-            keep_rounds=self._config.chunk_keep_rounds,
-            split=FlatSplit(split) if split else TensorSplit(),
-        )
+        stored = StoredModel(tensors, result.velocity)
+        put = self._store.put_round(record, stored, kept)
         self.tensors, self._velocity = tensors, result.velocity
         self.round_num, self.acked = round_num, acked
         self.restored_round = restored_round
@@ -296,56 +239,22 @@ class GlobalModel:
         )
 
     def _load(self) -> None:
-        record = self.found = read_record(self._store, self._run_id)
+        record = self.found = self._store.record()
         if record is None:
             return
         self.round_num, self.acked = record.round_num, record.acked
         self.restored_round = record.restored_round
         try:
-            self.tensors = self._store.get_round(record.round_num)
-            beside = self._store.get_optimizer(record.round_num) or {}
-            self._velocity = beside.get(VELOCITY, {})
-        except _DAMAGE as error:
+            self.tensors, self._velocity = self._store.load(record.round_num)
+        except DAMAGE as error:
             self.recovery = self._recover(error)
-        self._refuse_another_model()
-
-    def _refuse_another_model(self) -> None:
-        """Make sure that the stored tensors are those of the model that is run.
-
-        Raises:
-            ForeignModelError: naming the first tensor that differs.
-        """
-        mine, found = _described(self._kinds.tensors), _described(self.tensors)
-        for name in sorted(mine.keys() | found.keys()):
-            if mine.get(name) != found.get(name):
-                raise ForeignModelError(
-                    f"`{self._store.path}` holds another model: tensor `{name}` is "
-                    f"{found.get(name, 'not there')}, this configuration makes "
-                    f"{mine.get(name, 'none')}",
-                    hint="another model is another run: name another directory",
-                )
+        self._store.refuse_another_model(self.tensors)
 
     def _recover(self, damage: Damage) -> Recovery:
-        """Go on from the newest older round that is whole.
+        def adopt(source_round: int) -> Committed:
+            return self.adopt(self.round_num + 1, self._store.path, source_round)
 
-        Raises:
-            ChunkError: another node has what is lacking: a repair brings the
-                newest round back.
-            RunDirError: there is no round that is whole.
-        """
-        if isinstance(damage, ChunkError) and damage.elsewhere:
-            raise damage
-        damages = [damage]
-        older = [row.round_num for row in self._store.rounds()][-2::-1]
-        for source_round in older:
-            began_ns = time.monotonic_ns()
-            try:
-                done = self.adopt(self.round_num + 1, self._store.path, source_round)
-            except _DAMAGE as error:
-                damages.append(error)
-                continue
-            return Recovery(tuple(damages), done, source_round, began_ns)
-        raise damage
+        return recover(damage, self._store.older_rounds(), adopt)
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> Packed:
         averaged = {name: tensors[name] for name in self.averaged}
@@ -357,19 +266,6 @@ def server_momentum(config: FederatedConfig) -> ServerMomentum | None:
     if not config.server_momentum and config.server_lr == 1:
         return None
     return ServerMomentum(momentum=config.server_momentum, lr=config.server_lr)
-
-
-def _beside(velocity: dict[str, Tensor], kept: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what is stored beside the model, where an optimizer would be."""
-    beside = {VELOCITY: velocity, UPDATES: kept}
-    return {name: value for name, value in beside.items() if value} or None
-
-
-def _described(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {
-        name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-        for name, tensor in tensors.items()
-    }
 
 
 def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ from trainer.chunks.restore import load_optimizer, load_tensors
 from trainer.chunks.snapshot import model_tensors
 from trainer.federated.aggregate import Update, fedavg
 from trainer.federated.config import FederatedConfig
-from trainer.federated.global_model import UPDATES, VELOCITY, server_momentum
+from trainer.federated.global_model import server_momentum
 from trainer.federated.local import averaged_names
 from trainer.federated.problem import Shape, make_model
+from trainer.federated.server_store import UPDATES, VELOCITY
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from agent.rundir.chunks.reader import ChunkStoreReader
 from agent.rundir.errors import RunDirError
 from agent.rundir.layout import RunDir, parse_checkpoint_name
 from trainer.chunks.repair import RepairReport, repair_store
+from trainer.federated.committed import Committed
 from trainer.federated.coordinator import Coordinator
-from trainer.federated.global_model import Committed, GlobalModel
+from trainer.federated.global_model import GlobalModel
 from trainer.federated.server_events import ServerEvents
 from trainer.federated.terms import SERVER
 

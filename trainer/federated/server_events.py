@@ -30,10 +30,11 @@ from agent.rundir.events import (
 from agent.session import Agent
 from trainer.chunks.repair import RepairReport
 from trainer.console import complain, say
+from trainer.federated.committed import Committed
 from trainer.federated.flood import Rate, Sparing
-from trainer.federated.global_model import Committed, Recovery
 from trainer.federated.ledger import Account, UpdateAccount
 from trainer.federated.mended_copies import tell_mended_copies
+from trainer.federated.recovery import Recovery
 from trainer.federated.terms import SECOND_NS, SERVER, Abandon, Close, Open
 
 _SLACK_S = 60.0

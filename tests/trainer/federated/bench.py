@@ -9,6 +9,7 @@ from trainer.federated.problem import client_data, server_data
 from trainer.federated.workbench import Workbench
 
 RUN_ID = "run"
+KEYS = ("client-1", "client-2", "client-3")
 
 
 def toy(**changes):
@@ -58,3 +59,15 @@ def as_update(bench, key, *, num_examples=50):
 
 def global_tensors(model):
     return {name: model.tensors[name] for name in model.averaged}
+
+
+def run_rounds(model, config, rounds, keys=KEYS):
+    """Run rounds in which every client starts afresh: state is not the point."""
+    for round_num in rounds:
+        updates = []
+        for key in keys:
+            bench = make_bench(config, key)
+            train(bench, round_num, global_tensors(model))
+            updates.append(as_update(bench, key))
+        done = model.advance(round_num, updates)
+    return done
