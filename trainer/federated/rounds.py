@@ -6,13 +6,10 @@ A round ends at its deadline whoever is silent; an update that arrives at the
 deadline is late. One owner calls it, from one thread.
 """
 
-import math
-import random
-from dataclasses import dataclass, field
-
+from trainer.federated.open_round import OpenRound, choose_clients
+from trainer.federated.presence import Presence
 from trainer.federated.terms import (
     SECOND_NS,
-    Abandon,
     Ask,
     Close,
     Effect,
@@ -23,24 +20,6 @@ from trainer.federated.terms import (
     Refusal,
     RoundRules,
 )
-
-
-@dataclass
-class _Round:
-    """The round that is open or being closed."""
-
-    round_num: int
-    selected: frozenset[str]
-    opened_ns: int
-    deadline_ns: int
-    delivered: set[str] = field(default_factory=set)
-    declined: set[str] = field(default_factory=set)
-    """Asked, and known to give nothing."""
-
-    @property
-    def waited_for(self) -> frozenset[str]:
-        """Who may still deliver."""
-        return self.selected - self.delivered - self.declined
 
 
 class Rounds:
@@ -63,13 +42,10 @@ class Rounds:
         self.phase = Phase.GATHERING
         self.is_paused = False
         self._is_stopping = False
-        self._sessions: dict[str, str] = {}
-        self._lost_ns: dict[str, int] = {}
-        self._round: _Round | None = None
+        self._presence = Presence(rules.min_clients, now_ns)
+        self._round: OpenRound | None = None
         self._num_tries = 0
         self._has_opened = False
-        self._short_since_ns: int | None = now_ns
-        self._enough_since_ns: int | None = None
 
     @property
     def round_num(self) -> int:
@@ -79,7 +55,7 @@ class Rounds:
     @property
     def connected(self) -> frozenset[str]:
         """Clients with a session."""
-        return frozenset(self._sessions)
+        return self._presence.clients
 
     @property
     def selected(self) -> frozenset[str]:
@@ -101,9 +77,7 @@ class Rounds:
         effects = self.tick(now_ns)
         if self.phase is Phase.FINISHED:
             return effects
-        self._sessions[client] = session
-        self._lost_ns.pop(client, None)
-        self._count_clients(now_ns)
+        self._presence.join(client, session, now_ns)
         if self.phase is Phase.OPEN and client in self._waited_for():
             effects.append(Ask(self.round_num, client))
         return effects + self.tick(now_ns)
@@ -111,18 +85,16 @@ class Rounds:
     def lose(self, client: str, session: str, now_ns: int) -> list[Effect]:
         """A session ended; one that had been replaced changes nothing."""
         effects = self.tick(now_ns)
-        if self._sessions.get(client) == session:
-            del self._sessions[client]
-            self._lost_ns[client] = now_ns
-            self._count_clients(now_ns)
+        self._presence.lose(client, session, now_ns)
         return effects + self.tick(now_ns)
 
     def refusal(self, offer: Offer, now_ns: int) -> Refusal | None:
         """Say why an update would be refused now; None: it would be taken."""
         current = self._round
         is_open = self.phase is Phase.OPEN and now_ns < (self.deadline_ns or 0)
+        is_known = self._presence.is_from(offer.client, offer.session)
         grounds = {
-            Refusal.UNKNOWN_SESSION: self._sessions.get(offer.client) != offer.session,
+            Refusal.UNKNOWN_SESSION: not is_known,
             Refusal.FOREIGN_ATTEMPT: offer.attempt != self.attempt,
             Refusal.EARLY: offer.round_num > self.round_num,
             Refusal.LATE: offer.round_num < self.round_num or current is None,
@@ -150,7 +122,7 @@ class Rounds:
         """
         effects = self.tick(now_ns)
         is_current = round_num == self.round_num and self._round is not None
-        if is_current and self._sessions.get(client) == session:
+        if is_current and self._presence.is_from(client, session):
             assert self._round is not None
             self._round.declined.add(client)
         return effects + self.tick(now_ns)
@@ -188,15 +160,14 @@ class Rounds:
     def proceed(self, now_ns: int) -> list[Effect]:
         """Open rounds again after a pause."""
         self.is_paused = False
-        self._short_since_ns = self._enough_since_ns = None
-        self._count_clients(now_ns)
+        self._presence.begin_counting(now_ns)
         return self.tick(now_ns)
 
     def stop(self, now_ns: int, *, at_once: bool = False) -> list[Effect]:
         """End after the round that is open, or without it."""
         self._is_stopping = True
-        if at_once and self.phase is Phase.OPEN:
-            abandoned = Abandon(self.round_num, "stopped", len(self.selected))
+        if at_once and self.phase is Phase.OPEN and self._round is not None:
+            abandoned = self._round.abandon("stopped")
             self._gather(now_ns)
             return [abandoned, *self.tick(now_ns)]
         return self.tick(now_ns)
@@ -216,11 +187,14 @@ class Rounds:
             return min(deadline_ns, grace_over_ns or deadline_ns)
         if self.phase is not Phase.GATHERING or self.is_paused:
             return None
-        if self._enough_since_ns is not None:
-            return self._enough_since_ns + self.rules.gather_ns
-        if self._short_since_ns is None or self.rules.patience_ns is None:
+        enough_since_ns = self._presence.enough_since_ns
+        if enough_since_ns is not None:
+            return enough_since_ns + self.rules.gather_ns
+        short_since_ns = self._presence.short_since_ns
+        patience_ns = self.rules.patience_ns
+        if short_since_ns is None or patience_ns is None:
             return None
-        return self._short_since_ns + self.rules.patience_ns
+        return short_since_ns + patience_ns
 
     def _due(self, now_ns: int) -> list[Effect]:
         if self.phase is Phase.GATHERING:
@@ -236,21 +210,22 @@ class Rounds:
             return self._finish("stopped")
         if self.is_paused:
             return []
-        if self._enough_since_ns is None:
+        enough_since_ns = self._presence.enough_since_ns
+        if enough_since_ns is None:
             return self._due_while_short(now_ns)
-        is_everybody = len(self._sessions) >= self.rules.expected_clients
-        has_waited = now_ns >= self._enough_since_ns + self.rules.gather_ns
+        is_everybody = len(self._presence) >= self.rules.expected_clients
+        has_waited = now_ns >= enough_since_ns + self.rules.gather_ns
         if self._has_opened or is_everybody or has_waited:
             return [self._open(now_ns)]
         return []
 
     def _due_while_short(self, now_ns: int) -> list[Effect]:
-        patience_ns, since_ns = self.rules.patience_ns, self._short_since_ns
+        patience_ns, since_ns = self.rules.patience_ns, self._presence.short_since_ns
         if patience_ns is None or since_ns is None or now_ns < since_ns + patience_ns:
             return []
         return self._finish(
             "error",
-            f"{len(self._sessions)} of at least {self.rules.min_clients} clients "
+            f"{len(self._presence)} of at least {self.rules.min_clients} clients "
             f"for {patience_ns / SECOND_NS:.0f} s",
         )
 
@@ -259,15 +234,15 @@ class Rounds:
         assert current is not None
         has_enough = len(current.delivered) >= self.rules.min_updates
         if has_enough and self._nobody_comes(now_ns):
-            return [self._close("complete", now_ns)]
+            return [self._close(current, "complete", now_ns)]
         if not current.waited_for:
-            return self._abandon(", and nobody else has one to give", now_ns)
+            return self._abandon(current, ", and nobody else has one to give", now_ns)
         if now_ns < current.deadline_ns:
             return []
         if has_enough:
-            return [self._close("deadline", now_ns)]
+            return [self._close(current, "deadline", now_ns)]
         seconds = self.rules.limit_ns / SECOND_NS
-        return self._abandon(f" within {seconds:g} s", now_ns)
+        return self._abandon(current, f" within {seconds:g} s", now_ns)
 
     def _waited_for(self) -> frozenset[str]:
         return self._round.waited_for if self._round else frozenset()
@@ -275,8 +250,7 @@ class Rounds:
     def _nobody_comes(self, now_ns: int) -> bool:
         grace_ns = self.rules.return_grace_ns
         return all(
-            client not in self._sessions
-            and now_ns >= self._lost_ns.get(client, now_ns) + grace_ns
+            self._presence.is_given_up(client, grace_ns, now_ns)
             for client in self._waited_for()
         )
 
@@ -285,69 +259,35 @@ class Rounds:
         waited_for = self._waited_for()
         if waited_for & self.connected or len(self.delivered) < self.rules.min_updates:
             return None
-        lost = [self._lost_ns[client] for client in waited_for]
+        lost = [self._presence.lost_ns(client) for client in waited_for]
         return max(lost, default=0) + self.rules.return_grace_ns
 
     def _open(self, now_ns: int) -> Open:
-        clients = self._select()
-        deadline_ns = now_ns + self.rules.limit_ns
-        self._round = _Round(self.round_num, frozenset(clients), now_ns, deadline_ns)
-        self.phase, self._has_opened = Phase.OPEN, True
-        return Open(self.round_num, clients, self.model_digest, deadline_ns)
-
-    def _select(self) -> tuple[str, ...]:
-        """Choose by round, try and seed alone: a replay asks the same clients.
-
-        Another try asks others: those of the last one may never have anything.
-        """
-        present = sorted(self._sessions)
-        wanted = math.ceil(self.rules.client_frac * len(present))
-        num_asked = max(self.rules.min_clients, wanted)
-        what = f"{self.rules.seed}/{self.round_num}"
-        if self._num_tries:
-            what += f"/{self._num_tries}"
-        choice = random.Random(what)  # noqa: S311 - a reproducible choice, not a secret
-        return tuple(sorted(choice.sample(present, num_asked)))
-
-    def _close(self, reason: str, now_ns: int) -> Close:
-        current = self._round
-        assert current is not None
-        self.phase = Phase.CLOSING
-        return Close(
-            round_num=current.round_num,
-            members=tuple(sorted(current.delivered)),
-            num_selected=len(current.selected),
-            reason=reason,
-            opened_ns=current.opened_ns,
-            deadline_ns=current.deadline_ns,
-            closed_ns=now_ns,
+        round_num, deadline_ns = self.round_num, now_ns + self.rules.limit_ns
+        clients = choose_clients(
+            self._presence.clients, self.rules, round_num, self._num_tries
         )
+        self._round = OpenRound(round_num, frozenset(clients), now_ns, deadline_ns)
+        self.phase, self._has_opened = Phase.OPEN, True
+        return Open(round_num, clients, self.model_digest, deadline_ns)
 
-    def _abandon(self, why: str, now_ns: int) -> list[Effect]:
-        found, needed = len(self.delivered), self.rules.min_updates
+    def _close(self, current: OpenRound, reason: str, now_ns: int) -> Close:
+        self.phase = Phase.CLOSING
+        return current.close(reason, now_ns)
+
+    def _abandon(self, current: OpenRound, why: str, now_ns: int) -> list[Effect]:
+        found, needed = len(current.delivered), self.rules.min_updates
         detail = f"{found} of at least {needed} updates{why}"
-        abandoned = Abandon(self.round_num, detail, len(self.selected))
         self._num_tries += 1
         self._gather(now_ns)
+        abandoned = current.abandon(detail)
         if self._num_tries < self.rules.max_tries:
             return [abandoned]
         return [abandoned, *self._finish("error", f"{detail}, {self._num_tries} times")]
 
     def _gather(self, now_ns: int) -> None:
         self.phase, self._round = Phase.GATHERING, None
-        self._short_since_ns = self._enough_since_ns = None
-        self._count_clients(now_ns)
-
-    def _count_clients(self, now_ns: int) -> None:
-        """Note since when there have been enough clients, or too few."""
-        if len(self._sessions) >= self.rules.min_clients:
-            self._short_since_ns = None
-            if self._enough_since_ns is None:
-                self._enough_since_ns = now_ns
-        else:
-            self._enough_since_ns = None
-            if self._short_since_ns is None:
-                self._short_since_ns = now_ns
+        self._presence.begin_counting(now_ns)
 
     def _finish(self, reason: str, detail: str | None = None) -> list[Effect]:
         self.phase, self._round = Phase.FINISHED, None
