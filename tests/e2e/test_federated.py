@@ -200,6 +200,24 @@ async def test_a_killed_client_is_started_again_and_keeps_its_state(tmp_path):
     assert_replays(run_dir, FederatedConfig(local_epochs=10))
 
 
+async def test_a_server_that_is_killed_before_it_listens_is_started_again(tmp_path):
+    run_dir = tmp_path / "run"
+    command = await Command(tmp_path / "log").start(
+        *("launch", "fl", run_dir, "--rounds", 1, "--max-restarts", 2), *TOY
+    )
+
+    await until(
+        lambda: any("fl-server" in words for words in command_lines(run_dir).values()),
+        what="the server",
+    )
+    os.kill(pid_of(run_dir, "fl-server"), signal.SIGKILL)
+    code = await command.wait()
+
+    assert code == 0, command.output
+    assert command.output.index("ended by SIGKILL") < command.output.index("listening")
+    assert len(told(run_dir, "server", RoundCommitted)) == 1
+
+
 async def test_a_killed_server_goes_on_after_the_last_committed_round(tmp_path):
     run_dir = tmp_path / "run"
     launch = ("launch", "fl", run_dir, "--local-epochs", 10, "--rounds", 8)

@@ -129,7 +129,7 @@ class _Launch:
         return code
 
     async def _run_all(self) -> int:
-        server, address = await self._start_first_server()
+        server, address = await self._start_until_it_listens()
         if not address:
             return await self._ended(SERVER, server)
         again = functools.partial(self._start_server, address)
@@ -184,11 +184,26 @@ class _Launch:
 
     async def _ended(self, node: str, process: _Process) -> int:
         code = await process.wait()
-        if self._alive.get(node) is process:
-            del self._alive[node]
+        if self._alive.get(node) is not process:
+            return code  # known before
+        del self._alive[node]
         if code < 0 and not self._is_leaving:
             say(f"{node} was ended by {signal.Signals(-code).name}")
         return code
+
+    async def _start_until_it_listens(self) -> tuple[_Process, str]:
+        """Return the server and where it listens; empty: it has ended for good.
+
+        One that is killed before it listens is started again like any other.
+        """
+        for _ in range(self.known.max_restarts):
+            server, address = await self._start_first_server()
+            if address:
+                return server, address
+            code = await self._ended(SERVER, server)
+            if code >= 0 or self._is_leaving:
+                return server, ""
+        return await self._start_first_server()
 
     async def _start_first_server(self) -> tuple[_Process, str]:
         """Return the server and where it listens; empty: it has ended."""
