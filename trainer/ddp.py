@@ -44,8 +44,9 @@ from trainer.loop.pieces import (
     total_steps,
     wrapped,
 )
+from trainer.loop.saves import Saves
 from trainer.loop.stepping import LossFunction, Stepper, default_loss
-from trainer.loop.steps import Loop, TrainResult, saved_steps
+from trainer.loop.steps import Loop, TrainResult
 from trainer.settings import check_settings
 
 
@@ -181,7 +182,6 @@ class Trainer:
             self.optimizer, self.model.named_parameters(), every=config.norms_every
         )
         agent.accept(*REQUEST_KINDS)
-        saved_step, early_step = saved_steps(beginning.decision)
         saver = Saver(
             world=world,
             run=run,
@@ -192,18 +192,18 @@ class Trainer:
             limit_s=config.save_limit_s,
             parent_digest=beginning.decision.digest,
         )
+        held_out = self._held_out(world, agent, stepper)
+        saves = Saves(saver, stepper.state, held_out, config)
         return Loop(
             world=world,
             agent=agent,
             config=config,
             state=stepper.state,
             stepper=stepper,
-            saver=saver,
+            saves=saves.begun_at(beginning.decision),
             train=train,
-            held_out=self._held_out(world, agent, stepper),
+            held_out=held_out,
             max_epochs=self.max_epochs,
-            saved_step=saved_step,
-            early_step=early_step,
         )
 
     def _stepper(self, world: World, agent: Agent, num_steps: int) -> Stepper:

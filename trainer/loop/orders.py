@@ -79,7 +79,7 @@ def _wait_while_paused(loop: "Loop") -> None:
 
 def _save(loop: "Loop", request: PendingRequest) -> None:
     # Also where saves go on in the background: the outcome is told here.
-    loop.save(request.kind, is_needed=True)
+    loop.saves.save(request.kind, is_needed=True)
 
 
 def _stop(loop: "Loop", request: PendingRequest) -> None:

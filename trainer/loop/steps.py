@@ -5,7 +5,6 @@ them, or on what a step's agreement has brought; so all of them save, stop and
 end at the same step.
 """
 
-import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from agent.rundir.errors import RunDirError
 from agent.rundir.layout import rank_stem
 from agent.session import Agent
 from trainer.checkpoint.load import Decision
-from trainer.checkpoint.publish import Outcome
 from trainer.checkpoint.saving import Saver
 from trainer.checkpoint.state import TrainState
 from trainer.config import TrainConfig
@@ -26,6 +24,7 @@ from trainer.loop.drills import drill
 from trainer.loop.held_out import HeldOut, finite
 from trainer.loop.orders import obey
 from trainer.loop.profiling import ProfileWindow
+from trainer.loop.saves import Saves
 from trainer.loop.stages import SecondStage
 from trainer.loop.stepping import Stepper, StepResult
 
@@ -57,14 +56,12 @@ class Loop:
     config: TrainConfig
     state: TrainState
     stepper: Stepper
-    saver: Saver
+    saves: Saves
     train: PlannedBatches
     held_out: HeldOut
     max_epochs: int
     """In total, across starts; 0: as many as the steps need."""
     stop: StopFlag = field(default_factory=StopFlag)
-    saved_step: int | None = None
-    """The step that this start began at or saved last, if it is on the disk."""
     ending: str | None = None
     """Why training ends; None: it goes on."""
     is_rewound: bool = False
@@ -73,8 +70,6 @@ class Loop:
     """Nothing is done but what an operator asks for."""
     is_torn: bool = False
     """The ranks may differ: an error must end the run."""
-    early_step: int | None = None
-    """The step whose checkpoint was saved one step ahead, if one was."""
     _num_skipped_in_a_row: int = 0
     _pace: Pace = field(default_factory=Pace)
 
@@ -95,6 +90,11 @@ class Loop:
             num_steps=config.profile_steps,
             home=self.saver.home,
         )
+
+    @property
+    def saver(self) -> Saver:
+        """What writes this run's checkpoints."""
+        return self.saves.saver
 
     def run(self) -> TrainResult:
         """Train to the end. Every rank has to call it.
@@ -144,11 +144,9 @@ class Loop:
 
     def wants(self) -> frozenset[Want]:
         """Return what this rank asks of all at the next step."""
-        limit_s = self.config.save_minutes * 60
-        is_due = limit_s and time.monotonic() - self.saver.last_mono_s > limit_s
         own = set()
         # Clocks differ: only rank 0's counts.
-        if is_due and self.world.is_main:
+        if self.saves.is_due and self.world.is_main:
             own.add(Want.SAVE)
         if self.saver.has_outcome:
             own.add(Want.COLLECT)
@@ -199,20 +197,20 @@ class Loop:
         """Evaluate, save or end where that is due."""
         step, config = self.state.progress.step, self.config
         if Want.COLLECT in result.wants:
-            self._collect()
+            self.saves.collect()
         if not result.is_skipped:
             self._log(step, result)
             if _is_due(step, config.eval_every):
                 self._evaluate()
             if config.fix_iter and step == config.fix_iter - 1:
-                self._save_early(config.fix_iter)
+                self.saves.save_early(config.fix_iter)
         if self.state.progress.offset == 0:
             self._end_epoch()
         is_interval = _is_due(step, config.save_every) and not result.is_skipped
         if Want.STOP in result.wants:
             self.stop_here("signal")
         elif is_interval or Want.SAVE in result.wants:
-            self.save("interval")
+            self.saves.save("interval")
         if Want.REQUEST in result.wants and self.ending is None:
             obey(self)
 
@@ -231,12 +229,12 @@ class Loop:
         Raises:
             RunDirError: there was no room.
         """
-        self.save(reason, is_needed=True)
+        self.saves.save(reason, is_needed=True)
         self.ending = "stopped"
 
     def rewind(self, decision: Decision) -> None:
         """Go on from another checkpoint, which has been loaded."""
-        self.saved_step, self.early_step = saved_steps(decision)
+        self.saves.begun_at(decision)
         self.held_out.forget()
         self.is_rewound = True
 
@@ -249,78 +247,16 @@ class Loop:
         step, loss = self.state.progress.step, self.held_out.loss
         self.say_on_main(f"step {step:>6}  held-out loss {loss:.4f}")
         if is_best and (self.config.save_best or self.stages.is_on):
-            self.save("best")
+            self.saves.save("best")
         if best.is_enough:
             self.ending = "completed"
         return is_best
-
-    def save(self, reason: str, *, is_needed: bool = False) -> None:
-        """Save this step, once.
-
-        Raises:
-            RunDirError: `is_needed`, and there was no room.
-        """
-        self._collect()
-        step = self.state.progress.step
-        is_early = step == self.early_step and not is_needed
-        if step == self.saved_step or is_early:
-            return
-        metrics = self.held_out.metrics
-        self.saved_step = step
-        if self.config.async_save and not is_needed:
-            self.saver.begin_save(self.state, reason, metrics=metrics)
-            return
-        outcome = self.saver.save(self.state, reason, metrics=metrics)
-        self._tell(outcome)
-        if is_needed and outcome.refusal is not None:
-            raise RunDirError(
-                f"`{outcome.name}` could not be saved: {outcome.refusal}",
-                hint=f"df -h {self.saver.run.path}",
-            )
-
-    def _save_early(self, label_step: int) -> None:
-        """Save under the number of the next step, one step ahead of it.
-
-        With a static graph all ranks move step and learning rate on, rank 0
-        saves under that number while the others wait, and all put them back.
-        The manifest tells the label from the steps that are complete.
-        """
-        self._collect()
-        progress, rates = self.state.progress, self.state.rates
-        completed = progress.step
-        progress.step = label_step
-        rates.settle(label_step)
-        try:
-            outcome = self.saver.save(
-                self.state, "fix_iter", label_step=label_step, completed=completed
-            )
-        finally:
-            progress.step = completed
-            rates.settle(completed)
-        self._tell(outcome)
-        if outcome.refusal is None:
-            self.early_step = label_step
-
-    def _collect(self) -> None:
-        """Learn how the save in the background ended, if there was one."""
-        outcome = self.saver.finish_save()
-        if outcome is not None:
-            self._tell(outcome)
-
-    def _tell(self, outcome: Outcome) -> None:
-        """Say how a save ended; one that was refused may be tried again."""
-        self.say_on_main(outcome.remark)
-        if outcome.refusal is None:
-            self.say_on_main(f"saved `{outcome.name}`, verified")
-            return
-        self.saved_step = None
-        self.say_on_main(f"NOT saved `{outcome.name}`: {outcome.refusal}")
 
     def _finish(self) -> None:
         """Evaluate and save what the last step left, unless that was done."""
         self.agent.phase("ending")
         self._evaluate()
-        self.save("final", is_needed=True)
+        self.saves.save("final", is_needed=True)
 
     def _log(self, step: int, result: StepResult) -> None:
         if _is_due(step, self.config.log_every):
@@ -334,15 +270,6 @@ class Loop:
         """Say something, if there is anything to say and this is rank 0."""
         if text is not None and self.world.is_main:
             say(text)
-
-
-def saved_steps(decision: Decision) -> tuple[int | None, int | None]:
-    """Return the step that is saved where a run begins, and the one saved early."""
-    if decision.name is None:
-        return None, None
-    if decision.number != decision.step:
-        return None, decision.number
-    return decision.step, None
 
 
 def _is_due(step: int, every: int) -> bool:
