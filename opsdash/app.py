@@ -261,8 +261,13 @@ class OpsdashApp(App[int]):
         self._attached, self._acts = attached, None
         watch = WatchScreen(str(run.path), attached.view)
         await self.push_screen(watch)
-        await watch.show_pane(0)
-        self.call_after_refresh(attached.start)
+        # The frame is seen before what fills it is loaded, and that before it is read.
+        self.call_after_refresh(self._begin, watch, attached)
+
+    async def _begin(self, watch: WatchScreen, attached: Attached) -> None:
+        await watch.show_first_pane()
+        if self._attached is attached:
+            attached.start()
 
     async def _tick(self) -> None:
         """Fold what came, show it, and come again: soon while there is more."""

@@ -84,6 +84,7 @@ class WatchScreen(ThinScreen[None]):
         self._jobs_without_line: set[str] = set()
         """Those that gave way; one that still runs comes back where there is room."""
         self._changing = asyncio.Lock()
+        self._was_asked = False
         self._is_over = self._is_federated = self._is_paused = False
 
     def compose(self) -> ComposeResult:
@@ -126,8 +127,14 @@ class WatchScreen(ThinScreen[None]):
         # What is being taken down is displayed no more.
         return self.is_mounted and self.is_attached and self.display
 
+    async def show_first_pane(self) -> None:
+        """Bring the first pane into sight, unless another was asked for before."""
+        if not self._was_asked:
+            await self.show_pane(0)
+
     async def show_pane(self, index: int) -> Pane:
         """Bring a pane into sight, and the focus into it."""
+        self._was_asked = True
         async with self._changing:
             pane = self._panes.get(index) or PANES[index].kind()
             if index not in self._panes and self.is_there:
