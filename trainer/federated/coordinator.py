@@ -80,6 +80,8 @@ class Coordinator:
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
         self._over: asyncio.Future[Finish] = self._loop.create_future()
+        self.failure: Exception | None = None
+        """What ended the federation, if something was raised."""
 
     @property
     def packed(self) -> Packed:
@@ -297,6 +299,7 @@ class Coordinator:
             await self._commit(close)
         except Exception as error:  # noqa: BLE001 - whatever it is, the federation must end and say so
             if not self._over.done():
+                self.failure = error
                 told = f"{type(error).__name__}: {error}"
                 self._obey(self._rounds.commit_failed(told))
 

@@ -9,6 +9,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -124,15 +125,33 @@ def _serve_attempt(
     settings = Settings(config=config, shape=data.shape)
     with contextlib.closing(model), _attached(start, config, model, known) as agent:
         serving = _Serving(start, settings, model, agent, known)
-        finish, signalled = asyncio.run(serving.run(endpoint, security))
+        ended = asyncio.run(serving.run(endpoint, security))
+        finish = ended.finish
         agent.ended(finish.reason, error=finish.detail)
     say(f"{finish.reason} after round {model.round_num} of {config.rounds}")
     if finish.reason == "error":
-        raise FederationFailedError(
-            f"the federation ended after round {model.round_num}: {finish.detail}",
-            hint=f"opsdash events {start.run.path}",
+        raise ended.as_error(start.run, model.round_num)
+    return 0 if ended.signalled is None else 128 + ended.signalled
+
+
+class Ended(NamedTuple):
+    """How an attempt ended."""
+
+    finish: Finish
+    failure: Exception | None
+    """What was raised, if that ended it."""
+    signalled: int | None = None
+    """The signal that ended it; None: none did."""
+
+    def as_error(self, run: RunDir, round_num: int) -> FederationFailedError:
+        """Return what an operator is told; what was raised knows best what helps."""
+        hint: str | None = f"opsdash events {run.path}"
+        if isinstance(self.failure, RunDirError):
+            hint = self.failure.hint
+        return FederationFailedError(
+            f"the federation ended after round {round_num}: {self.finish.detail}",
+            hint=hint,
         )
-    return 0 if signalled is None else 128 + signalled
 
 
 @dataclass(frozen=True)
@@ -145,10 +164,8 @@ class _Serving:
     agent: Agent
     known: argparse.Namespace
 
-    async def run(
-        self, endpoint: Endpoint, security: ServerSecurity
-    ) -> tuple[Finish, int | None]:
-        """Return how it ended, and by which signal if by one."""
+    async def run(self, endpoint: Endpoint, security: ServerSecurity) -> Ended:
+        """Return how it ended."""
         events = ServerEvents(self.agent)
         catch_up(events, self.model, self.start)
         coordinator = Coordinator(
@@ -171,7 +188,7 @@ class _Serving:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             await transport.stop(_STOP_GRACE_S)
-        return finish, stops.signal
+        return Ended(finish, coordinator.failure, stops.signal)
 
 
 def _attached(
