@@ -40,7 +40,7 @@ class RoundAbandoned(Event, frozen=True, tag_field="kind", tag="round_abandoned"
 
 
 class ClientRefused(Event, frozen=True, tag_field="kind", tag="client_refused"):
-    """The server turned a connection away: token, protocol, key, or too many of them."""
+    """A connection was turned away: token, protocol or key, or it came too often."""
 
     client: str
     """The key that it claimed."""
