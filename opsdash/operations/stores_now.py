@@ -4,7 +4,7 @@ Only a store whose file changed is opened again, so that a look at those that
 stand still costs two `stat` each.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,14 +35,13 @@ class StoresNow:
         self._seen: dict[str, _Signature] = {}
         """How each file was when it was opened; only the thread has to do with it."""
 
-    def look(self, run: RunDir, nodes: Iterable[str], now_mono_ns: int) -> None:
+    def look(self, run: RunDir, nodes: tuple[str, ...], now_mono_ns: int) -> None:
         """Have those that changed looked at, once it is time again."""
         last_ns = self._looked_ns
         if last_ns is not None and 0 <= now_mono_ns - last_ns < _PAUSE_NS:
             return
         self._looked_ns = now_mono_ns
-        paths = {node: run.chunk_store(node) for node in nodes}
-        self._beside.ask("stores", lambda: self._changed(paths))
+        self._beside.ask("stores", lambda: self._changed(run, nodes))
 
     def take(self) -> None:
         """Take over what was found."""
@@ -59,9 +58,10 @@ class StoresNow:
         """Look no more."""
         self._beside.stop()
 
-    def _changed(self, paths: dict[str, Path]) -> dict[str, Looked]:
+    def _changed(self, run: RunDir, nodes: tuple[str, ...]) -> dict[str, Looked]:
         looked: dict[str, Looked] = {}
-        for node, path in paths.items():
+        for node in nodes:
+            path = run.chunk_store(node)
             signature = _signature(path)
             if signature == self._seen.get(node):
                 continue

@@ -4,7 +4,7 @@ What lies in a store is read from the store itself; this folds what its owner
 said after each round and what was found damaged or repaired since.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import NamedTuple
 
 from agent.rundir.events import ChunkDamaged, ChunkRepaired, StoreStats
@@ -85,8 +85,11 @@ class Chunks:
 
     def rows(self) -> list[StoreRow]:
         """Return the stores by node, damaged ones first."""
+        damaged = Counter(
+            one.store for one in self._damages.values() if not one.is_repaired
+        )
         rows = [
-            row._replace(num_damaged=self._num_damaged(node))
+            row._replace(num_damaged=damaged[node]) if node in damaged else row
             for node, row in self._stores.items()
         ]
         return sorted(rows, key=lambda row: (-row.num_damaged, row.node))
@@ -104,12 +107,6 @@ class Chunks:
         if self._stores or self._damages:
             return None
         return _NO_STORE_YET if kind == "federated" else _NOT_FEDERATED
-
-    def _num_damaged(self, node: str) -> int:
-        return sum(
-            damage.store == node and not damage.is_repaired
-            for damage in self._damages.values()
-        )
 
 
 def empty_row(node: str) -> StoreRow:

@@ -17,13 +17,15 @@ from textual.widgets import Input
 from opsdash.projections.match import Matcher, matcher
 from opsdash.widgets.filter_bar import FilterBar, no_match, quoted
 from opsdash.widgets.patience import OutOfPatienceError, patience
-from opsdash.widgets.rows import Cell, Column, FixedRows
+from opsdash.widgets.rows import Cell, Column
 from opsdash.widgets.table import VirtualTable
 from opsdash.widgets.table_messages import SortRequested
 
 Record = TypeVar("Record")
 
 _PATIENCE_S = 0.1
+_TURN_ROWS = 250
+"""Rows that a filter looks at anew whenever records are shown, besides new ones."""
 
 
 class Field(NamedTuple, Generic[Record]):
@@ -33,6 +35,34 @@ class Field(NamedTuple, Generic[Record]):
     cell: Callable[[Record], Cell]
     order: Callable[[Record], Any] | None
     """None: nobody sorts by it."""
+
+
+class _Records(Generic[Record]):
+    """Records as rows: the cells of one are made when it is drawn."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        key: Callable[[Record], Hashable],
+        cells: Callable[[Record], Sequence[Cell]],
+    ) -> None:
+        self._records, self._key, self._cells = records, key, cells
+        self._places: dict[Hashable, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def row(self, index: int) -> Sequence[Cell]:
+        return self._cells(self._records[index])
+
+    def key(self, index: int) -> Hashable:
+        return self._key(self._records[index])
+
+    def find(self, key: Hashable) -> int | None:
+        if self._places is None:
+            keys = map(self._key, self._records)
+            self._places = {one: place for place, one in enumerate(keys)}
+        return self._places.get(key)
 
 
 class RecordTable(Vertical, Generic[Record]):
@@ -78,6 +108,9 @@ class RecordTable(Vertical, Generic[Record]):
         self._sort = sort
         self._matcher: Matcher = matcher("")
         self._records: list[Record] = []
+        self._fits: dict[Hashable, bool] = {}
+        """By key: whether the filter lets a record through."""
+        self._turn = 0
 
     def compose(self) -> ComposeResult:
         """Lay out filter and rows."""
@@ -129,6 +162,7 @@ class RecordTable(Vertical, Generic[Record]):
         """Filter by what is typed so far."""
         event.stop()
         self._matcher = matcher(event.pattern)
+        self._fits, self._turn = {}, 0
         if self._matcher.is_everything and self.screen.focused is self.table:
             self.remove_class("-filtered")
         self._show()
@@ -149,42 +183,59 @@ class RecordTable(Vertical, Generic[Record]):
     def _show(self) -> None:
         if not self.is_attached:
             return
-        records = self._sorted()
-        rows = [(self._key(one), self._cells(one)) for one in records]
-        rows = self._kept(rows)
-        is_emptied = bool(records) and not rows
+        kept = self._sorted(self._kept())
+        is_emptied = bool(self._records) and not kept
         named = quoted(self._matcher.pattern)
         self.table.empty = no_match(named) if is_emptied else self._empty
-        self.table.show(FixedRows(rows), sort=self._sort)
+        rows = _Records(kept, self._key, self._cells)
+        self.table.show(rows, sort=self._sort)
         self.query_one(FilterBar).show_count(
-            len(rows), len(records), is_literal=self._matcher.is_literal
+            len(kept), len(self._records), is_literal=self._matcher.is_literal
         )
 
     def _cells(self, record: Record) -> tuple[Cell, ...]:
         return tuple(field.cell(record) for field in self._fields)
 
-    def _sorted(self) -> list[Record]:
+    def _sorted(self, records: list[Record]) -> list[Record]:
         if self._sort is None:
-            return self._records
+            return records
         name, is_descending = self._sort
         order = next(
             (f.order for f in self._fields if f.column.name == name and f.order), None
         )
         if order is None:
-            return self._records
-        return sorted(self._records, key=order, reverse=is_descending)
+            return records
+        return sorted(records, key=order, reverse=is_descending)
 
-    def _kept(
-        self, rows: list[tuple[Hashable, tuple[Cell, ...]]]
-    ) -> list[tuple[Hashable, tuple[Cell, ...]]]:
+    def _kept(self) -> list[Record]:
+        """Return what the filter lets through; of many records some are looked at.
+
+        The others stay as they were found to be: each has its turn soon.
+        """
         if self._matcher.is_everything:
-            return rows
+            return self._records
+        begin, end = self._turn, self._turn + _TURN_ROWS
+        self._turn = end if end < len(self._records) else 0
+        known, keyed = self._fits, [(self._key(one), one) for one in self._records]
+        texts = {
+            key: _text(self._cells(one))
+            for place, (key, one) in enumerate(keyed)
+            if begin <= place < end or key not in known
+        }
+        self._fits = {key: known.get(key, False) for key, _ in keyed}
+        self._match(texts)
+        return [one for key, one in keyed if self._fits[key]]
+
+    def _match(self, texts: dict[Hashable, str]) -> None:
+        """Find which texts the filter lets through."""
+        matches = self._matcher
         try:
             with patience(_PATIENCE_S):
-                return [row for row in rows if self._matcher(_text(row[1]))]
+                self._fits.update({key: matches(text) for key, text in texts.items()})
         except OutOfPatienceError:
-            self._matcher = matcher(self._matcher.pattern, is_literal=True)
-            return [row for row in rows if self._matcher(_text(row[1]))]
+            literally = matcher(matches.pattern, is_literal=True)
+            self._matcher = literally
+            self._fits.update({key: literally(text) for key, text in texts.items()})
 
 
 def _text(cells: Sequence[Cell]) -> str:

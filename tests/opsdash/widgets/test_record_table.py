@@ -139,3 +139,43 @@ async def test_an_expression_that_takes_too_long_is_taken_literally(shown, monke
     await pilot.pause()
 
     assert "literally 0 of 1" in screen_text(pilot.app)
+
+
+async def test_only_rows_in_sight_are_made_when_thousands_are_shown(shown):
+    table, pilot = shown
+    made = []
+
+    def cell(item):
+        made.append(item)
+        return Cell(item.name)
+
+    table._fields = (Field(Column("name", 12), cell, None),)
+
+    table.show(Item(f"item-{number}", number) for number in range(5_000))
+    await pilot.pause()
+
+    assert 0 < len(set(made)) < 50
+
+
+async def test_of_many_filtered_rows_those_that_change_have_their_turn(
+    shown, monkeypatch
+):
+    monkeypatch.setattr(module, "_TURN_ROWS", 10)
+    table, pilot = shown
+    items = [Item(f"item-{number}", 1) for number in range(25)]
+    table.show(items)
+    table.filter_rows()
+    await pilot.press(*"!7")
+    await pilot.pause()
+    before = len(table.table.model)
+    table.show([item._replace(size=7) for item in items])
+    at_once = len(table.table.model)
+    for _ in range(2):
+        table.show([item._replace(size=7) for item in items])
+    all_had_it = len(table.table.model)
+    table.show([Item("new-1", 1), Item("new-7", 1)])
+
+    assert before == 23
+    assert 0 < at_once < before
+    assert all_had_it == 0
+    assert [table.table.model.key(0), len(table.table.model)] == ["new-1", 1]
