@@ -13,15 +13,13 @@ from typing import TypeVar
 
 import msgspec
 
-from agent.rundir.errors import RunDirError
-from trainer.federated.attendance import Attendance, say_over
+from trainer.federated.attendance import Attendance
 from trainer.federated.committed import Committed
 from trainer.federated.config import round_rules
 from trainer.federated.global_model import GlobalModel
-from trainer.federated.intake import Given, examine
-from trainer.federated.messages import PROTOCOL, Task, UpdateOffer, Welcome
-from trainer.federated.peer import Peer, Receiving
+from trainer.federated.messages import PROTOCOL, Task, Welcome
 from trainer.federated.problem import Settings
+from trainer.federated.reception import Reception
 from trainer.federated.rounds import Rounds
 from trainer.federated.server_events import ServerEvents
 from trainer.federated.terms import (
@@ -30,12 +28,9 @@ from trainer.federated.terms import (
     Close,
     Effect,
     Finish,
-    Offer,
     Open,
     Phase,
 )
-from trainer.federated.transfer import Packed
-from trainer.federated.transport import Link
 from trainer.federated.worker import Worker
 
 _LOOK_EVERY_S = 1.0
@@ -57,7 +52,6 @@ class Coordinator:
         """Go on after the model's last committed round. Call it inside the loop."""
         self._model = model
         self._attempt = attempt
-        self._first_round = model.round_num + 1
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._worker = Worker("global-model")
@@ -75,18 +69,15 @@ class Coordinator:
             settings=msgspec.Raw(msgspec.msgpack.encode(settings)),
         )
         self._attendance = Attendance(welcome, model)
-        self._given: dict[str, Given] = {}
-        self._opened_ns = 0
+        self.reception = Reception(
+            self._rounds, self._attendance, model, events, self._obey
+        )
+        """What whoever connects is served by."""
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Task[None] | None = None
         self._over: asyncio.Future[Finish] = self._loop.create_future()
         self.failure: Exception | None = None
         """What ended the federation, if something was raised."""
-
-    @property
-    def packed(self) -> Packed:
-        """The current global model."""
-        return self._model.packed
 
     async def run(self) -> Finish:
         """Run rounds until the federation is over; clients have left by then."""
@@ -109,13 +100,6 @@ class Coordinator:
     def stop(self) -> None:
         """End now: a round that is open is abandoned, one being stored is not."""
         self._obey(self._rounds.stop(time.monotonic_ns(), at_once=True))
-
-    async def serve(self, key: str, link: Link) -> None:
-        """Serve one stream of a client; one that comes too often is put off."""
-        if self._attendance.lets_in(key):
-            await Peer(key, link, self).serve()
-        else:
-            self._events.turned_away(key, "it comes too often")
 
     def stop_gently(self) -> None:
         """End after the round that is open."""
@@ -167,78 +151,6 @@ class Coordinator:
         """Call something on the thread that averages and stores."""
         return await self._worker.run(call)
 
-    def arrived(self, peer: Peer) -> None:
-        """Welcome a client; an older session of it is over."""
-        older = self._attendance.peer_of(peer.key)
-        if older is not None:
-            older.end("another session of this client began", is_unwanted=True)
-            # It may be a stream that broke without a word to this end.
-            self._attendance.keep_leftovers(older)
-            self._forget(older, "another session began")
-        self._attendance.greet(peer)
-        if self._over.done():
-            say_over(peer, self._over.result())
-
-    def ready(self, peer: Peer) -> None:
-        """The client has the model and has dealt with what it missed."""
-        if not self._attendance.is_here(peer) or self._over.done():
-            return
-        self._events.joined(
-            peer.key,
-            peer.session,
-            self._model.acked.get(peer.key),
-            is_return=self._attendance.note_return(peer.key),
-        )
-        self._obey(self._rounds.join(peer.key, peer.session, time.monotonic_ns()))
-
-    def turned_away(self, key: str, reason: str) -> None:
-        """Somebody who claims this key was refused before a session began."""
-        self._events.turned_away(key, reason)
-
-    def refusal(self, peer: Peer, offer: UpdateOffer) -> str | None:
-        """Say why an update would not count; None: go on and receive it."""
-        refusal = self._rounds.refusal(_identity(peer, offer), time.monotonic_ns())
-        return self._tell_refusal(peer, offer, refusal)
-
-    async def received(self, peer: Peer, receiving: Receiving) -> str | None:
-        """A whole update is there; return why it does not count, None: it does."""
-        arrived_ns = time.monotonic_ns()
-        offer, parcel = receiving.offer, receiving.parcel
-        try:
-            given = await asyncio.to_thread(examine, peer.key, offer, parcel)
-        except RunDirError as error:
-            told = self._tell_refusal(peer, offer, str(error))
-            # Asked again, the client would train the same: nobody waits for it.
-            now_ns = time.monotonic_ns()
-            self._obey(
-                self._rounds.decline(peer.key, peer.session, offer.round_num, now_ns)
-            )
-            return told
-        refusal, effects = self._rounds.update(
-            _identity(peer, offer), time.monotonic_ns()
-        )
-        if refusal is None:
-            self._given[peer.key] = given.arrived(
-                opened_ns=self._opened_ns, transfer_ns=arrived_ns - receiving.began_ns
-            )
-        self._obey(effects)
-        return self._tell_refusal(peer, offer, refusal)
-
-    def left(self, peer: Peer, reason: str) -> None:
-        """A stream is over."""
-        if self._attendance.is_here(peer):
-            self._attendance.keep_leftovers(peer)
-            self._forget(peer, reason)
-
-    def _forget(self, peer: Peer, reason: str) -> None:
-        self._attendance.forget(peer)
-        if self._over.done():
-            self._attendance.note_leaving()
-            return
-        self._events.lost(peer.key, peer.session, reason)
-        now_ns = time.monotonic_ns()
-        self._obey(self._rounds.lose(peer.key, peer.session, now_ns))
-
     def _obey(self, effects: list[Effect]) -> None:
         """Do what the machine says, then set the timer for its next wish."""
         for effect in effects:
@@ -249,8 +161,8 @@ class Coordinator:
             elif isinstance(effect, Close):
                 self._work = self._loop.create_task(self._close(effect))
             elif isinstance(effect, Abandon):
-                self._events.abandoned(effect, sorted(self._given))
-                self._given.clear()
+                self._events.abandoned(effect, sorted(self.reception.given))
+                self.reception.given.clear()
             else:
                 self._finish(effect)
         self._set_timer()
@@ -275,9 +187,7 @@ class Coordinator:
         self._obey(self._rounds.tick(time.monotonic_ns()))
 
     def _open(self, effect: Open) -> None:
-        self._opened_ns = time.monotonic_ns()
-        self._given.clear()
-        self._events.opened(effect, self._opened_ns)
+        self._events.opened(effect, self.reception.begin_round())
         for client in effect.clients:
             self._ask(client)
 
@@ -305,14 +215,14 @@ class Coordinator:
 
     async def _commit(self, close: Close) -> None:
         """Average, store, tell, and let the machine go on."""
-        given = {client: self._given[client] for client in close.members}
+        given = {client: self.reception.given[client] for client in close.members}
         updates = [one.update for one in given.values()]
         self._events.closing()
         contributions = {client: one.contribution for client, one in given.items()}
         done = await self._worker.run(
             lambda: self._model.advance(close.round_num, updates, close, contributions)
         )
-        self._given.clear()
+        self.reception.given.clear()
         self._events.committed(close, done)
         self._attendance.tell_model()
         self._obey(
@@ -325,23 +235,4 @@ class Coordinator:
 
     def _finish(self, finish: Finish) -> None:
         self._over.set_result(finish)
-        self._attendance.tell_over(finish)
-
-    def _tell_refusal(
-        self, peer: Peer, offer: UpdateOffer, refusal: str | None
-    ) -> str | None:
-        if refusal is not None:
-            is_ours = self._first_round <= offer.round_num <= self._rounds.round_num
-            round_num = offer.round_num if is_ours else None
-            self._events.refused(peer.key, round_num, refusal)
-        return refusal
-
-
-def _identity(peer: Peer, offer: UpdateOffer) -> Offer:
-    return Offer(
-        client=peer.key,
-        session=peer.session,
-        round_num=offer.round_num,
-        attempt=offer.attempt,
-        base_digest=offer.base_digest,
-    )
+        self.reception.finish(finish)

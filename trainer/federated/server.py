@@ -177,7 +177,10 @@ class _Serving:
         )
         stops = Stops(coordinator.stop, self.known.lifeline_fd)
         transport = TransportServer(
-            endpoint, security, coordinator.serve, coordinator.turned_away
+            endpoint,
+            security,
+            coordinator.reception.serve,
+            coordinator.reception.turned_away,
         )
         _announce(await transport.start(), self.known.announce_fd)
         obeying = Obeying(events, coordinator, self.model, self.start.run)

@@ -59,8 +59,8 @@ class Server:
         self.transport = TransportServer(
             Endpoint("127.0.0.1", port),
             security or ServerSecurity(),
-            self.coordinator.serve,
-            self.coordinator.turned_away,
+            self.coordinator.reception.serve,
+            self.coordinator.reception.turned_away,
         )
         self.run = run
 

@@ -162,7 +162,7 @@ async def test_a_session_that_meets_a_fault_of_the_server_ends_and_says_so(
     def fail(*_):
         raise ValueError("a fault")
 
-    monkeypatch.setattr("trainer.federated.coordinator.examine", fail)
+    monkeypatch.setattr("trainer.federated.reception.examine", fail)
     config = quick(clients=1)
 
     async with (

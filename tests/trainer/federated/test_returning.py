@@ -215,7 +215,7 @@ class SlowLook:
     def __init__(self, monkeypatch):
         self.began = threading.Event()
         self.may_end = threading.Event()
-        monkeypatch.setattr("trainer.federated.coordinator.examine", self)
+        monkeypatch.setattr("trainer.federated.reception.examine", self)
 
     def __call__(self, client, offer, parcel):
         if client == "client-1" and not self.began.is_set():
