@@ -39,6 +39,7 @@ from agent.rundir.chunks.reader import ChunkStoreReader
 from benchmarks.stores.pair import NUM_LAYERS, Pair, flipped, model_of
 from benchmarks.table import Row, at_most, print_table
 from trainer.chunks.chunk_manager import ChunkManager
+from trainer.chunks.restore import load_tensors
 from trainer.chunks.split import TensorSplit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,6 +146,7 @@ def save_and_load(label: str, rounds: int, folder: Path) -> Iterator[Row]:
             clock.time("load", ours.get_round, round_num)
             clock.time("peer load", peer.load, round_num, model)
             clock.time("layer", ours.get_round, round_num, "3.*")
+            clock.time("opened layer", layer_of_opened, pair.path, round_num)
             clock.time("hash", hash_all, model)
     loaded = ours.get_round(rounds)
     assert all(torch.equal(loaded[name], model[name]) for name in model)
@@ -181,6 +183,14 @@ def load_rows(label: str, clock: Clock) -> Iterator[Row]:
         row = compared("load one layer of twelve, 25M", seen["layer"], peer, None)
         layer_ms = middle(taken.wall_ms for taken in seen["layer"])
         yield row._replace(**at_most(layer_ms, 5, "ms"))
+        claim = "load one layer of twelve, 25M: store opened, layout read for it"
+        yield compared(claim, seen["opened layer"], peer, None)
+
+
+def layer_of_opened(path: Path, round_num: int) -> dict[str, Tensor]:
+    """Load a layer as somebody does who has not had this store open before."""
+    with ChunkStoreReader(path) as reader:
+        return load_tensors(reader, round_num, "3.*")
 
 
 def hash_all(model: dict[str, Tensor]) -> None:
