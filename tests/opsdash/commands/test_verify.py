@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.rundir.verify.verdict import Level, State, Verdict
+from agent.rundir.verify.verdict import Level
 from opsdash.commands import verify
 from opsdash.operations.targets import Target
+from tests.verdicts import verdict
 
 SIZE = 1 << 20
 
@@ -22,17 +23,7 @@ class Terminal(io.StringIO):
 def read_in_two(target, level, *, progress):
     for done_bytes in (SIZE // 2, SIZE):
         progress(done_bytes, SIZE)
-    return Verdict(
-        path=str(target.path),
-        state=State.SOUND,
-        level=level,
-        format="checkpoint",
-        findings=(),
-        num_bytes=SIZE,
-        elapsed_ns=1,
-        digest=None,
-        advice="",
-    )
+    return verdict(path=str(target.path), level=level, num_bytes=SIZE)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.rundir.verify.verdict import Level, State, Verdict
+from agent.rundir.verify.verdict import Level
 from agent.rundir.verify.watch import VerifyCancelled
 from opsdash.jobs.verification import Verification
 from opsdash.operations.targets import Target
 from opsdash.operations.verify import JobProgress
+from tests.verdicts import verdict
 
 PATIENCE_S = 60
 SIZE = 1 << 20
@@ -28,17 +29,7 @@ class Reading:
             if done:
                 progress(done, SIZE)
             self._stand()
-        return Verdict(
-            path=str(target.path),
-            state=State.SOUND,
-            level=level,
-            format="checkpoint",
-            findings=(),
-            num_bytes=SIZE,
-            elapsed_ns=1,
-            digest=None,
-            advice="",
-        )
+        return verdict(path=str(target.path), level=level, num_bytes=SIZE)
 
     def _stand(self):
         self._stands.release()

@@ -4,14 +4,8 @@ import msgspec
 import pytest
 
 from agent.rundir.verify.path import verify_path
-from agent.rundir.verify.verdict import (
-    Finding,
-    Level,
-    State,
-    Verdict,
-    worst,
-    worst_exit_code,
-)
+from agent.rundir.verify.verdict import State, Verdict, worst, worst_exit_code
+from tests.verdicts import verdict
 
 CODES = {
     State.SOUND: 0,
@@ -22,20 +16,6 @@ CODES = {
     State.TRUNCATED: 2,
     State.DAMAGED: 2,
 }
-
-
-def verdict(state):
-    return Verdict(
-        path="model.pt",
-        state=state,
-        level=Level.CONTENT,
-        format="torch_zip",
-        findings=(Finding(file="model.pt", message="so it is", offset=7),),
-        num_bytes=1,
-        elapsed_ns=1,
-        digest=None,
-        advice="nothing to do",
-    )
 
 
 @pytest.mark.parametrize("state", State)
