@@ -114,6 +114,7 @@ class _Note:
     publish_ns: int | None = None
     verify_ns: int | None = None
     reason: str | None = None
+    check: Check | None = None
     is_pruned: bool = False
     loaded_in: tuple[int, ...] = ()
 
@@ -154,7 +155,7 @@ class Checkpoints:
         self.saving = clip(event.checkpoint, 80)
         if note := self._note(event.checkpoint):
             note.reason, note.attempt = clip(event.reason, 40), origin.attempt
-            note.is_pruned = False
+            note.check, note.is_pruned = None, False
 
     def on_published(self, origin: Origin, event: CheckpointPublished) -> None:
         """Take in that a checkpoint has its final name."""
@@ -170,9 +171,12 @@ class Checkpoints:
             note.is_pruned = False
 
     def on_verified(self, origin: Origin, event: CheckpointVerified) -> None:  # noqa: ARG002 - one signature for all folds
-        """Take in how long reading back took; the verdict itself is on disk."""
-        if event.by == "save" and (note := self._note(event.checkpoint)):
-            note.verify_ns = nanoseconds(event.verify_ns)
+        """Take in what was found, which the disk tells no more once it is pruned."""
+        if note := self._note(event.checkpoint):
+            state, level = clip(event.state, 40), clip(event.level, 40)
+            note.check = Check(state, level, clip(event.by, 60), event.time_ns)
+            if event.by == "save":
+                note.verify_ns = nanoseconds(event.verify_ns)
 
     def on_loaded(self, origin: Origin, event: CheckpointLoaded) -> None:
         """Take in that an attempt resumed from a checkpoint."""
@@ -325,7 +329,7 @@ def _pruned_row(name: str, note: _Note) -> CheckpointRow:
         created_ns=note.time_ns,
         attempt=note.attempt,
         reason=note.reason,
-        check=None,
+        check=note.check,
         serialize_ns=note.serialize_ns,
         write_ns=note.write_ns,
         digest_ns=note.digest_ns,

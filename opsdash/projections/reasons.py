@@ -112,7 +112,8 @@ def _barriers(evidence: Evidence) -> Iterator[Reason]:
 def _processes(evidence: Evidence) -> Iterator[Reason]:
     gone = [r for r in evidence.ranks if not r.ended and r.liveness is Liveness.DEAD]
     if gone:
-        text = f"{_nodes(gone)}: the process is gone without a goodbye"
+        who = "the process is" if len(gone) == 1 else "the processes are"
+        text = f"{_nodes(gone)}: {who} gone without a goodbye"
         yield Reason(Severity.ERROR, text, _command("events", evidence))
     for row in [r for r in evidence.ranks if r.ended == "error"][:3]:
         text = f"{row.node} ended with an error: {row.error or 'untold'}"

@@ -157,6 +157,20 @@ def test_a_pruned_checkpoint_stays_in_the_list(writer):
     assert found == [(20, "verified", 4_096), (10, "pruned", 77)]
 
 
+def test_what_was_found_of_a_checkpoint_is_known_after_it_was_pruned(writer):
+    name = "step-00000010"
+    found = {"digest": "blake3:00", "state": "sound", "level": "content"}
+    writer.emit(
+        0, ev.CheckpointVerified, checkpoint=name, verify_ns=5, by="save", **found
+    )
+    writer.emit(0, ev.CheckpointPruned, checkpoint=name, freed_bytes=77)
+
+    (row,) = rows(writer)
+
+    assert (row.stage, row.check.state, row.check.by) == ("pruned", "sound", "save")
+    assert row.check.time_ns == writer.time_ns
+
+
 def test_who_resumed_from_it_is_told(writer):
     writer.checkpoint(10)
     writer.begin()
