@@ -41,9 +41,9 @@ class OptimizerPane(Pane):
             grid-rows: 1fr;
             grid-gutter: 0 1;
             height: 1fr;
-            min-height: 16;
+            min-height: 15;
         }
-        & Chart { height: 1fr; min-height: 6; }
+        & Chart { height: 1fr; min-height: 5; }
         & > Facts { height: auto; max-height: 6; border-top: solid $panel; }
     }
     """

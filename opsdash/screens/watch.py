@@ -55,7 +55,7 @@ class WatchScreen(ThinScreen[None]):
             & OverviewPane #ranks { width: 2fr; }
             & OverviewPane > #curves { height: 7; }
             & BarriersPane > HeatMap { margin: 0; }
-            & OptimizerPane Container { grid-size: 2; min-height: 18; }
+            & OptimizerPane Container { grid-size: 2; min-height: 15; }
         }
     }
     """
