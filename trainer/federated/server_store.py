@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from agent.probes.home import Home
-from agent.rundir.chunks.reader import StoreStats
+from agent.rundir.chunks.reader import ChunkStoreReader, StoreStats
 from agent.rundir.chunks.sources import run_dir_of
 from agent.rundir.layout import RunDir
+from trainer.chunks.nested import OPTIMIZER_PREFIX
+from trainer.chunks.restore import load_names, load_tensors
 from trainer.chunks.snapshot import ModelTensors
 from trainer.chunks.split import FlatSplit, TensorSplit
 from trainer.chunks.store import ChunkStore, PutStats
@@ -72,15 +74,18 @@ class ServerStore:
         return read_record(self._store, self._run_id)
 
     def load(self, round_num: int) -> StoredModel:
-        """Return a round.
+        """Return what the next round is made from.
+
+        What the members gave is left where it is: it may be many times the
+        model, and where it is damaged the federation can go on all the same.
 
         Raises:
             ChunkError, DamagedStoreError: it is not what it was.
             RunDirError: the store cannot be read.
         """
-        tensors = self._store.get_round(round_num)
-        beside = self._store.get_optimizer(round_num) or {}
-        return StoredModel(tensors, beside.get(VELOCITY, {}))
+        with self._store.reader() as reader:
+            tensors = load_tensors(reader, round_num)
+            return StoredModel(tensors, _load_velocity(reader, round_num))
 
     def older_rounds(self) -> list[int]:
         """Return all rounds but the newest, from the newest to the oldest."""
@@ -133,6 +138,14 @@ class ServerStore:
                     f"{mine.get(name, 'none')}",
                     hint="another model is another run: name another directory",
                 )
+
+
+def _load_velocity(reader: ChunkStoreReader, round_num: int) -> dict[str, Tensor]:
+    layout = reader.layout(round_num)
+    start = f"{OPTIMIZER_PREFIX}{VELOCITY}."
+    names = [row.name for row in layout.tensors if row.name.startswith(start)]
+    found = load_names(reader, round_num, layout, names)
+    return {name.removeprefix(start): tensor for name, tensor in found.items()}
 
 
 def _beside(

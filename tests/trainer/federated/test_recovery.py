@@ -89,3 +89,44 @@ def test_a_damaged_round_that_can_be_repaired_is_not_given_up(path):
     assert "trainer repair" in caught.value.hint
     assert (again.round_num, again.recovery) == (2, None)
     again.close()
+
+
+def damage_beside(path, round_num, start):
+    """Damage what a round of the server holds beside the model, by its name."""
+    with ChunkStore.open(path) as store:
+        chunks = store.layout(round_num).chunks
+    found = [c.digest for c in chunks if c.parts[0].name.startswith(start)]
+    for digest in set(found):
+        flip_bit(path, digest)
+    return found
+
+
+def test_what_members_gave_is_not_needed_to_go_on(path, tmp_path):
+    config = toy(rounds=9, server_momentum=0.5)
+    whole = make_global(tmp_path / "other" / "other_chunks.db", config)
+    run_rounds(whole, config, (1, 2, 3))
+    model = make_global(path, config)
+    run_rounds(model, config, (1, 2))
+    model.close()
+    assert damage_beside(path, 2, "optimizer:updates.")
+
+    again = make_global(path, config)
+    run_rounds(again, config, (3,))
+
+    assert again.recovery is None
+    assert again.packed.digest == whole.packed.digest
+    again.close()
+    whole.close()
+
+
+def test_the_servers_momentum_is_needed_to_go_on(path):
+    config = toy(rounds=9, server_momentum=0.5)
+    model = make_global(path, config)
+    run_rounds(model, config, (1, 2))
+    model.close()
+    assert damage_beside(path, 2, "optimizer:velocity.")
+
+    again = make_global(path, config)
+
+    assert (again.recovery.source_round, again.round_num) == (1, 3)
+    again.close()
