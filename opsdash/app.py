@@ -29,7 +29,7 @@ from opsdash.feed.cursor import Clocks
 from opsdash.feed.reader import system_clocks
 from opsdash.jobs.attached import Attached
 from opsdash.operations.plan import Plan
-from opsdash.operations.preferences import read_theme, write_theme
+from opsdash.operations.preferences import ThemeMemory, read_theme
 from opsdash.screens.help import HelpScreen, key_facts
 from opsdash.screens.palette import Palette, key_commands, palette_commands
 from opsdash.screens.pane import ABOUT_A_RUN, ACTS
@@ -54,6 +54,8 @@ _KEY_FIRST_S = 0.04
 _LATEST_FOLD_S = 0.25
 """Keys that repeat keep what was read waiting no longer than this."""
 _COLLECT_LOOK_S = 0.5
+_LAST_WRITE_S = 0.2
+"""Leaving waits no longer for a theme that is being written down."""
 _EXIT_CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -100,7 +102,8 @@ class OpsdashApp(App[int]):
         self.crash: BaseException | None = None
         """What ended the app, where it was our own fault."""
         self._first_run, self._runs = run, runs
-        self._config, self._clocks = config, clocks
+        self._clocks = clocks
+        self._themes = ThemeMemory(config, self._theme_trouble) if config else None
         self._is_held = self._is_hurrying = False
         self._folded_s = 0.0
         self._attached: Attached | None = None
@@ -127,6 +130,8 @@ class OpsdashApp(App[int]):
         """Stop reading; what was started goes on."""
         if self._attached is not None:
             self._attached.stop()
+        if self._themes is not None:
+            self._themes.wait(_LAST_WRITE_S)
 
     async def on_event(self, event: Event) -> None:
         """Note when keys come: other work goes after them."""
@@ -174,11 +179,18 @@ class OpsdashApp(App[int]):
             return
         self.theme = name
         self.notify(f"theme {name}")
-        if self._config is not None:
-            try:
-                write_theme(self._config, name)
-            except (OSError, UnicodeDecodeError) as error:
-                self.notify(f"not remembered: {error}", severity="warning")
+        if self._themes is not None:
+            self._themes.remember(name)
+
+    def on_theme_not_remembered(self, message: messages.ThemeNotRemembered) -> None:
+        """Say why the next start will look as before."""
+        why = f"not remembered: {message.why}"
+        self.notify(why, severity="warning", markup=False)
+
+    def _theme_trouble(self, why: str) -> None:
+        """Say so from the writing thread; there may be no loop to hear it any more."""
+        with contextlib.suppress(RuntimeError):
+            self.post_message(messages.ThemeNotRemembered(why))
 
     def action_pick_run(self) -> None:
         """Show the runs that lie together with this one."""

@@ -14,6 +14,14 @@ from opsdash.operations.export import ExportedEvent
 from opsdash.projections.events_log import EventRow
 
 
+class ThemeNotRemembered(Message):
+    """A theme was chosen, and could not be written down."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+
 class Wish(Message):
     """Something that the operator wants done."""
 

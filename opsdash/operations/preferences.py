@@ -1,11 +1,14 @@
 """What this operator likes, in one TOML file: the theme.
 
 Only the line that changes is written; what else somebody put there stays. A
-file that cannot be read is no wish, and never an error.
+file that cannot be read is no wish, and never an error. A home on a mount that
+died holds up the thread that writes, and nobody else.
 """
 
 import re
+import threading
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.rundir.atomic import write_atomic
@@ -48,6 +51,49 @@ def write_theme(path: Path, name: str) -> None:
     head = head if num_replaced else f"{line}\n{head}"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (head + rest).encode())
+
+
+class ThemeMemory:
+    """Remembers the theme that was chosen last, in a thread while there is one."""
+
+    def __init__(self, path: Path, on_trouble: Callable[[str], None]) -> None:
+        """Prepare to write to `path`; `on_trouble` is called in that thread."""
+        self._path, self._on_trouble = path, on_trouble
+        self._lock = threading.Lock()
+        self._wanted: str | None = None
+        """Not written yet; None: all is, or a write of the newest is under way."""
+        self._thread: threading.Thread | None = None
+        """That writes; None: there is nothing to write."""
+
+    def remember(self, name: str) -> None:
+        """Have a theme written; of those that wait the newest counts."""
+        with self._lock:
+            self._wanted = name
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="opsdash-theme", daemon=True
+                )
+                self._thread.start()
+
+    def wait(self, patience_s: float) -> None:
+        """Give what was chosen a moment to be written: the program ends."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(patience_s)
+
+    def _work(self) -> None:
+        while (name := self._next()) is not None:
+            try:
+                write_theme(self._path, name)
+            except (OSError, UnicodeDecodeError) as error:
+                self._on_trouble(str(error))
+
+    def _next(self) -> str | None:
+        with self._lock:
+            name, self._wanted = self._wanted, None
+            if name is None:
+                self._thread = None
+            return name
 
 
 def _text(path: Path) -> str:

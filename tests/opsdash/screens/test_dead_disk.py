@@ -222,3 +222,32 @@ async def test_why_a_request_was_not_written_stays_on_its_line(on, monkeypatch):
 
         assert line.outcome == "failed"
         assert line.detail == "the request cannot be written (df)"
+
+
+async def test_a_home_that_does_not_answer_freezes_no_screen(on, tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    may_go_on = threading.Event()
+    monkeypatch.setattr(
+        "opsdash.operations.preferences.write_theme",
+        lambda path, name: may_go_on.wait(LONG_S),
+    )
+    async with on("live", config=tmp_path / "config.toml") as (app, pilot):
+        await pilot.press("t", "7")
+        await refreshed(app, pilot)
+
+        assert app.theme == "light"
+        assert app.watch.shown == EVENTS
+        may_go_on.set()
+
+
+async def test_a_theme_that_could_not_be_written_down_says_so(
+    on, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    (tmp_path / "file").write_bytes(b"")
+    config = tmp_path / "file" / "config.toml"
+    async with on("live", config=config) as (app, pilot):
+        await pilot.press("t")
+        await until(pilot, lambda: any("not remembered" in one for one in app.notes))
+
+        assert str(config.parent) in app.notes[-1]
