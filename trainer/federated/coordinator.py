@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent.rundir.errors import LockedError
 from trainer.federated.attendance import Attendance
 from trainer.federated.committed import Committed
 from trainer.federated.config import round_rules
@@ -173,6 +174,11 @@ class Coordinator:
             await asyncio.sleep(_LOOK_EVERY_S)
             self._events.look()
             self._attendance.look()
+            try:
+                await self._worker.run(self._model.require_home)
+            except LockedError as error:
+                # No round would be committed: nobody need train for it.
+                self._fail(error)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -208,10 +214,12 @@ class Coordinator:
         try:
             await self._commit(close)
         except Exception as error:  # noqa: BLE001 - whatever it is, the federation must end and say so
-            if not self._over.done():
-                self.failure = error
-                told = f"{type(error).__name__}: {error}"
-                self._obey(self._rounds.commit_failed(told))
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._over.done():
+            self.failure = error
+            self._obey(self._rounds.fail(f"{type(error).__name__}: {error}"))
 
     async def _commit(self, close: Close) -> None:
         """Average, store, tell, and let the machine go on."""

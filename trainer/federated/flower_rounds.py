@@ -80,8 +80,8 @@ class FlowerRounds:
         """Run rounds; return how it ended: `completed`, or `stopped` by request.
 
         Raises:
-            RunDirError: too few clients came or answered, or a round could not
-                be stored.
+            RunDirError: too few clients came or answered, a round could not be
+                stored, or another run lies in the run directory by now.
         """
         self.events.gathering()
         try:
@@ -94,6 +94,7 @@ class FlowerRounds:
 
     def _until_over(self) -> Finish:
         while self._finish is None:
+            self.model.require_home()
             self._obey(self._requests.look())
             self._meet_nodes()
             self._read_answers()

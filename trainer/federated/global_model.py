@@ -89,6 +89,14 @@ class GlobalModel:
         """Let go of the store."""
         self._store.close()
 
+    def require_home(self) -> None:
+        """Make sure that rounds can still be kept where they were.
+
+        Raises:
+            LockedError: another run lies in the run directory by now.
+        """
+        self._store.require_home()
+
     def advance(
         self,
         round_num: int,

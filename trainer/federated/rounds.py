@@ -138,8 +138,8 @@ class Rounds:
         self._gather(now_ns)
         return self.tick(now_ns)
 
-    def commit_failed(self, detail: str) -> list[Effect]:
-        """The closed round could not be made durable: the federation ends."""
+    def fail(self, detail: str) -> list[Effect]:
+        """No round can be made durable any more: the federation ends."""
         return self._finish("error", detail)
 
     def adopt(self, model_digest: str, now_ns: int) -> list[Effect]:

@@ -65,6 +65,14 @@ class ServerStore:
         """Let go of the file."""
         self._store.close()
 
+    def require_home(self) -> None:
+        """Make sure that the run directory is still this run's.
+
+        Raises:
+            LockedError: another run lies there by now.
+        """
+        self._home.look()
+
     def record(self) -> Record | None:
         """Return what is known of the newest round; None: there is none.
 
@@ -105,7 +113,7 @@ class ServerStore:
             LockedError: another run lies in the run directory by now.
             RunDirError: it could not be stored.
         """
-        self._home.look()
+        self.require_home()
         num_chunks = self._config.chunk_num
         return self._store.put_round(
             record.round_num,

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from agent.rundir.attempts import read_attempt
-from agent.rundir.errors import RunDirError
+from agent.rundir.errors import LockedError, RunDirError
 from agent.rundir.events import (
     ChunkRepaired,
     ClientJoined,
@@ -25,6 +25,7 @@ from agent.rundir.events import (
 )
 from agent.rundir.layout import RunDir
 from agent.rundir.requests import write_request
+from tests import replaced
 from tests.trainer.chunks.store_faults import flip_bit
 from tests.trainer.federated.bench import toy
 from tests.trainer.federated.federation import events, of_kind
@@ -445,3 +446,18 @@ def test_what_can_never_be_is_refused_while_a_round_is_open(tmp_path):
     assert reason == "completed"
     assert "does not hold round 99999" in done.error
     assert num_committed[0] == 1
+
+
+def test_a_server_whose_directory_is_another_runs_ends_and_touches_nothing(tmp_path):
+    run_dir = tmp_path / "run"
+    other = replaced.other_run(tmp_path / "other", "federated")
+    before = replaced.contents(other)
+
+    def look(_):
+        if other.exists() and told(run_dir, RoundCommitted):
+            replaced.replace(run_dir, other)
+
+    with pytest.raises(LockedError, match="another run lies in"):
+        serve(run_dir, quick(rounds=99), look)
+
+    assert replaced.contents(run_dir) == before

@@ -15,6 +15,7 @@ from tests.trainer.federated.federation import (
     taking_part,
     until,
 )
+from trainer.federated.server import Ended
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -41,6 +42,21 @@ async def test_a_server_ends_with_the_rounds_that_it_had_committed(tmp_path):
     assert finish.detail == f"LockedError: another run lies in `{run_dir}` by now"
     assert contents(run_dir) == before
     assert stored(moved, "server") == [1]
+
+
+async def test_a_server_that_waits_for_clients_ends_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.federated.coordinator._LOOK_EVERY_S", 0.05)
+    run_dir, other = tmp_path / "run", other_run(tmp_path / "other", "federated")
+    before = contents(other)
+
+    async with serving(run_dir, quick()) as server:
+        replace(run_dir, other)
+        finish = await server.over
+
+    told = Ended(finish, server.coordinator.failure).as_error(RunDir(run_dir), 0)
+    assert f"LockedError: another run lies in `{run_dir}` by now" in str(told)
+    assert told.hint is None
+    assert contents(run_dir) == before
 
 
 async def test_a_client_ends_before_it_stores_or_acknowledges_anything(tmp_path):

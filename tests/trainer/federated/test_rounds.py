@@ -362,7 +362,7 @@ def test_a_round_that_cannot_be_committed_ends_the_federation():
     for client in "abc":
         machine.update(offer(client), 5)
 
-    effects = machine.commit_failed("the disk is full")
+    effects = machine.fail("the disk is full")
 
     assert effects == [Finish("error", "the disk is full")]
     assert machine.join("d", "d/1", 6) == []
