@@ -114,7 +114,8 @@ class ValueAxis(NamedTuple):
         low, high = (max(-_HUGE, min(value, _HUGE)) for value in (low, high))
         size = max(abs(low), abs(high))
         if high - low <= max(size * 1e-12, _TINY):
-            step = round_up(size / 10) if size > _TINY else 1.0
+            # From 0 to twice the value: labels that are as short as its own.
+            step = size if size > _TINY else 1.0
             return cls(low - step, high + step, step, is_log=False)
         step = round_up((high - low) / 8)
         # A value that is round but for the last digit of a double is round.
@@ -161,14 +162,13 @@ class ValueAxis(NamedTuple):
 
 
 def _short(value: float, most: int) -> str:
-    """Return a number with as many digits as there is room; a cut one would lie."""
-    text = number(value)
-    for digits in (1, 0):
-        if len(text) <= most:
-            return text
-        mantissa, _, exponent = f"{value:.{digits}e}".partition("e")
-        text = f"{mantissa}e{int(exponent)}"
-    return text if len(text) <= most else ""
+    """Return a number with as many digits as there is room, plain ones if they fit."""
+    texts = [number(value)]
+    for digits in (1, 0) if math.isfinite(value) else ():
+        cut = f"{value:.{digits}e}"
+        mantissa, _, exponent = cut.partition("e")
+        texts += [number(float(cut)), f"{mantissa}e{int(exponent)}"]
+    return next((text for text in texts if len(text) <= most), "")
 
 
 def _round_down_log(value: float) -> float:

@@ -165,3 +165,15 @@ def test_a_small_value_keeps_its_power_in_little_room():
     axis = ValueAxis.around(0.0, 0.00183, log=False)
 
     assert [axis.label(11 / 24, most) for most in (7, 5, 3)] == ["0.00092", "9e-4", ""]
+
+
+def test_a_label_has_plain_digits_where_they_fit():
+    axis = ValueAxis(bottom=0.045, top=0.055, step=0.005, is_log=False)
+
+    assert axis.label(0.48, 5) == "0.05"
+
+
+def test_a_constant_stands_in_the_middle_between_nothing_and_its_double():
+    axis = ValueAxis.around(1e-3, 1e-3, log=False)
+
+    assert [axis.label(one, 5) for one in (0.0, 0.5, 1.0)] == ["0", "0.001", "0.002"]
