@@ -23,6 +23,10 @@ _STAGE_TONES = {
 }
 
 
+_NONE_YET = "no checkpoint was saved yet"
+_NOT_HERE = "a federation keeps each round in chunk stores: 5 shows them"
+
+
 class CheckpointsPane(Pane):
     """The list, and all that is known of the one under the cursor."""
 
@@ -57,7 +61,7 @@ class CheckpointsPane(Pane):
         yield RecordTable(
             self._fields(),
             key=lambda row: row.directory,
-            empty="no checkpoint was saved yet",
+            empty=_NONE_YET,
         )
         with VerticalScroll(can_focus=False):
             yield Facts()
@@ -67,7 +71,9 @@ class CheckpointsPane(Pane):
         self._view = view
         rows = sorted(view.run.checkpoints.rows(), key=lambda row: not row.is_published)
         self._rows = {row.directory: row for row in rows}
-        self.query_one(RecordTable).show(rows)
+        table = self.query_one(RecordTable)
+        table.empty = _NOT_HERE if view.run.kind == "federated" else _NONE_YET
+        table.show(rows)
         self._show_details()
 
     def offers(self, action: str) -> bool:

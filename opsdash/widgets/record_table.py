@@ -104,7 +104,8 @@ class RecordTable(Vertical, Generic[Record]):
         super().__init__(id=id, classes=classes)
         self._fields = tuple(fields)
         self._key = key
-        self._empty = empty
+        self.empty = empty
+        """Said where there is no record."""
         self._sort = sort
         self._matcher: Matcher = matcher("")
         self._records: list[Record] = []
@@ -119,7 +120,7 @@ class RecordTable(Vertical, Generic[Record]):
             replace(field.column, sortable=field.order is not None)
             for field in self._fields
         ]
-        yield VirtualTable(columns, empty=self._empty)
+        yield VirtualTable(columns, empty=self.empty)
 
     @property
     def table(self) -> VirtualTable:
@@ -186,7 +187,7 @@ class RecordTable(Vertical, Generic[Record]):
         kept = self._sorted(self._kept())
         is_emptied = bool(self._records) and not kept
         named = quoted(self._matcher.pattern)
-        self.table.empty = no_match(named) if is_emptied else self._empty
+        self.table.empty = no_match(named) if is_emptied else self.empty
         rows = _Records(kept, self._key, self._cells)
         self.table.show(rows, sort=self._sort)
         self.query_one(FilterBar).show_count(
