@@ -167,7 +167,7 @@ class ClientStore:
         try:
             data = self._store.get_state(_RECORD)
             return None if data is None else msgspec.json.decode(data, type=_Record)
-        except (RunDirError, msgspec.DecodeError):
+        except (RunDirError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     def _load_trained(

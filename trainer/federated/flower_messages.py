@@ -8,7 +8,7 @@ import msgspec
 
 from agent.rundir.chunks.payload import Payload
 from agent.rundir.errors import RunDirError
-from trainer.federated.messages import UpdateOffer
+from trainer.federated.messages import UNREADABLE, UpdateOffer
 from trainer.federated.problem import Settings
 from trainer.federated.transfer import Parcel
 
@@ -75,7 +75,7 @@ def decode(message: Any, kind: type[_T]) -> _T:  # noqa: ANN401 - Flower's
         raise RunDirError(f"its app failed: {message.error.reason}")
     try:
         return msgspec.msgpack.decode(message.content[_MESSAGE][_MESSAGE], type=kind)
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+    except (*UNREADABLE, KeyError, TypeError) as error:
         raise RunDirError(f"a peer sent something else: {error}") from error
 
 

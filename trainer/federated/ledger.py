@@ -76,7 +76,7 @@ def read_record(store: StoredRounds, run_id: str) -> Record | None:
         return None
     try:
         record = msgspec.json.decode(data, type=Record)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnreadableFileError(
             f"`{store.path}` has no readable record: {error}"
         ) from error

@@ -23,6 +23,10 @@ _Text = Annotated[str, msgspec.Meta(max_length=1000)]
 """What goes into telemetry as it is: a peer must not fill a disk with it."""
 
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: fields that nobody knows are skipped by recursion."""
+
+
 class BadMessageError(RunDirError):
     """A peer sent something that is no message of this protocol."""
 
@@ -158,7 +162,7 @@ def decode_from_client(data: bytes) -> FromClient:
     """
     try:
         return _from_client.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadMessageError(f"a client sent no message: {error}") from error
 
 
@@ -170,5 +174,5 @@ def decode_from_server(data: bytes) -> FromServer:
     """
     try:
         return _from_server.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadMessageError(f"the server sent no message: {error}") from error

@@ -6,7 +6,12 @@ import msgspec
 
 from agent.rundir.chunks.layout import RoundLayout
 from trainer.federated.client_events import ClientEvents
-from trainer.federated.messages import PROTOCOL, BadMessageError, Welcome
+from trainer.federated.messages import (
+    PROTOCOL,
+    UNREADABLE,
+    BadMessageError,
+    Welcome,
+)
 from trainer.federated.problem import Settings
 from trainer.federated.workbench import Workbench
 
@@ -45,5 +50,5 @@ def read_settings(welcome: Welcome) -> Settings:
         )
     try:
         return msgspec.msgpack.decode(welcome.settings, type=Settings)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BadMessageError(f"the server's settings: {error}") from error

@@ -143,7 +143,7 @@ def read_tokens(path: Path) -> dict[str, bytes]:
     """
     try:
         found = msgspec.json.decode(_read(path, secret=True), type=dict[str, str])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunDirError(f"`{path}` holds no tokens: {error}") from error
     for key, token in found.items():
         if len(token) < _SHORTEST_TOKEN:

@@ -32,7 +32,7 @@ def alone(**changes):
     return quick(clients=1, min_clients=1, min_updates=1, **changes)
 
 
-async def test_a_description_of_many_megabytes_ends_its_session_and_names_it(tmp_path):
+async def test_a_description_of_two_megabytes_ends_its_session_and_names_it(tmp_path):
     config = quick(clients=2, min_clients=2, min_updates=1, rounds=1)
 
     async with (
@@ -41,7 +41,7 @@ async def test_a_description_of_many_megabytes_ends_its_session_and_names_it(tmp
         hostile(server) as mallory,
     ):
         model, task = await mallory.be_asked()
-        await mallory.say(offer(model, task, layout="[" * (60 << 20)))
+        await mallory.say(offer(model, task, layout="[" * (2 << 20)))
         with pytest.raises(TurnedAwayError, match="client `mallory` describes its"):
             await mallory.hear(Verdict)
         over = await client.task
@@ -49,7 +49,7 @@ async def test_a_description_of_many_megabytes_ends_its_session_and_names_it(tmp
     (lost,) = (
         e for e in of_kind(events(tmp_path, "server"), ClientLost) if "mall" in e.client
     )
-    assert lost.reason.startswith("client `mallory` describes its model in 62,914,560")
+    assert lost.reason.startswith("client `mallory` describes its model in 2,097,152 ")
     assert over.reason == "completed"
 
 

@@ -85,6 +85,14 @@ def test_a_torn_or_flipped_message_is_a_message_or_refused(message, data):
                 continue
 
 
+def test_a_message_that_is_nested_without_end_is_refused():
+    known = msgspec.msgpack.encode({"type": "ready"})
+    endless = b"\x82" + known[1:] + b"\xa1x" + b"\x91" * 100_000 + b"\xc0"
+
+    with pytest.raises(BadMessageError, match="a client sent no message"):
+        decode_from_client(endless)
+
+
 def test_a_message_of_the_other_side_is_refused():
     with pytest.raises(BadMessageError):
         decode_from_client(encode(Over("completed")))

@@ -128,9 +128,11 @@ def test_tokens_that_others_can_read_are_refused(files, mode):
     assert caught.value.hint == f"chmod 600 {files['tokens']}"
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": "short"}'])
-def test_a_file_without_proper_tokens_is_refused(files, text):
-    files["tokens"].write_text(text)
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b'{"a": 1}', b'{"a": "short"}', b'{"a": "M\xfcller"}']
+)
+def test_a_file_without_proper_tokens_is_refused(files, data):
+    files["tokens"].write_bytes(data)
 
     with pytest.raises(RunDirError, match=r"holds no tokens|has fewer than 16"):
         read_tokens(files["tokens"])

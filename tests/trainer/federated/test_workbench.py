@@ -316,6 +316,24 @@ def test_a_client_whose_store_is_damaged_begins_as_one_that_lost_it(tmp_path):
     restarted.close()
 
 
+def test_a_client_whose_record_is_no_text_begins_as_one_that_lost_it(tmp_path):
+    path = store_path(tmp_path)
+    bench = make_bench(toy(), path=path)
+    train(bench, 1, initial())
+    bench.acknowledge(1)
+    bench.close()
+    with editing(path) as conn:
+        conn.execute(
+            "UPDATE node_state SET value = "
+            "CAST(replace(CAST(value AS TEXT), 'run', CAST(x'ff' AS TEXT)) AS BLOB)"
+        )
+
+    restarted = make_bench(toy(), path=path)
+
+    assert restarted.standing == Standing()
+    restarted.close()
+
+
 def test_each_round_is_stored_whole(tmp_path):
     bench = make_bench(toy(chunk_num=10), path=store_path(tmp_path))
 
