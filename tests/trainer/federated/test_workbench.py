@@ -323,10 +323,9 @@ def test_a_client_whose_record_is_no_text_begins_as_one_that_lost_it(tmp_path):
     bench.acknowledge(1)
     bench.close()
     with editing(path) as conn:
-        conn.execute(
-            "UPDATE node_state SET value = "
-            "CAST(replace(CAST(value AS TEXT), 'run', CAST(x'ff' AS TEXT)) AS BLOB)"
-        )
+        ((key, value),) = conn.execute("SELECT key, value FROM node_state")
+        rotted = value.replace(b'"run"', b'"r\xffn"')
+        conn.execute("UPDATE node_state SET value = ? WHERE key = ?", (rotted, key))
 
     restarted = make_bench(toy(), path=path)
 
