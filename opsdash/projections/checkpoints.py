@@ -263,8 +263,14 @@ class Checkpoints:
         if fact.verification is not None:
             v = fact.verification
             found = Check(v.state, v.level, clip(v.by, 60), v.time_ns)
+        return self._newest_check(found, fact.name, fact.digest)
+
+    def _newest_check(
+        self, found: Check | None, name: str, digest: str | None
+    ) -> Check | None:
+        """Return what a dashboard found of these bytes where that is newer."""
         for operation in self._directory.operations if self._directory else ():
-            if not _is_check_of(operation, fact):
+            if not _is_check_of(operation, name, digest):
                 continue
             if found is None or operation.time_ns > found.time_ns:
                 found = Check(
@@ -279,19 +285,19 @@ class Checkpoints:
     def _gone(self, facts: tuple[CheckpointFact, ...]) -> list[CheckpointRow]:
         there = {fact.name for fact in facts if not fact.directory.startswith(".")}
         return [
-            _pruned_row(name, note)
+            _pruned_row(name, note, self._newest_check(note.check, name, note.digest))
             for name, note in self._notes.items()
             if note.is_pruned and name not in there
         ]
 
 
-def _is_check_of(operation: Operation, fact: CheckpointFact) -> bool:
+def _is_check_of(operation: Operation, name: str, digest: str | None) -> bool:
     return (
         operation.kind == "verify"
         and operation.stage == "done"
         and operation.state is not None
-        and operation.subject == fact.name
-        and operation.digest == fact.digest
+        and operation.subject == name
+        and operation.digest == digest
     )
 
 
@@ -317,7 +323,7 @@ def _judged(
     return fact.stage, fact.why_not
 
 
-def _pruned_row(name: str, note: _Note) -> CheckpointRow:
+def _pruned_row(name: str, note: _Note, check: Check | None) -> CheckpointRow:
     parsed = parse_checkpoint_name(name)
     return CheckpointRow(
         name=name,
@@ -329,7 +335,7 @@ def _pruned_row(name: str, note: _Note) -> CheckpointRow:
         created_ns=note.time_ns,
         attempt=note.attempt,
         reason=note.reason,
-        check=note.check,
+        check=check,
         serialize_ns=note.serialize_ns,
         write_ns=note.write_ns,
         digest_ns=note.digest_ns,

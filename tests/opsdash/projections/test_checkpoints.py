@@ -1,5 +1,7 @@
 """Where each checkpoint is in its life, and whether it resumes."""
 
+import shutil
+
 import msgspec
 import pytest
 
@@ -169,6 +171,26 @@ def test_what_was_found_of_a_checkpoint_is_known_after_it_was_pruned(writer):
 
     assert (row.stage, row.check.state, row.check.by) == ("pruned", "sound", "save")
     assert row.check.time_ns == writer.time_ns
+
+
+def test_damage_that_was_found_before_a_checkpoint_was_pruned_stays_known(writer):
+    path = writer.checkpoint(10)
+    _, digest = read_manifest(path)
+    writer.emit(
+        0,
+        ev.CheckpointPublished,
+        checkpoint=path.name,
+        digest=digest,
+        size_bytes=1,
+        write_ns=5,
+    )
+    operation(writer, 10, "damaged")
+    shutil.rmtree(path)
+    writer.emit(0, ev.CheckpointPruned, checkpoint=path.name, freed_bytes=77)
+
+    (row,) = rows(writer)
+
+    assert (row.stage, row.check.state) == ("pruned", "damaged")
 
 
 def test_who_resumed_from_it_is_told(writer):
