@@ -16,7 +16,6 @@ from opsdash.projections.batch import Batch
 from opsdash.projections.checkpoints import CheckpointRow
 from opsdash.projections.event_words import Severity
 from opsdash.projections.lateness import Straggler
-from opsdash.projections.plausible import clip
 from opsdash.projections.ranks import RankRow
 from opsdash.projections.round_rows import ClientRow
 from opsdash.projections.steps import Nonfinite
@@ -240,7 +239,7 @@ def _ended(evidence: Evidence) -> tuple[State, str] | None:
 
 def _failure(rows: tuple[RankRow, ...], failed: RankRow) -> str:
     """Return what failed, whoever fell silent first before who only noticed it."""
-    error = clip(failed.error or "untold", _ERROR_ROOM)
+    error = _beginning(failed.error or "untold")
     told = f"{failed.node} ended with an error: {error}"
     gone = [r for r in rows if not r.ended and r.liveness is Liveness.DEAD]
     if not gone:
@@ -251,6 +250,14 @@ def _failure(rows: tuple[RankRow, ...], failed: RankRow) -> str:
         text += f", {len(gone) - 1} more after it"
     is_culprit = first.seen_age_ns >= failed.seen_age_ns
     return f"{text}; {told}" if is_culprit else f"{told}; {text}"
+
+
+def _beginning(error: str) -> str:
+    """Return as many whole words of an error as a headline has room for."""
+    if len(error) <= _ERROR_ROOM:
+        return error
+    words = error[:_ERROR_ROOM].rpartition(" ")[0] or error[:_ERROR_ROOM]
+    return f"{words.rstrip(' :;,([')}..."
 
 
 def _last_step(row: RankRow) -> str:

@@ -42,7 +42,15 @@ def verdict_text(view: View) -> str:
         parts.append("r resumes")
     if verdict.is_provisional:
         parts.append("still reading")
-    return ". ".join(parts)
+    return _joined(parts)
+
+
+def _joined(parts: list[str]) -> str:
+    """Return sentences as one text; what was cut short has its dots already."""
+    text = parts[0]
+    for part in parts[1:]:
+        text += f" {part}" if text.endswith("...") else f". {part}"
+    return text
 
 
 def _key(verdict: Verdict) -> str:

@@ -405,8 +405,7 @@ def test_a_process_that_fell_silent_first_is_named_before_who_noticed_it(tmp_pat
     noticed = "; rank-0 ended with an error: RankMissingError: a rank left"
     assert verdict.state is State.DEAD
     assert verdict.headline.startswith(gone)
-    assert f"after step 5{noticed}" in verdict.headline
-    assert len(verdict.headline) < 240
+    assert verdict.headline.endswith(f"{noticed} in the middle of a step a...")
 
 
 def test_one_rank_that_failed_while_others_go_on_degrades(writer):
