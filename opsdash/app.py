@@ -75,7 +75,7 @@ class OpsdashApp(App[int]):
         Binding("S", "request('stop')", "Stop the run", show=False),
         Binding("K", "request('stacks')", "Take stacks", show=False),
         Binding("f", "request('profile')", "Profile five steps", show=False),
-        Binding("x", "cancel_job", "Cancel the newest job", show=False),
+        Binding("x", "cancel_job", "Cancel the newest job, or clear lines", show=False),
         Binding("p", "hold", "Hold the display", show=False),
         Binding("t", "next_theme", "Next theme", show=False),
         Binding("a", "pick_run", "Attach another run", show=False),
@@ -160,10 +160,12 @@ class OpsdashApp(App[int]):
         if self._acting is not None:
             self._acting.pause_or_continue()
 
-    def action_cancel_job(self) -> None:
-        """Stop the job that was begun last."""
+    async def action_cancel_job(self) -> None:
+        """Stop the job that was begun last; where none can be, clear what ended."""
         jobs = self._attached.jobs if self._attached is not None else None
-        if jobs is not None and not jobs.cancel_newest():
+        if jobs is None or jobs.cancel_newest():
+            return
+        if self._watch is None or not await self._watch.forget_ended():
             self.notify(jobs.why_none_cancelled(), markup=False)
 
     def action_hold(self) -> None:

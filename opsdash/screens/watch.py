@@ -296,6 +296,13 @@ class WatchScreen(ThinScreen[None]):
         if line is not None and self.is_there:
             await line.remove()
 
+    async def forget_ended(self) -> bool:
+        """Take the lines of jobs that ended away; False: there is none."""
+        ended = [key for key, line in self._jobs.items() if not line.state.is_running]
+        for key in ended:
+            await self.forget_job(key)
+        return bool(ended)
+
     def job_key(self, line: JobLine) -> str | None:
         """Return which job a line shows."""
         return next((key for key, mine in self._jobs.items() if mine is line), None)

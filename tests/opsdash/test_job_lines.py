@@ -49,6 +49,19 @@ async def test_a_new_job_takes_the_line_of_one_that_ended_first(on):
         assert titles(app.watch) == ["one", "two", "four"]
 
 
+async def test_x_clears_the_lines_of_jobs_that_ended_where_none_can_be_stopped(on):
+    async with on("live") as (app, pilot):
+        await look(app.watch, RUNNING[0], JobState("two", outcome="failed"))
+        await pilot.press("x")
+        await pilot.pause()
+        left, told = titles(app.watch), list(app.notes)
+        await pilot.press("x")
+        await pilot.pause()
+
+        assert (left, told) == (["one"], [])
+        assert app.notes == ["no job is running"]
+
+
 class Start:
     """A trainer that was started and has not begun."""
 
