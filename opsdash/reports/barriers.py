@@ -4,7 +4,10 @@ import msgspec
 
 from opsdash import units
 from opsdash.projections.barriers import BoardRow
+from opsdash.projections.hangs import InCollective
 from opsdash.projections.lateness import Blame
+from opsdash.projections.ranks import RankRow
+from opsdash.projections.reasons import silent, still
 from opsdash.projections.run import Run
 from opsdash.reports.report import Report, fields, table
 from opsdash.reports.status import StragglerReport, straggler_words
@@ -33,6 +36,23 @@ class BarrierReport(msgspec.Struct, frozen=True):
     missing: tuple[int, ...]
 
 
+class StandingReport(msgspec.Struct, frozen=True):
+    """A process that waits at no barrier and holds the run up."""
+
+    node: str
+    rank: int | None
+    is_silent: bool
+    """Whether its agent says nothing; else it beats and makes no progress."""
+    phase: str | None
+    step: int | None
+    seen_age_ns: int
+    progress_age_ns: int | None
+    group: str | None
+    """Process group of the collective that it stands in; null: nobody told."""
+    collective: int | None
+    """Number of that collective in its group."""
+
+
 class BlameReport(msgspec.Struct, frozen=True):
     """What one rank cost the others, in the newest attempt."""
 
@@ -59,6 +79,8 @@ class BarriersReport(Report, frozen=True, kw_only=True):
     """The board, the blame, and the barriers by name."""
 
     waiting: tuple[BarrierReport, ...]
+    standing: tuple[StandingReport, ...]
+    """Who is silent, or makes no progress, and waits at none of them."""
     straggler: StragglerReport | None
     """Who costs most over the last steps."""
     blame: tuple[BlameReport, ...]
@@ -68,11 +90,18 @@ class BarriersReport(Report, frozen=True, kw_only=True):
 def make_barriers(run: Run, now_mono_ns: int, now_ns: int) -> BarriersReport:
     """Return the report of this moment."""
     late = run.lateness.straggler()
+    evidence = run.evidence(now_mono_ns, now_ns)
+    standing = [(row, True) for row in silent(evidence)]
+    standing += [(row, False) for row in still(evidence)]
     return BarriersReport(
         report="barriers",
         run=run.directory.path,
         time_ns=now_ns,
         waiting=tuple(_barrier(row) for row in run.board(now_mono_ns)),
+        standing=tuple(
+            _standing(row, run.standing(row.stem, now_mono_ns), is_silent=is_silent)
+            for row, is_silent in standing
+        ),
         straggler=StragglerReport(*late) if late else None,
         blame=tuple(_blame(row) for row in run.lateness.blame()),
         barriers=tuple(
@@ -87,7 +116,9 @@ def render_barriers(report: BarriersReport) -> list[str]:
     lines: list[str] = []
     for row in report.waiting[:_MAX_ROWS]:
         lines += _render_waiting(row)
-    if not report.waiting:
+    for one in report.standing[:_MAX_ROWS]:
+        lines.append(_render_standing(one))
+    if not (report.waiting or report.standing):
         lines.append("nobody waits at a barrier now")
     if report.straggler is not None:
         lines.append(straggler_words(report.straggler))
@@ -112,6 +143,17 @@ def _render_waiting(row: BarrierReport) -> list[str]:
             ]
         ),
     ]
+
+
+def _render_standing(row: StandingReport) -> str:
+    state, age_ns = "STILL", row.progress_age_ns
+    if row.is_silent:
+        state, age_ns = "SILENT", row.seen_age_ns
+    parts = [f"{row.node} for {units.duration(age_ns)}", row.phase or "phase untold"]
+    parts += [f"step {units.count(row.step)}"] if row.step is not None else []
+    if row.group is not None:
+        parts.append(f"in collective {row.collective} of group {row.group}")
+    return f"{state:<10}{', '.join(parts)}"
 
 
 def _render_blame(report: BarriersReport) -> list[str]:
@@ -155,6 +197,22 @@ def _barrier(row: BoardRow) -> BarrierReport:
         num_expected=row.num_expected,
         arrived=tuple(WaitingReport(w.stem, w.rank, w.waited_ns) for w in row.arrived),
         missing=row.missing,
+    )
+
+
+def _standing(
+    row: RankRow, inside: InCollective | None, *, is_silent: bool
+) -> StandingReport:
+    return StandingReport(
+        node=row.node,
+        rank=row.rank,
+        is_silent=is_silent,
+        phase=row.phase,
+        step=row.step,
+        seen_age_ns=row.seen_age_ns,
+        progress_age_ns=row.progress_age_ns,
+        group=inside.group if inside else None,
+        collective=inside.number if inside else None,
     )
 
 

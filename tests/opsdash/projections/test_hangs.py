@@ -4,6 +4,7 @@ import pytest
 
 from agent.rundir import events as ev
 from opsdash.projections.run_state import State
+from opsdash.reports.barriers import make_barriers, render_barriers
 from tests.runs import SECOND, RunWriter, Watcher
 
 _GROUP = "0 default_pg"
@@ -163,6 +164,26 @@ def test_a_sample_of_a_process_that_moves_tells_of_no_standstill(writer):
 
     assert moving is None
     assert standing(Watcher(writer.run)) is None
+
+
+def test_the_report_tells_who_stands_still_where_nobody_waits(writer):
+    writer.beat(1, progress=7, step=5)
+    stand_still(writer, 0, 2, 3, seconds=3)
+    watcher = Watcher(writer.run)
+    watcher.clocks.wait(8)
+    stand_still(writer, 0, 2, 3, seconds=8)
+    sample(writer, 2, 70, age_s=10)
+    watcher.read()
+
+    clocks = watcher.clocks
+    report = make_barriers(watcher.run, clocks.mono_ns, clocks.time_ns)
+    lines = render_barriers(report)
+
+    assert lines[0].startswith("SILENT    rank-1 for 8.0 s, training, step 5")
+    inside = f"in collective 70 of group {_GROUP}"
+    assert [inside in line for line in lines[1:4]] == [False, True, False]
+    assert all(line.startswith("STILL     rank-") for line in lines[1:4])
+    assert "nobody waits at a barrier now" not in lines
 
 
 @pytest.mark.parametrize("first_id", [-1, 10**30])
