@@ -50,6 +50,7 @@ class HangFacts:
         """Prepare; `on_answer` is called in the reading thread."""
         self._beside = Beside("opsdash-stacks", on_answer)
         self._dumps: dict[Path, _Dumps] = {}
+        self._judged: tuple[View, _Trouble | None] | None = None
 
     def stop(self) -> None:
         """Read nothing more."""
@@ -57,7 +58,7 @@ class HangFacts:
 
     def look(self, view: View) -> None:
         """Have the stacks of those in question read, or looked at again."""
-        trouble = _trouble(view)
+        trouble = self._trouble(view)
         rows = _rows(view)
         for rank in trouble.ranks[:_MAX_TOLD] if trouble else ():
             if rank in rows:
@@ -76,7 +77,7 @@ class HangFacts:
 
     def facts(self, view: View, *, may_act: bool) -> list[Fact]:
         """Return a block per rank in question; empty: nobody holds the run up."""
-        trouble = _trouble(view)
+        trouble = self._trouble(view)
         if trouble is None:
             return []
         rows, facts, without = _rows(view), [trouble.head], []
@@ -109,6 +110,12 @@ class HangFacts:
         note = view.run.stacks.of(rank_stem(rank))
         is_news = note is not None and note.attempt == row.attempt
         return Fact("", note.reason, "dim") if note and is_news else None
+
+    def _trouble(self, view: View) -> _Trouble | None:
+        """Return what holds the run up; of one moment it is found once."""
+        if self._judged is None or self._judged[0] is not view:
+            self._judged = (view, _trouble(view))
+        return self._judged[1]
 
     def _look_at(self, view: View, rank: int, attempt: int) -> None:
         run = RunDir(Path(view.run.directory.path))
