@@ -103,7 +103,8 @@ async def test_a_confirmed_plan_becomes_a_request_that_x_takes_back(on):
         assert waiting.detail == "asked, waits for a safe point"
         assert line.state.outcome == "cancelled"
         assert list_requests(app.attached.run) == []
-        await pilot.press("x")
+        await pilot.press("x", "x")
+        assert list(app.watch.query(JobLine)) == []
         assert app.notes[-1] == "no job is running"
 
 
