@@ -8,7 +8,7 @@ the event loop.
 import asyncio
 import time
 
-from trainer.federated.flood import Allowances, Rate
+from trainer.federated.flood import Allowance, Allowances, Rate
 from trainer.federated.global_model import GlobalModel
 from trainer.federated.messages import Message, Model, Over, Welcome
 from trainer.federated.peer import Peer
@@ -19,6 +19,8 @@ GOODBYE_S = 5.0
 """How long clients may take to leave once it is over."""
 _STREAMS = Rate(at_once=20, every_ns=SECOND_NS)
 """Of one client: back-off alone lets a network that flaps have six a second."""
+_ALL_STREAMS = Rate(at_once=1000, every_ns=SECOND_NS // 50)
+"""Of all: without tokens anybody on this machine has as many keys as it likes."""
 
 
 class Attendance:
@@ -33,11 +35,14 @@ class Attendance:
         """What broken streams had received, by client."""
         self._known: set[str] = set()
         self._streams = Allowances(_STREAMS)
+        self._all_streams = Allowance(_ALL_STREAMS)
         self._everybody_left = asyncio.Event()
 
     def lets_in(self, client: str) -> bool:
         """Whether a client may open a stream now; each one that ends is told."""
-        return self._streams.take(client, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        # In this order one client that comes too often takes nothing from others.
+        return self._streams.take(client, now_ns) and self._all_streams.take(now_ns)
 
     def look(self) -> None:
         """Forget what only the last seconds made worth knowing."""

@@ -66,3 +66,16 @@ async def test_it_is_dropped_once_another_model_is_told(attendance):
 
     assert back.inherited == Leftovers()
     assert isinstance(here.told[-1], Model)
+
+
+async def test_one_client_that_comes_too_often_keeps_nobody_else_out(attendance):
+    let_in = [attendance.lets_in("mallory") for _ in range(5_000)]
+
+    assert 20 <= sum(let_in) < 100
+    assert attendance.lets_in("client-1")
+
+
+async def test_any_number_of_names_lets_in_no_more_than_a_crowd(attendance):
+    let_in = [attendance.lets_in(f"mallory-{number}") for number in range(5_000)]
+
+    assert 1_000 <= sum(let_in) < 2_000
