@@ -1,1 +1,1 @@
-"""The data-parallel loop in parts: begin, step, evaluate, obey, end."""
+"""The data-parallel loop in parts: begin, step, evaluate, save, obey, end."""
