@@ -198,7 +198,7 @@ def take(terminal: PtyTerminal, name: str) -> None:
 
 @contextlib.contextmanager
 def _hung(training: Training, terminal: PtyTerminal) -> Iterator[None]:
-    """Stop a rank before a barrier: inside a reduction nobody is seen to be missing."""
+    """Stop a rank before a barrier: inside a reduction its limit passes before that."""
     for _ in range(_TRIES):
         with training.suffers("hang"):
             if _is_missing(terminal):
