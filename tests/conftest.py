@@ -6,6 +6,8 @@ import signal
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes are started, each of which would compile all of it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A shell's background job ignores it, and so would every process of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts how long something took, Hypothesis neither.
