@@ -17,8 +17,9 @@ from trainer.federated.transfer import Leftovers
 
 GOODBYE_S = 5.0
 """How long clients may take to leave once it is over."""
-_STREAMS = Rate(at_once=20, every_ns=SECOND_NS)
-"""Of one client: back-off alone lets a network that flaps have six a second."""
+_STREAMS = Rate(at_once=200, every_ns=SECOND_NS // 2)
+"""Of one client: one whose network breaks four times a second, so that few of its
+streams live long enough to bring an update, is put off after 100 s of that."""
 _ALL_STREAMS = Rate(at_once=1000, every_ns=SECOND_NS // 50)
 """Of all: without tokens anybody on this machine has as many keys as it likes."""
 

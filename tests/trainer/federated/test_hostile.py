@@ -21,7 +21,10 @@ from tests.trainer.federated.federation import (
     until,
 )
 from tests.trainer.federated.hostile import hostile, offer
+from trainer.federated.attendance import _STREAMS
+from trainer.federated.flood import Allowance, Rate
 from trainer.federated.messages import Ready, Verdict
+from trainer.federated.terms import SECOND_NS
 from trainer.federated.transport import DisconnectedError, TurnedAwayError
 
 pytestmark = pytest.mark.timeout(120)
@@ -116,7 +119,11 @@ async def test_a_client_that_is_ready_again_and_again_joins_once(tmp_path):
     assert lost.reason == "`mallory` was ready twice"
 
 
-async def test_a_client_that_comes_and_goes_all_the_time_is_put_off(tmp_path):
+async def test_a_client_that_comes_and_goes_all_the_time_is_put_off(
+    tmp_path, monkeypatch
+):
+    rate = Rate(at_once=20, every_ns=SECOND_NS)
+    monkeypatch.setattr("trainer.federated.attendance._STREAMS", rate)
     num_streams, num_put_off = 200, 0
     async with serving(tmp_path, alone()) as server:
         for number in range(num_streams):
@@ -132,6 +139,12 @@ async def test_a_client_that_comes_and_goes_all_the_time_is_put_off(tmp_path):
     assert (last.client, last.reason) == ("mallory", "it comes too often")
     assert sum(1 + e.num_untold for e in refused) == num_put_off > 0
     assert len(of_kind(told, ClientLost)) < num_streams / 2
+
+
+def test_a_client_whose_network_breaks_all_the_time_is_not_taken_for_hostile():
+    allowance, a_quarter_ns = Allowance(_STREAMS), SECOND_NS // 4
+
+    assert all(allowance.take(n * a_quarter_ns) for n in range(4 * 90))
 
 
 async def test_a_stream_that_says_nothing_does_not_stay(tmp_path, monkeypatch):
