@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from opsdash.jobs.acting import Acting
 
 _DRAIN_S = 0.05
-"""Between two looks at what was read: as often as the feed looks, so in small bites."""
+"""Between two looks at what was read: oftener than the feed looks, in small bites."""
 _CATCH_UP_S = 0.005
 """The same while a long past is read: keys and frames go in between."""
 _SWITCH_S = 0.001

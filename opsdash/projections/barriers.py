@@ -21,7 +21,8 @@ from agent.rundir.events import (
     StepDone,
 )
 from opsdash.projections.batch import Batch, Origin
-from opsdash.projections.plausible import MAX_NODES, clip, nanoseconds, whole
+from opsdash.projections.newest import NewestAttempt
+from opsdash.projections.plausible import clip, nanoseconds, whole
 
 _MAX_NAMES = 128
 """Barriers of one process whose last index is kept."""
@@ -97,20 +98,19 @@ class Barriers:
 
     def __init__(self) -> None:
         self.last_failed: FailedWait | None = None
-        self._attempt = 0
         self._waits: dict[str, list[_Wait]] = {}
         """By process, each inside those before it."""
-        self._ranks: dict[str, int | None] = {}
         self._passed: dict[str, dict[str, int]] = {}
         self._ended: set[str] = set()
+        self._newest = NewestAttempt(self._waits, self._passed, self._ended)
 
     def on_batch(self, batch: Batch) -> None:
         """Take in that a newer attempt exists: nobody of an older one waits."""
-        self._begin(batch.directory.newest_attempt)
+        self._newest.begin(batch.directory.newest_attempt)
 
     def on_started(self, origin: Origin, event: RunStarted) -> None:
         """Take in that a process began, maybe anew: it has been nowhere yet."""
-        if event.segment == 1 and self._enter(origin):
+        if event.segment == 1 and self._newest.admits(origin):
             self._waits.pop(origin.stem, None)
             self._passed.pop(origin.stem, None)
             self._ended.discard(origin.stem)
@@ -118,7 +118,7 @@ class Barriers:
     def on_arrived(self, origin: Origin, event: BarrierArrived) -> None:
         """Take in that a process is about to wait."""
         index = whole(event.index)
-        if index is not None and self._enter(origin):
+        if index is not None and self._newest.admits(origin):
             limit_ns = nanoseconds(event.limit_ns)
             name = clip(event.name, 80)
             wait = _Wait(name, index, event.mono_ns, limit_ns, is_seen=False)
@@ -129,7 +129,7 @@ class Barriers:
     def on_released(self, origin: Origin, event: BarrierReleased) -> None:
         """Take in that a process goes on."""
         index = whole(event.index)
-        if index is None or not self._enter(origin):
+        if index is None or not self._newest.admits(origin):
             return
         self._pass(origin.stem, clip(event.name, 80), index)
         if event.error:
@@ -143,7 +143,7 @@ class Barriers:
 
     def on_heartbeat(self, origin: Origin, event: Heartbeat) -> None:
         """Take in where the process waits now, or that it does not."""
-        if not self._enter(origin):
+        if not self._newest.admits(origin):
             return
         told = self._told(origin.stem, event)
         known = {one.place: one for one in self._waits.get(origin.stem, [])}
@@ -165,7 +165,7 @@ class Barriers:
 
         So is what no beat tells, because a step comes after it.
         """
-        if not self._enter(origin):
+        if not self._newest.admits(origin):
             return
         for wait in event.waits:
             index = whole(wait.index)
@@ -177,7 +177,7 @@ class Barriers:
 
     def on_ended(self, origin: Origin, event: RunEnded) -> None:  # noqa: ARG002 - one signature for all folds
         """Take in that a process is gone: it is expected nowhere."""
-        if self._enter(origin):
+        if self._newest.admits(origin):
             self._waits.pop(origin.stem, None)
             self._ended.add(origin.stem)
 
@@ -189,7 +189,7 @@ class Barriers:
             place = (wait.name, wait.index)
             waited_ns = age_of(stem, wait.since_mono_ns)
             groups.setdefault(place, []).append(
-                Waiting(stem, self._ranks.get(stem), waited_ns)
+                Waiting(stem, self._newest.ranks.get(stem), waited_ns)
             )
             if wait.limit_ns is not None:
                 limits[place] = min(wait.limit_ns, limits.get(place, wait.limit_ns))
@@ -205,23 +205,6 @@ class Barriers:
             for (name, index), waiting in groups.items()
         ]
         return sorted(rows, key=lambda row: (-row.waited_ns, row.name))
-
-    def _enter(self, origin: Origin) -> bool:
-        """Whether a line belongs to the newest attempt; a newer one clears all."""
-        self._begin(origin.attempt)
-        if origin.attempt < self._attempt:
-            return False
-        if origin.stem not in self._ranks:
-            if len(self._ranks) >= MAX_NODES:
-                return False
-            self._ranks[origin.stem] = origin.rank
-        return True
-
-    def _begin(self, attempt: int) -> None:
-        if attempt > self._attempt:
-            self._attempt = attempt
-            for state in (self._waits, self._ranks, self._passed, self._ended):
-                state.clear()
 
     def _all_waits(self) -> Iterator[tuple[str, _Wait]]:
         for stem, waits in self._waits.items():
@@ -265,7 +248,9 @@ class Barriers:
         self, name: str, index: int, waiting: list[Waiting], world_size: int | None
     ) -> tuple[int, ...]:
         there = {wait.rank for wait in waiting}
-        stems = {rank: stem for stem, rank in self._ranks.items() if rank is not None}
+        stems = {
+            rank: stem for stem, rank in self._newest.ranks.items() if rank is not None
+        }
         ranks = range(world_size) if world_size else sorted(stems)
         return tuple(
             rank

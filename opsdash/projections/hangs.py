@@ -20,6 +20,7 @@ from agent.rundir.events import (
 )
 from opsdash.projections.barriers import AgeOf, BoardRow, Waiting
 from opsdash.projections.batch import Batch, Origin
+from opsdash.projections.newest import NewestAttempt
 from opsdash.projections.plausible import (
     MAX_NODES,
     MAX_RANKS,
@@ -67,7 +68,6 @@ class Hangs:
     """Folds `hang_named` of collectives, and who stands in which."""
 
     def __init__(self) -> None:
-        self._attempt = 0
         self._named: dict[str, _Named] = {}
         """By process that waits; each tells of one hang at a time."""
         self._started: dict[str, OrderedDict[str, _Start]] = {}
@@ -75,25 +75,27 @@ class Hangs:
         self._progress: dict[str, int] = {}
         self._still: dict[str, int | None] = {}
         """By process: the progress at which it told to stand still."""
-        self._ranks: dict[str, int | None] = {}
+        self._newest = NewestAttempt(
+            self._named, self._started, self._progress, self._still
+        )
 
     def on_batch(self, batch: Batch) -> None:
         """Take in that a newer attempt exists: nobody of an older one hangs."""
-        self._begin(batch.directory.newest_attempt)
+        self._newest.begin(batch.directory.newest_attempt)
 
     def on_started(self, origin: Origin, event: RunStarted) -> None:
         """Take in that a process began, maybe anew: it hangs nowhere yet."""
-        if event.segment == 1 and self._enter(origin):
+        if event.segment == 1 and self._newest.admits(origin):
             self._forget(origin.stem)
 
     def on_ended(self, origin: Origin, event: RunEnded) -> None:  # noqa: ARG002 - one signature for all folds
         """Take in that a process is gone: it waits no more."""
-        if self._enter(origin):
+        if self._newest.admits(origin):
             self._forget(origin.stem)
 
     def on_named(self, origin: Origin, event: HangNamed) -> None:
         """Take in that somebody is missing at a collective, or nobody any more."""
-        if not self._enter(origin):
+        if not self._newest.admits(origin):
             return
         self._named.pop(origin.stem, None)
         index, waited_ns = whole(event.index), nanoseconds(event.waited_ns)
@@ -111,7 +113,7 @@ class Hangs:
 
     def on_sampled(self, origin: Origin, event: CollectivesSampled) -> None:
         """Take in the latest collective of a process in one group."""
-        if event.unavailable or not self._enter(origin):
+        if event.unavailable or not self._newest.admits(origin):
             return
         if event.is_still:
             self._still[origin.stem] = self._progress.get(origin.stem)
@@ -131,7 +133,7 @@ class Hangs:
     def on_heartbeat(self, origin: Origin, event: Heartbeat) -> None:
         """Take in whether a process that stood still has gone on."""
         progress = whole(event.progress)
-        if progress is None or not self._enter(origin):
+        if progress is None or not self._newest.admits(origin):
             return
         still_at = self._still.get(origin.stem, progress)
         if still_at is None:
@@ -142,7 +144,7 @@ class Hangs:
 
     def on_step(self, origin: Origin, event: StepDone) -> None:  # noqa: ARG002 - one signature for all folds
         """Take in that a process has gone on."""
-        if origin.attempt == self._attempt:
+        if self._newest.admits(origin):
             self._named.pop(origin.stem, None)
             self._still.pop(origin.stem, None)
 
@@ -176,7 +178,7 @@ class Hangs:
 
     def _waiting(self, named: _Named, age_of: AgeOf) -> Iterator[Waiting]:
         """Yield who has started it: who tells so itself, and who was sampled there."""
-        for stem, rank in self._ranks.items():
+        for stem, rank in self._newest.ranks.items():
             told = self._named.get(stem)
             groups = self._started.get(stem)
             start = groups.get(named.group) if groups else None
@@ -189,24 +191,6 @@ class Hangs:
                 and rank not in named.missing
             ):
                 yield Waiting(stem, rank, age_of(stem, start.since_mono_ns))
-
-    def _enter(self, origin: Origin) -> bool:
-        """Whether a line belongs to the newest attempt; a newer one clears all."""
-        self._begin(origin.attempt)
-        if origin.attempt < self._attempt:
-            return False
-        if origin.stem not in self._ranks:
-            if len(self._ranks) >= MAX_NODES:
-                return False
-            self._ranks[origin.stem] = origin.rank
-        return True
-
-    def _begin(self, attempt: int) -> None:
-        if attempt > self._attempt:
-            self._attempt = attempt
-            self._ranks.clear()
-            for state in (self._named, self._started, self._progress, self._still):
-                state.clear()
 
     def _forget(self, stem: str) -> None:
         for state in (self._named, self._started, self._progress, self._still):

@@ -89,15 +89,15 @@ class BarriersReport(Report, frozen=True, kw_only=True):
 
 def make_barriers(run: Run, now_mono_ns: int, now_ns: int) -> BarriersReport:
     """Return the report of this moment."""
-    late = run.lateness.straggler()
     evidence = run.evidence(now_mono_ns, now_ns)
+    late = evidence.straggler
     standing = [(row, True) for row in silent(evidence)]
     standing += [(row, False) for row in still(evidence)]
     return BarriersReport(
         report="barriers",
         run=run.directory.path,
         time_ns=now_ns,
-        waiting=tuple(_barrier(row) for row in run.board(now_mono_ns)),
+        waiting=tuple(_barrier(row) for row in evidence.board),
         standing=tuple(
             _standing(row, run.standing(row.stem, now_mono_ns), is_silent=is_silent)
             for row, is_silent in standing

@@ -87,7 +87,7 @@ def _actions(node: DOMNode) -> Iterator[SystemCommand]:
 
 def _elsewhere(watch: WatchScreen, index: int) -> Iterator[SystemCommand]:
     """Yield what the keys of a pane do that is not in sight: it is shown first."""
-    for binding in _bound(PANES[index].kind):
+    for binding in _bound(PANES[index].pane_class):
         if watch.check_action(binding.action.partition("(")[0], ()):
             yield SystemCommand(
                 f"{PANES[index].title}: {binding.description.lower()}",

@@ -16,8 +16,13 @@ class PaneEntry:
     def __init__(self, title: str) -> None:
         self.title = title
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its class can be had at no cost."""
+        return "pane_class" in vars(self)
+
     @cached_property
-    def kind(self) -> type[Pane]:
+    def pane_class(self) -> type[Pane]:
         """Its class; the module is loaded for it."""
         module = import_module(f"opsdash.screens.{self.title}")
         found: type[Pane] = getattr(module, f"{self.title.capitalize()}Pane")

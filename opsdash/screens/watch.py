@@ -101,9 +101,9 @@ class WatchScreen(ThinScreen[None]):
 
     def _load_next(self) -> None:
         """Load one module, 5 ms or so: keys go in between."""
-        waiting = [pane for pane in PANES if "kind" not in vars(pane)]
+        waiting = [pane for pane in PANES if not pane.is_loaded]
         if waiting:
-            _ = waiting[0].kind
+            _ = waiting[0].pane_class
             self.set_timer(_LOAD_EVERY_S, self._load_next)
 
     def check_action(
@@ -136,7 +136,7 @@ class WatchScreen(ThinScreen[None]):
         """Bring a pane into sight, and the focus into it."""
         self._was_asked = True
         async with self._changing:
-            pane = self._panes.get(index) or PANES[index].kind()
+            pane = self._panes.get(index) or PANES[index].pane_class()
             if index not in self._panes and self.is_there:
                 await self.query_one("#panes").mount(pane)
                 # Only now: a pane that is half made must not be shown anything.

@@ -50,7 +50,7 @@ from tests.watched import (
 OWNERS = (
     OpsdashApp,
     WatchScreen,
-    *(pane.kind for pane in PANES),
+    *(pane.pane_class for pane in PANES),
     HelpScreen,
     StacksScreen,
     ComparisonScreen,
@@ -172,7 +172,7 @@ async def test_digits_bring_panes(on):
     async with on("live") as (app, pilot):
         for index, pane in enumerate(PANES):
             await pilot.press(str(index + 1))
-            assert type(app.watch.pane) is pane.kind
+            assert type(app.watch.pane) is pane.pane_class
 
 
 @presses(WatchScreen, "v", "r", "R", "slash", "z", "c")
