@@ -50,6 +50,8 @@ def shown(tmp_path, monkeypatch):
     yield shown
     shown.go_on.set()
     shown.lines.stop()
+    # Or it would go on in the next test, with that one's reading.
+    assert shown.lines._beside.join(LONG_S)
 
 
 def test_words_that_the_log_kept_are_there_without_reading(shown):
